@@ -1,0 +1,1 @@
+"""Holdfast: a virtualization platform for Linux hosts on QEMU/KVM."""

@@ -1,0 +1,1 @@
+"""The REST API: routes, schema, client, events, authentication, and the table from errors to HTTP."""

@@ -1,0 +1,1 @@
+"""The host itself: CPUs, NUMA, cgroups, acceleration, devices, processes, files."""

@@ -1,0 +1,1 @@
+"""Switches, ports, VLANs and addresses."""

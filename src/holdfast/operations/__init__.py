@@ -1,0 +1,1 @@
+"""Long work as durable steps with undo, progress and cancel."""

@@ -1,0 +1,1 @@
+"""QEMU's monitor and guest agent protocols: session, typed commands, events, errors."""

@@ -1,0 +1,1 @@
+"""The words of Holdfast: frozen models, ids, states, units, errors. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Variable stores, certificates and the vTPM."""

@@ -1,0 +1,1 @@
+"""One owner task per VM: admission, lifecycle, guest agent."""
