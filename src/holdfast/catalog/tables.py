@@ -1,0 +1,117 @@
+"""The tables. Stored types are their own, apart from the models that run: see `catalog/vms.py` etc.
+
+A change here comes with a migration in `migrations/versions/` (docs/recipes/add-a-persisted-field.md).
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, Integer, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_NAME = String(63, collation="NOCASE")
+
+
+class Table(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, datetime: DateTime}  # noqa: RUF012
+
+
+class VmRow(Table):
+    __tablename__ = "vms"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    number: Mapped[int] = mapped_column(Integer, unique=True)
+    """Small and unique: the VM's processes run as the host's first VM uid plus this."""
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    cpus: Mapped[int] = mapped_column(Integer, index=True)
+    memory: Mapped[int] = mapped_column(BigInteger, index=True)
+    created: Mapped[datetime] = mapped_column(index=True)
+    spec: Mapped[dict[str, Any]]
+    running_spec: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What the machine was built from, while there is one (running, paused, saved)."""
+    machine_type: Mapped[str | None] = mapped_column(String(64), default=None)
+    acceleration: Mapped[str | None] = mapped_column(String(8), default=None)
+    addresses: Mapped[list[str]] = mapped_column(default=list)
+    guest: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    started: Mapped[datetime | None] = mapped_column(default=None)
+    boot_seconds: Mapped[float | None] = mapped_column(Float, default=None)
+    failure: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    operation: Mapped[str | None] = mapped_column(String(36), default=None)
+
+
+class ImageRow(Table):
+    __tablename__ = "images"
+
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    origin: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str] = mapped_column(String(1024))
+    virtual_size: Mapped[int] = mapped_column(BigInteger)
+    stored_size: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[datetime]
+
+
+class ImageNameRow(Table):
+    __tablename__ = "image_names"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    digest: Mapped[str] = mapped_column(ForeignKey("images.digest"), index=True)
+
+
+class SwitchRow(Table):
+    __tablename__ = "switches"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
+class TokenRow(Table):
+    __tablename__ = "tokens"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created: Mapped[datetime]
+    expires: Mapped[datetime | None] = mapped_column(default=None)
+    last_used: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class EventRow(Table):
+    __tablename__ = "events"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    time: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(128), index=True)
+    data: Mapped[dict[str, Any]]
+
+
+class OperationRow(Table):
+    __tablename__ = "operations"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(128), index=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    phase: Mapped[str] = mapped_column(String(128), default="")
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    text: Mapped[str] = mapped_column(String(256), default="")
+    actor: Mapped[str] = mapped_column(String(128))
+    params: Mapped[dict[str, Any]]
+    notes: Mapped[dict[str, Any]]
+    error: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    result: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    created: Mapped[datetime] = mapped_column(index=True)
+    ended: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class FactRow(Table):
+    """What was found out once and holds until its key changes (acceleration, capabilities)."""
+
+    __tablename__ = "facts"
+
+    key: Mapped[str] = mapped_column(String(256), primary_key=True)
+    value: Mapped[dict[str, Any]]
