@@ -1,0 +1,140 @@
+"""Whether a request to a VM is let in. Pure: no I/O, no clock; every rule stands in one table.
+
+The answer is one of three: `Accepted` (do it), `AlreadySo` (nothing to do; the caller succeeds) or
+`Refused` (with the typed reason). `admit` is asked twice: when a request arrives, and again by the
+VM's owner when its turn comes, since the state may have changed while it waited.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from holdfast.spec.errors import Conflict
+from holdfast.spec.vm import VmState
+
+
+class Verb(StrEnum):
+    START = "start"
+    STOP = "stop"
+    KILL = "kill"
+    RESTART = "restart"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SAVE = "save"
+    RENAME = "rename"
+    CHANGE = "change"
+    CLONE = "clone"
+    DELETE = "delete"
+    CONSOLE = "console"
+    AGENT = "agent"
+
+
+class VmBusy(Conflict):
+    id = "vm-busy"
+
+
+class VmInWrongState(Conflict):
+    id = "vm-in-wrong-state"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    pass
+
+
+@dataclass(frozen=True)
+class AlreadySo:
+    pass
+
+
+@dataclass(frozen=True)
+class Refused:
+    error: Conflict
+
+
+Verdict = Accepted | AlreadySo | Refused
+
+_S = VmState
+_ALIVE = frozenset({_S.RUNNING, _S.PAUSED, _S.STOPPING})
+_DEAD = frozenset({_S.OFF, _S.FAILED})
+
+_FROM: dict[Verb, frozenset[VmState]] = {
+    Verb.START: _DEAD | {_S.SAVED},
+    Verb.STOP: frozenset({_S.RUNNING, _S.PAUSED, _S.STOPPING}),
+    Verb.KILL: _ALIVE | {_S.STARTING, _S.SAVING, _S.SAVED},
+    Verb.RESTART: frozenset({_S.RUNNING, _S.PAUSED}),
+    Verb.PAUSE: frozenset({_S.RUNNING}),
+    Verb.RESUME: frozenset({_S.PAUSED}),
+    Verb.SAVE: frozenset({_S.RUNNING, _S.PAUSED}),
+    Verb.RENAME: _DEAD | {_S.SAVED},
+    Verb.CHANGE: frozenset(VmState) - {_S.MIGRATING, _S.SAVED, _S.SAVING},
+    Verb.CLONE: _DEAD,
+    Verb.DELETE: _DEAD | {_S.SAVED},
+    Verb.CONSOLE: _ALIVE | {_S.SAVING},
+    Verb.AGENT: frozenset({_S.RUNNING, _S.STOPPING}),
+}
+
+_ALREADY: dict[Verb, frozenset[VmState]] = {
+    Verb.START: frozenset({_S.RUNNING}),
+    Verb.STOP: _DEAD | {_S.SAVED},
+    Verb.KILL: _DEAD,
+    Verb.PAUSE: frozenset({_S.PAUSED}),
+    Verb.RESUME: frozenset({_S.RUNNING}),
+    Verb.SAVE: frozenset({_S.SAVED}),
+}
+
+_BESIDE_AN_OPERATION = frozenset({Verb.KILL, Verb.CONSOLE, Verb.AGENT})
+"""What may be done while an operation is under way: `kill` is the way out of one that hangs."""
+
+_CURES: dict[Verb, str] = {
+    Verb.START: "Resume a paused VM with `holdfast vm resume`.",
+    Verb.PAUSE: "Start the VM first.",
+    Verb.RESUME: "Only a paused VM can be resumed; start it if it is off or saved.",
+    Verb.SAVE: "Start the VM first.",
+    Verb.RESTART: "Start the VM first.",
+    Verb.RENAME: "Stop or save the VM first.",
+    Verb.CHANGE: "Start the saved VM, or delete its saved memory with `holdfast vm kill`.",
+    Verb.CLONE: "Stop the VM first; a running or saved VM has state that a clone would lose.",
+    Verb.DELETE: "Stop the VM first, or add --force.",
+    Verb.CONSOLE: "Start the VM first.",
+    Verb.AGENT: "Start the VM first.",
+}
+
+
+def admit(name: str, state: VmState, operation: str | None, verb: Verb) -> Verdict:
+    """Decide one request.
+
+    Args:
+        name: the VM's name, for the words of a refusal.
+        state: its stored state.
+        operation: id of the operation under way, other than the one that asks; None where there is none.
+        verb: what is asked.
+    """
+    if operation is not None and verb not in _BESIDE_AN_OPERATION:
+        return Refused(
+            VmBusy(
+                f"VM {name!r} is busy with another operation",
+                value=operation,
+                cure=f"Wait for it, or end it with `holdfast operation cancel {operation}`.",
+            )
+        )
+    if state in _FROM[verb]:
+        return Accepted()
+    if state in _ALREADY.get(verb, frozenset()):
+        return AlreadySo()
+    return Refused(
+        VmInWrongState(
+            f"VM {name!r} is {state}; it cannot {_WORDS.get(verb, str(verb))} now",
+            value=str(state),
+            cure=_CURES.get(verb, ""),
+        )
+    )
+
+
+_WORDS: dict[Verb, str] = {
+    Verb.RENAME: "be renamed",
+    Verb.CHANGE: "be changed",
+    Verb.CLONE: "be cloned",
+    Verb.DELETE: "be deleted",
+    Verb.CONSOLE: "be reached by console or screen",
+    Verb.AGENT: "be reached by its agent",
+}
