@@ -30,9 +30,11 @@ class AccelerationVerdict(Frozen):
     reason: str
     """Why not KVM, in plain words; or what ran under it."""
     probe: str
-    """Which guest was run: `linux`, `ovmf`, or `none` where /dev/kvm cannot be opened."""
+    """Which guest decided: `linux`, `ovmf`, or `none` where no guest could be run."""
     key: str
     """Kernel release, QEMU version and probe that the verdict holds for."""
+    cpu_model: str = ""
+    """QEMU's CPU model that the probe ran with under KVM: `host` or a baseline; empty under TCG."""
 
 
 class Cpu(Frozen):
