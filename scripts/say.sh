@@ -16,11 +16,12 @@ logged() {
     printf '%s ... ' "$text" >&2
     printf '\n== %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"$log"
     began=$(date +%s)
+    length=$(wc -l <"$log")
     if "$@" >>"$log" 2>&1 </dev/null; then
         say "$(($(date +%s) - began)) s"
         return 0
     fi
     say "failed; the end of $log:"
-    tail -n 15 "$log" >&2
+    tail -n "+$((length + 1))" "$log" | tail -n 15 >&2
     return 1
 }

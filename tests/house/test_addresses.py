@@ -32,7 +32,7 @@ def test_tracked_files_hold_no_address_of_ours(root: Path, tracked: list[Path]) 
                 for what, pattern in FORBIDDEN.items()
                 if pattern.search(line)
             ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_the_lock_files_hold_names_versions_and_hashes_only(root: Path) -> None:

@@ -43,7 +43,7 @@ def test_links_between_documents_lead_somewhere(root: Path, tracked: list[Path])
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text())
         if not (path.parent / target).exists()
     ]
-    assert broken == []
+    assert not broken, "\n".join(broken)
 
 
 def test_decisions_are_numbered_without_gaps(root: Path) -> None:
