@@ -131,8 +131,7 @@ class Vtpm:
         listener = _listen(path, identity)
         log = folder / "swtpm.log"
         fds = [_secret(key), _secret(derived_key(key, "migration"))]
-        ready, ready_in = os.pipe()
-        fds.append(ready_in)
+        ready = _fifo(runtime / "swtpm.ready", identity)
         modes = "mode=aes-256-cbc,format=hex"
         try:
             ref = await self._processes.spawn(
@@ -141,7 +140,7 @@ class Vtpm:
                     *("--tpmstate", f"dir={folder / 'firmware' / 'tpm'},mode=0600"),
                     *("--ctrl", f"type=unixio,fd={listener.fileno()}"),
                     *("--key", f"fd={fds[0]},{modes}", "--migration-key", f"fd={fds[1]},{modes}"),
-                    *("--pid", f"fd={ready_in}"),
+                    *("--pid", f"file={runtime / 'swtpm.ready'}"),
                 ],
                 owner=f"vm:{vm_id}",
                 role=_ROLE,
@@ -157,27 +156,29 @@ class Vtpm:
             path.unlink(missing_ok=True)
             raise
         finally:
+            (runtime / "swtpm.ready").unlink(missing_ok=True)
             listener.close()
             for fd in (*fds, ready):
                 os.close(fd)
         return TpmAttachment(socket=path)
 
     async def _wait_ready(self, ref: ProcessRef, ready: int, log: Path) -> None:
-        """swtpm writes its process id into the pipe when it serves; the pipe closes when it ends."""
+        """swtpm writes its process id into the FIFO once it serves."""
         loop = asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(ready, readable.set)
+        ended = asyncio.ensure_future(self._processes.wait(ref))
+        written = asyncio.ensure_future(readable.wait())
         try:
-            async with asyncio.timeout(_READY_SECONDS):
-                await readable.wait()
-            serving = bool(os.read(ready, 32))
-        except TimeoutError:
-            serving = False
+            await asyncio.wait((ended, written), timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            serving = readable.is_set() and bool(os.read(ready, 32))
         except BaseException:
             await self._processes.end(ref, grace=0.5)
             raise
         finally:
             loop.remove_reader(ready)
+            ended.cancel()
+            written.cancel()
         if not serving:
             await self._processes.end(ref, grace=0.5)
             raise VtpmEnded(
@@ -234,6 +235,15 @@ def _secret(text: str) -> int:
     os.write(fd, text.encode())
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
+
+
+def _fifo(path: Path, identity: Identity | None) -> int:
+    """Reading end of a new FIFO that the child may write to."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    if identity:
+        os.chown(path, identity.uid, identity.gid)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _listen(path: Path, identity: Identity | None) -> socket.socket:
