@@ -13,7 +13,7 @@ _NAME = String(63, collation="NOCASE")
 
 
 class Table(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, datetime: DateTime}  # noqa: RUF012
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON, datetime: DateTime}
 
 
 class VmRow(Table):
@@ -80,7 +80,7 @@ class TokenRow(Table):
 
 class EventRow(Table):
     __tablename__ = "events"
-    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012
+    __table_args__ = {"sqlite_autoincrement": True}
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     time: Mapped[datetime]
