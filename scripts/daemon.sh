@@ -7,7 +7,8 @@ choose_folders() {
         : "${HOLDFAST_STATE:=/var/lib/holdfast}" "${HOLDFAST_RUNTIME:=/run/holdfast}"
     else
         : "${HOLDFAST_STATE:=${XDG_DATA_HOME:-$HOME/.local/share}/holdfast}"
-        : "${HOLDFAST_RUNTIME:=${XDG_RUNTIME_DIR:-/tmp/holdfast-$(id -u)}/holdfast}"
+        : "${HOLDFAST_RUNTIME:=${XDG_RUNTIME_DIR:+$XDG_RUNTIME_DIR/holdfast}}"
+        : "${HOLDFAST_RUNTIME:=/tmp/holdfast-$(id -u)}"
     fi
     export HOLDFAST_STATE HOLDFAST_RUNTIME
 }
@@ -21,9 +22,10 @@ daemon_up() {
         return 0
     fi
     mkdir -p "$HOLDFAST_STATE"
-    # A folder of another user in /tmp must not become ours.
-    mkdir -p -m 0711 "$(dirname "$HOLDFAST_RUNTIME")" && mkdir -p "$HOLDFAST_RUNTIME"
-    [ -O "$HOLDFAST_RUNTIME" ] || fail "$HOLDFAST_RUNTIME belongs to somebody else; choose another HOLDFAST_RUNTIME"
+    mkdir -p "$HOLDFAST_RUNTIME"
+    # In /tmp anybody may have made it before us.
+    [ -O "$HOLDFAST_RUNTIME" ] && [ ! -L "$HOLDFAST_RUNTIME" ] ||
+        fail "$HOLDFAST_RUNTIME belongs to somebody else; choose another folder by HOLDFAST_RUNTIME"
     daemon_log=$HOLDFAST_STATE/daemon.log
     (umask 077 && : >>"$daemon_log")
     setsid "$venv/bin/holdfast" serve >>"$daemon_log" 2>&1 </dev/null &
