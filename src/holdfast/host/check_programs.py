@@ -88,7 +88,7 @@ def check_qemu(facts: QemuFacts | HoldfastError) -> CheckLine:
         return line(
             CheckStatus.LIMITED,
             f"version {version} without {listed}",
-            "Install the distribution's full QEMU: qemu-system-x86 and qemu-system-modules-spice or -gui.",
+            "Install the distribution's full QEMU (qemu-system-x86) in place of this reduced one.",
         )
     return line(CheckStatus.OK, f"version {version} with every device that VMs need")
 
@@ -113,7 +113,7 @@ def check_firmware(root: Path) -> CheckLine:
     enrolled = [build for build in secure if build.enrolled_keys]
     text = f"with Secure Boot: {names}"
     if enrolled and all(lacks_2023_certificates(build) for build in enrolled):
-        text += "; the templates lack Microsoft's certificates of 2023, which new VMs are given by Holdfast"
+        text += "; the templates with keys lack Microsoft's certificates of 2023"
     return line(CheckStatus.OK, text)
 
 
