@@ -2,6 +2,7 @@
 
 import grp
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class Account:
             except KeyError:
                 names.add(str(gid))
         uid = os.geteuid()
-        return cls(uid, "root" if uid == 0 else os.environ.get("USER", str(uid)), frozenset(names))
+        try:
+            name = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            name = str(uid)
+        return cls(uid, name, frozenset(names))
 
 
 def check_acceleration(verdict: AccelerationVerdict, root: Path) -> CheckLine:
