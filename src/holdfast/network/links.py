@@ -24,6 +24,10 @@ class NetworkNotPermitted(Unsupported):
     id = "network-needs-privilege"
 
 
+class VlansUnsupported(Unsupported):
+    id = "vlans-unsupported"
+
+
 class NetworkFailed(Failed):
     id = "network-failed"
 
@@ -98,8 +102,9 @@ def ensure_bridge(name: str, gateway: ipaddress.IPv4Interface | None) -> bool:
         index = _index(ip, name)
         made = index is None
         if index is None:
-            ip.link("add", ifname=name, kind="bridge", br_vlan_filtering=1, br_stp_state=0)
+            ip.link("add", ifname=name, kind="bridge", br_stp_state=0)
             index = _index(ip, name)
+        _filter_vlans(ip, index)
         if gateway is not None:
             present = {(a.get("address"), a["prefixlen"]) for a in ip.get_addr(index=index)}
             wanted = (str(gateway.ip), gateway.network.prefixlen)
@@ -107,6 +112,33 @@ def ensure_bridge(name: str, gateway: ipaddress.IPv4Interface | None) -> bool:
                 ip.addr("add", index=index, address=wanted[0], prefixlen=wanted[1])
         ip.link("set", index=index, state="up")
     return made
+
+
+def _filter_vlans(ip: IPRoute, index: int | None) -> None:
+    """Kernels without VLAN filtering still bridge; a port that wants a VLAN is refused by `join`."""
+    try:
+        ip.link("set", index=index, kind="bridge", br_vlan_filtering=1)
+    except NetlinkError as error:
+        if error.code != errno.EOPNOTSUPP:
+            raise
+
+
+def _set_vlan(ip: IPRoute, index: int, vlan: int, tagged: bool) -> None:
+    try:
+        if tagged:
+            ip.vlan_filter("add", index=index, vlan_info={"vid": vlan})
+            return
+        if vlan != _DEFAULT_VLAN:
+            ip.vlan_filter("del", index=index, vlan_info={"vid": _DEFAULT_VLAN})
+        ip.vlan_filter("add", index=index, vlan_info={"vid": vlan, "flags": ["pvid", "untagged"]})
+    except NetlinkError as error:
+        if error.code == errno.EOPNOTSUPP:
+            raise VlansUnsupported(
+                f"the kernel cannot keep VLAN {vlan} apart",
+                value=vlan,
+                cure="Use a kernel with CONFIG_BRIDGE_VLAN_FILTERING, or a switch for each network.",
+            ) from error
+        raise
 
 
 def remove_link(name: str) -> None:
@@ -159,12 +191,8 @@ def join(bridge: str, name: str, vlan: int | None, *, tagged: bool = False) -> N
             raise NetworkFailed(f"{bridge if master is None else name} is gone", value=name)
         if ip.get_links(index)[0].get("master") != master:
             ip.link("set", index=index, master=master)
-        if vlan is not None and tagged:
-            ip.vlan_filter("add", index=index, vlan_info={"vid": vlan})
-        elif vlan is not None:
-            if vlan != _DEFAULT_VLAN:
-                ip.vlan_filter("del", index=index, vlan_info={"vid": _DEFAULT_VLAN})
-            ip.vlan_filter("add", index=index, vlan_info={"vid": vlan, "flags": ["pvid", "untagged"]})
+        if vlan is not None:
+            _set_vlan(ip, index, vlan, tagged)
         ip.link("set", index=index, state="up")
 
 

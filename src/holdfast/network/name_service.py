@@ -11,6 +11,7 @@ background only when it serves, which is how its start is awaited.
 """
 
 import asyncio
+import grp
 import ipaddress
 import os
 import pwd
@@ -54,7 +55,7 @@ class NameService:
 except-interface=lo
 bind-interfaces
 user={_USER}
-group={pwd.getpwnam(_USER).pw_gid}
+group={grp.getgrgid(pwd.getpwnam(_USER).pw_gid).gr_name}
 pid-file=
 no-hosts
 domain-needed

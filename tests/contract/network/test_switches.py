@@ -15,7 +15,7 @@ from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
 from holdfast.network import links
 from holdfast.network.addresses import SubnetInUse
-from holdfast.network.links import InterfaceInUse, InterfaceMissing
+from holdfast.network.links import InterfaceInUse, InterfaceMissing, VlansUnsupported
 from holdfast.network.nat import remove_rules, table_prefix, tables
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard, SwitchExists, SwitchInUse, SwitchMissing
@@ -93,7 +93,10 @@ async def test_vlans_part_two_ports_and_join_two_others(bench: Bench, peer: Any)
     guests = []
     for number, vlan in enumerate((10, 10, 20)):
         guests.append(peer.add(f"vm{number}"))
-        await asyncio.to_thread(links.join, bridge, f"vm{number}", vlan)
+        try:
+            await asyncio.to_thread(links.join, bridge, f"vm{number}", vlan)
+        except VlansUnsupported:
+            pytest.skip("this kernel has no VLAN filtering in bridges")
         peer.run(guests[-1], "ip", "addr", "add", f"10.9.0.{number + 1}/24", "dev", "eth0")
     assert peer.run(guests[0], "busybox", "ping", "-c", "1", "-W", "3", "10.9.0.2").returncode == 0
     assert peer.run(guests[0], "busybox", "ping", "-c", "1", "-W", "1", "10.9.0.3").returncode != 0
