@@ -4,11 +4,18 @@ from typing import Generic, TypeVar
 
 from pydantic import Field
 
+from holdfast.spec.errors import InvalidInput
 from holdfast.spec.model import Frozen
 
 T = TypeVar("T")
 
 MAX_PAGE = 1000
+
+
+class BadSort(InvalidInput):
+    """The list cannot be sorted by this field; the cure names those it can."""
+
+    id = "bad-sort"
 
 
 class PageQuery(Frozen):
