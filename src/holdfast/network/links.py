@@ -4,12 +4,14 @@ The kernel owns the state; every function may be repeated. Names begin with `hfb
 (TAP), then four digits of the state folder's mark: two daemons on a host never touch each other's.
 """
 
+import contextlib
 import errno
 import hashlib
 import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -105,6 +107,8 @@ def ensure_bridge(name: str, gateway: ipaddress.IPv4Interface | None) -> bool:
             ip.link("add", ifname=name, kind="bridge", br_stp_state=0)
             index = _index(ip, name)
         _filter_vlans(ip, index)
+        if gateway is None:
+            _keep_host_off(name)
         if gateway is not None:
             present = {(a.get("address"), a["prefixlen"]) for a in ip.get_addr(index=index)}
             wanted = (str(gateway.ip), gateway.network.prefixlen)
@@ -121,6 +125,12 @@ def _filter_vlans(ip: IPRoute, index: int | None) -> None:
     except NetlinkError as error:
         if error.code != errno.EOPNOTSUPP:
             raise
+
+
+def _keep_host_off(bridge: str) -> None:
+    """Without this the host would have an IPv6 link-local address on a switch that it is not on."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(f"/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6").write_text("1", encoding="ascii")
 
 
 def _set_vlan(ip: IPRoute, index: int, vlan: int, tagged: bool) -> None:

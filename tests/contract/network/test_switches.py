@@ -167,3 +167,15 @@ async def test_no_switch_and_a_user_switch_mean_user_mode(bench: Bench) -> None:
         nic = Nic(id="nic0", mac=MAC, switch=switch)
         assert isinstance(await bench.ports.attach(new_id(), "My VM", nic), SlirpAttachment)
         assert await bench.ports.addresses(nic) == ()
+
+
+async def test_the_host_has_no_address_on_a_private_switch(bench: Bench) -> None:
+    await bench.board.create(SwitchSpec(name="dark", type=SwitchType.PRIVATE))
+    bridge = bench.board.bridge("dark")
+    # A bridge has link-local addresses only with a port that is up.
+    tap = await bench.ports.attach(new_id(), "web", Nic(id="nic0", mac=MAC, switch="dark"))
+    assert isinstance(tap, TapAttachment)
+    done = await bench.processes.run(["ip", "-o", "addr", "show", "dev", bridge], owner="host")
+    os.close(tap.fd)
+    assert done.returncode == 0
+    assert done.stdout == b""
