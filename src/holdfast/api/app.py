@@ -1,0 +1,51 @@
+"""The application: every route over the services that daemon.py (or a test) gives."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from holdfast.api import errors
+from holdfast.api.gate import Gate
+from holdfast.api.metrics import Metrics
+from holdfast.api.routes import (
+    events,
+    health,
+    host,
+    images,
+    metrics,
+    operations,
+    streams,
+    switches,
+    tokens,
+    vms,
+)
+from holdfast.api.services import Services
+
+ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def build_app(services: Services) -> FastAPI:
+    app = FastAPI(
+        title="Holdfast",
+        version=version("holdfast"),
+        summary="The host daemon",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.services = services
+    app.state.metrics = Metrics()
+    first = APIRouter(prefix="/v1")
+    for module in ROUTERS:
+        first.include_router(module.router)
+    app.include_router(first)
+    app.include_router(metrics.router)
+    errors.install(app)
+    app.add_middleware(Gate, tokens=services.tokens, metrics=app.state.metrics)
+    return app

@@ -1,0 +1,333 @@
+"""A daemon with the real doors, tokens and events, and a registry of VMs that live in a dict."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from holdfast.api.app import build_app
+from holdfast.api.certificate import load_or_make, server_context
+from holdfast.api.server import ApiServer
+from holdfast.api.services import Services
+from holdfast.api.tokens import TokenStore
+from holdfast.api.uploads import UploadFolder
+from holdfast.catalog.events import EventLog
+from holdfast.catalog.store import Catalog
+from holdfast.spec.errors import Conflict, NotFound
+from holdfast.spec.host import CheckLine, CheckStatus, HostInventory
+from holdfast.spec.ids import new_id
+from holdfast.spec.image import Image, ImageKind, ImageOrigin
+from holdfast.spec.operation import Operation, OperationState
+from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.switch import SwitchSpec
+from holdfast.spec.vm import VmSpec, VmState
+from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
+from holdfast.spec.vm_view import GuestView, VmSummary, VmView
+
+T = TypeVar("T")
+TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class VmNotFound(NotFound):
+    id = "vm-not-found"
+
+
+class VmNameTaken(Conflict):
+    id = "vm-name-taken"
+
+
+def _page(items: list[Any], query: PageQuery) -> Page[Any]:
+    part = items[query.offset : query.offset + query.limit]
+    return Page(items=tuple(part), total=len(items), offset=query.offset, limit=query.limit)
+
+
+class FakeOperations:
+    def __init__(self, events: EventLog) -> None:
+        self.events = events
+        self.known: dict[str, Operation] = {}
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, kind: str, subject: str, actor: str, work: Callable[[], None]) -> Operation:
+        operation = Operation(
+            id=new_id(), kind=kind, subject=subject, state=OperationState.RUNNING, actor=actor, created=TIME
+        )
+        self.known[operation.id] = operation
+        task = asyncio.create_task(self._run(operation, work))
+        self.tasks.add(task)
+        return operation
+
+    async def _run(self, operation: Operation, work: Callable[[], None]) -> None:
+        data = {
+            "id": operation.id,
+            "kind": operation.kind,
+            "phase": "Working",
+            "progress": 0.5,
+            "text": "half",
+        }
+        await self.events.emit("operation.progress", operation.subject, data)
+        await self.hold.wait()
+        if self.known[operation.id].state is OperationState.RUNNING:
+            work()
+            await self.end(operation.id, OperationState.SUCCEEDED)
+
+    async def end(self, operation_id: str, state: OperationState) -> None:
+        self.known[operation_id] = self.known[operation_id].model_copy(
+            update={"state": state, "progress": 1.0}
+        )
+        subject = self.known[operation_id].subject
+        await self.events.emit("operation.ended", subject, {"id": operation_id, "state": state})
+
+    async def get(self, operation_id: str) -> Operation:
+        if operation_id not in self.known:
+            raise NotFound(f"there is no operation {operation_id!r}", value=operation_id)
+        return self.known[operation_id]
+
+    async def cancel(self, operation_id: str) -> Operation:
+        await self.end(operation_id, OperationState.CANCELLED)
+        return self.known[operation_id]
+
+    async def list(self, query: PageQuery, running_only: bool = False) -> Page[Operation]:
+        return _page(
+            [each for each in self.known.values() if not running_only or not each.state.ended], query
+        )
+
+
+class FakeVms:
+    def __init__(self, operations: FakeOperations) -> None:
+        self.operations = operations
+        self.known: dict[str, VmView] = {}
+        self.created: list[VmCreate] = []
+        self.console: Path | None = None
+
+    def _get(self, name: str) -> VmView:
+        if name not in self.known:
+            raise VmNotFound(f"there is no VM {name!r}", value=name, cure="List them.")
+        return self.known[name]
+
+    def _set(self, name: str, **update: Any) -> VmView:
+        self.known[name] = self._get(name).model_copy(update=update)
+        return self.known[name]
+
+    async def create(self, request: VmCreate, actor: str) -> Operation:
+        if request.name in self.known:
+            raise VmNameTaken(f"there is already a VM named {request.name!r}", value=request.name)
+        self.created.append(request)
+        spec = VmSpec(cpus=request.cpus, memory=request.memory)
+        view = VmView(
+            id=new_id(), name=request.name, state=VmState.OFF, cpus=spec.cpus, memory=spec.memory,
+            acceleration=None, addresses=(), created=TIME, spec=spec, guest=GuestView(), folder="/vms/x",
+        )  # fmt: skip
+        return self.operations.begin(
+            "vm.create", request.name, actor, lambda: self.known.update({request.name: view})
+        )
+
+    def _later(self, kind: str, name: str, actor: str, state: VmState) -> Operation:
+        self._get(name)
+
+        def work() -> None:
+            self._set(name, state=state)
+
+        return self.operations.begin(kind, name, actor, work)
+
+    async def start(self, name: str, actor: str) -> Operation:
+        return self._later("vm.start", name, actor, VmState.RUNNING)
+
+    async def stop(self, name: str, timeout_seconds: float, actor: str) -> Operation:
+        return self._later("vm.stop", name, actor, VmState.OFF)
+
+    async def restart(self, name: str, timeout_seconds: float, actor: str) -> Operation:
+        return self._later("vm.restart", name, actor, VmState.RUNNING)
+
+    async def save(self, name: str, actor: str) -> Operation:
+        return self._later("vm.save", name, actor, VmState.SAVED)
+
+    async def clone(self, name: str, request: VmClone, actor: str) -> Operation:
+        copy = self._get(name).model_copy(update={"name": request.name})
+        return self.operations.begin("vm.clone", name, actor, lambda: self.known.update({request.name: copy}))
+
+    async def delete(self, name: str, force: bool, actor: str) -> Operation:
+        self._get(name)
+
+        def work() -> None:
+            self.known.pop(name)
+
+        return self.operations.begin("vm.delete", name, actor, work)
+
+    async def kill(self, name: str) -> VmView:
+        return self._set(name, state=VmState.OFF)
+
+    async def pause(self, name: str) -> VmView:
+        return self._set(name, state=VmState.PAUSED)
+
+    async def resume(self, name: str) -> VmView:
+        return self._set(name, state=VmState.RUNNING)
+
+    async def rename(self, name: str, new_name: str) -> VmView:
+        self.known[new_name] = self._get(name).model_copy(update={"name": new_name})
+        return self.known[new_name]
+
+    async def change(self, name: str, change: VmChange) -> VmView:
+        return self._set(name, cpus=change.cpus or self._get(name).cpus)
+
+    async def show(self, name: str) -> VmView:
+        if name == "broken":
+            raise RuntimeError("secret of the inside")
+        return self._get(name)
+
+    async def execute(self, name: str, request: ExecRequest) -> ExecResult:
+        return ExecResult(exit_code=7, stdout=" ".join(request.argv) + "\n\x1b[31mred\n", stderr="")
+
+    async def screenshot(self, name: str) -> bytes:
+        return b"\x89PNG\r\n\x1a\n"
+
+    async def log(self, name: str, lines: int, source: str) -> "list[str]":  # noqa: UP037
+        return [f"{source} \x1b]0;evil\x07"]
+
+    async def console_path(self, name: str) -> Path:
+        self._get(name)
+        assert self.console
+        return self.console
+
+    vnc_path = console_path
+
+    async def list(self, query: PageQuery, state: VmState | None = None) -> Page[VmSummary]:
+        fields = set(VmSummary.model_fields)
+        found = [each for each in self.known.values() if state in (None, each.state)]
+        return _page([VmSummary(**each.model_dump(include=fields)) for each in found], query)
+
+    async def count_by_state(self) -> dict[str, int]:
+        return {"off": len(self.known)}
+
+
+class FakeImages:
+    def __init__(self, operations: FakeOperations) -> None:
+        self.operations = operations
+        self.known: dict[str, Image] = {}
+
+    def _add(self, name: str, kind: ImageKind, size: int) -> None:
+        self.known[name] = Image(
+            digest="sha256:" + "0" * 64, names=(name,), kind=kind, origin=ImageOrigin.IMPORTED, source="x",
+            virtual_size=size, stored_size=size, created=TIME,
+        )  # fmt: skip
+
+    async def get(self, name: str) -> Image:
+        if name not in self.known:
+            raise NotFound(f"there is no image {name!r}", value=name)
+        return self.known[name]
+
+    async def delete(self, name: str) -> None:
+        del self.known[name]
+
+    async def list(self, query: PageQuery) -> Page[Image]:
+        return _page(list(self.known.values()), query)
+
+    async def build(self, request: Any, actor: str) -> Operation:
+        return self.operations.begin(
+            "image.build", request.recipe, actor, lambda: self._add(request.recipe, ImageKind.DISK, 1)
+        )
+
+    async def pull(self, request: Any, actor: str) -> Operation:
+        return self.operations.begin("image.pull", request.source, actor, lambda: None)
+
+    async def import_file(
+        self, path: Path, name: str, kind: ImageKind | None, source: str, actor: str
+    ) -> Operation:
+        size = path.stat().st_size
+        path.unlink()
+        return self.operations.begin(
+            "image.import", name, actor, lambda: self._add(name, kind or ImageKind.DISK, size)
+        )
+
+
+class FakeSwitches:
+    def __init__(self) -> None:
+        self.known: dict[str, SwitchSpec] = {}
+
+    async def create(self, spec: SwitchSpec) -> SwitchSpec:
+        self.known[spec.name] = spec
+        return spec
+
+    async def show(self, name: str) -> SwitchSpec:
+        return self.known[name]
+
+    async def delete(self, name: str) -> None:
+        del self.known[name]
+
+    async def list(self, query: PageQuery) -> Page[SwitchSpec]:
+        return _page(list(self.known.values()), query)
+
+
+class FakeHost:
+    async def check(self) -> tuple[CheckLine, ...]:
+        return (
+            CheckLine(id="qemu", title="QEMU", status=CheckStatus.MISSING, text="none", cure="Install it."),
+        )
+
+    async def inventory(self) -> HostInventory:
+        return HostInventory(
+            name="h", kernel="6", cpu_model="c", cpus=(), nodes=(), memory=1, memory_available=1, devices=()
+        )
+
+
+class FakeDaemon:
+    """Runs in a thread of its own, with its own loop; `call` runs a coroutine there."""
+
+    def __init__(self, folder: Path, tls: bool = False) -> None:
+        self.folder = folder
+        self.socket = folder / "d.sock"
+        self.tls = tls
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(20)
+
+    async def _open(self) -> None:
+        self.catalog = Catalog.open(self.folder / "catalog.sqlite")
+        self.events = EventLog(self.catalog)
+        self.operations = FakeOperations(self.events)
+        self.vms = FakeVms(self.operations)
+        self.images = FakeImages(self.operations)
+        self.tokens = TokenStore(self.catalog)
+        certificate = load_or_make(self.folder, "127.0.0.1")
+        self.fingerprint = certificate.fingerprint
+        services = Services(
+            vms=self.vms, vm_counts=self.vms, operations=self.operations, images=self.images,
+            image_work=self.images, uploads=UploadFolder(self.folder / "uploads", reserve=0),
+            switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
+            fingerprint=certificate.fingerprint,
+        )  # fmt: skip
+        self.app = build_app(services)
+        await self.listen()
+
+    async def listen(self) -> None:
+        context = server_context(load_or_make(self.folder, "127.0.0.1")) if self.tls else None
+        self.server = ApiServer(self.app, self.socket, ("127.0.0.1", 0) if self.tls else None, context)
+        await self.server.start()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.server.tcp_ports[0]}"
+
+    def __enter__(self) -> "FakeDaemon":
+        self._thread.start()
+        self.call(self._open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        async def close() -> None:
+            self.operations.hold.set()
+            await self.server.stop(0.2)
+            await asyncio.gather(*self.operations.tasks, return_exceptions=True)
+
+        self.call(close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.catalog.close()
