@@ -92,7 +92,7 @@ class SwitchBoard:
             try:
                 await self._make(spec)
             except BaseException:
-                await asyncio.shield(self._forget(spec))
+                await asyncio.shield(self._give_up(spec))
                 raise
         return spec
 
@@ -191,6 +191,13 @@ class SwitchBoard:
         if spec.interface:
             await asyncio.to_thread(links.check_uplink, spec.interface, bridge)
             await asyncio.to_thread(links.join, bridge, spec.interface, None)
+
+    async def _give_up(self, spec: SwitchSpec) -> None:
+        """Unmake what could not be made; what resists is left to `reconcile`, unrecorded."""
+        try:
+            await self._forget(spec)
+        except HoldfastError:
+            await self._catalog.write(lambda session: _remove(session, spec.name))
 
     async def _forget(self, spec: SwitchSpec) -> None:
         """Unmake a switch, the record last, so that a crash leaves nothing that nobody knows of."""

@@ -15,7 +15,7 @@ from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
 from holdfast.network import links
 from holdfast.network.addresses import SubnetInUse
-from holdfast.network.links import InterfaceInUse, InterfaceMissing, VlansUnsupported
+from holdfast.network.links import InterfaceInUse, InterfaceMissing, NetworkFailed, VlansUnsupported
 from holdfast.network.nat import remove_rules, table_prefix, tables
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard, SwitchExists, SwitchInUse, SwitchMissing
@@ -179,3 +179,17 @@ async def test_the_host_has_no_address_on_a_private_switch(bench: Bench) -> None
     os.close(tap.fd)
     assert done.returncode == 0
     assert done.stdout == b""
+
+
+async def test_a_switch_that_cannot_be_made_leaves_no_record(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nft").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "nft").chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        with pytest.raises(NetworkFailed):
+            await bench.board.create(internal())
+    assert await bench.board.list() == []
+    await bench.board.reconcile()
+    assert await asyncio.to_thread(links.links, "hf") == []
