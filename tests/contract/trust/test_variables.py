@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from virt.firmware.varstore.edk2 import Edk2VarStore
 
 from holdfast.host.processes import Identity
 from holdfast.trust.firmware import FirmwareMissing, choose_firmware
@@ -66,3 +67,9 @@ def test_a_hostile_store_is_read_or_refused(template: Path, tmp_path: Path, wher
     (tmp_path / "hostile.fd").write_bytes(data)
     with contextlib.suppress(VariablesDamaged):
         read_summary(tmp_path / "hostile.fd")
+
+
+def test_the_store_is_what_the_library_itself_would_write(template: Path, tmp_path: Path) -> None:
+    make_variables(template, tmp_path / "vars.fd", True)
+    store = Edk2VarStore(str(tmp_path / "vars.fd"))
+    assert store.bytes_varstore(store.get_varlist()) == (tmp_path / "vars.fd").read_bytes()
