@@ -114,6 +114,16 @@ class RunningMachine:
                 read_only_mode="read-only",
             )
 
+    async def screenshot(self) -> bytes:
+        """The screen as PNG."""
+        path = self.runtime / "screen.png"
+        try:
+            await self.qmp.execute("screendump", filename=str(path), format="png")
+            with await asyncio.to_thread(path.open, "rb") as file:
+                return await asyncio.to_thread(file.read, 64 * 1024 * 1024)
+        finally:
+            path.unlink(missing_ok=True)
+
     async def save_memory(self, path: Path, progress: Callable[[float, str], None]) -> None:
         """Stop the VM and write its memory and devices to `path`, durably. Raises MemoryNotMoved."""
         await self.pause()

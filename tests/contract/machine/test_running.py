@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from holdfast.host.processes import Processes
+from holdfast.machine.capabilities import ask
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import Machines, QemuEnded
 from holdfast.spec.attachment import CdAttachment, DiskAttachment, Layer, SlirpAttachment
@@ -53,6 +54,7 @@ async def test_adopted_saved_and_restored(processes: Processes, inputs: MachineI
     adopted = await machines.adopt(inputs.vm_id, inputs.runtime)
     assert adopted is not None
     assert await adopted.status() == "running"
+    assert (await adopted.screenshot()).startswith(b"\x89PNG")
     await adopted.save_memory(image, lambda *_: None)
     await adopted.quit()
     restored = await machines.launch(replace(inputs, incoming=True))
@@ -69,3 +71,7 @@ async def test_a_bad_start_shows_the_log(processes: Processes, inputs: MachineIn
     with pytest.raises(QemuEnded) as caught:
         await Machines(processes).launch(replace(inputs, machine_type="pc-q35-0.0"))
     assert "pc-q35-0.0" in caught.value.detail["log"]
+
+
+async def test_qemu_names_its_newest_board(processes: Processes) -> None:
+    assert (await ask(processes)).machine_type.startswith("pc-q35-")
