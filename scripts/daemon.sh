@@ -8,12 +8,12 @@ choose_folders() {
     else
         : "${HOLDFAST_STATE:=${XDG_DATA_HOME:-$HOME/.local/share}/holdfast}"
         : "${HOLDFAST_RUNTIME:=${XDG_RUNTIME_DIR:+$XDG_RUNTIME_DIR/holdfast}}"
-        : "${HOLDFAST_RUNTIME:=/tmp/holdfast-$(id -u)}"
+        : "${HOLDFAST_RUNTIME:=$HOLDFAST_STATE/run}"
     fi
     export HOLDFAST_STATE HOLDFAST_RUNTIME
 }
 
-answers() { "$venv/bin/python" "$here/scripts/answers.py" "$HOLDFAST_RUNTIME/holdfast.sock" "$@"; }
+answers() { "$venv/bin/python" "$here/scripts/answers.py" "${HOLDFAST_SOCKET:-$HOLDFAST_RUNTIME/holdfast.sock}" "$@"; }
 
 daemon_up() {
     choose_folders
@@ -23,7 +23,7 @@ daemon_up() {
     fi
     mkdir -p "$HOLDFAST_STATE"
     mkdir -p "$HOLDFAST_RUNTIME"
-    # In /tmp anybody may have made it before us.
+    # Somebody else may have made it before us, where it is in a folder that others may write to.
     [ -O "$HOLDFAST_RUNTIME" ] && [ ! -L "$HOLDFAST_RUNTIME" ] ||
         fail "$HOLDFAST_RUNTIME belongs to somebody else; choose another folder by HOLDFAST_RUNTIME"
     daemon_log=$HOLDFAST_STATE/daemon.log

@@ -12,8 +12,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 HOLDFAST = str(Path(sys.executable).parent / "holdfast")
+NOT_FOUND = 3
+"""The command line's exit code for what does not exist."""
 IMAGE = "debian-12"
 VM = "first"
 SHAPE = ["--cpus", "2", "--memory", "1GiB", "--disk", "8GiB"]
@@ -34,9 +37,12 @@ def holdfast(*args: str) -> None:
 
 def look(*args: str) -> dict[str, Any] | None:
     """What a `show` command says; None where the thing does not exist."""
-    done = subprocess.run([HOLDFAST, *args, "--format", "json"], check=False, capture_output=True)
-    if done.returncode != 0:
+    done = subprocess.run([HOLDFAST, *args, "--format", "json"], check=False, capture_output=True, text=True)
+    if done.returncode == NOT_FOUND:
         return None
+    if done.returncode != 0:
+        sys.stderr.write(done.stderr or done.stdout)
+        raise SystemExit(done.returncode)
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
 
@@ -60,9 +66,14 @@ def bring_up() -> dict[str, Any]:
 
 def known(value: Any, words: dict[Any, str] | None = None) -> str:
     """Text for a table cell; a value that the guest has not told is a dash."""
-    if value is None or value == []:
+    if value is None:
         return "-"
     return (words or {}).get(value, str(value))
+
+
+def plain(text: str) -> Text:
+    """Guests have a say in some of this text: no markup and no control characters of theirs."""
+    return Text("".join(each if each.isprintable() else "?" for each in text))
 
 
 def table(vm: dict[str, Any]) -> Table:
@@ -79,7 +90,7 @@ def table(vm: dict[str, Any]) -> Table:
         ("Acceleration", known(vm["acceleration"], {"kvm": "KVM", "tcg": "TCG (emulation: slower)"})),
         ("Boot time", "-" if boot is None else f"{boot:.1f} s"),
     ):
-        shown.add_row(title, text)
+        shown.add_row(title, plain(text))
     return shown
 
 
@@ -89,7 +100,7 @@ def main() -> None:
     console.print()
     console.print(table(vm))
     for notice in vm["notices"]:
-        console.print(f"Notice: {notice}", markup=False)
+        console.print(plain(f"Notice: {notice}"))
     console.print("\nNow try:")
     following = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
     for command, meaning in NEXT:
