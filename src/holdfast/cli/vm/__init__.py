@@ -1,0 +1,10 @@
+"""`holdfast vm`: a file for each verb."""
+
+from holdfast.cli.lazy import group
+
+app = group(
+    "holdfast.cli.vm",
+    "create list show start stop kill restart pause resume save rename set clone delete"
+    " console screenshot exec log events wait",
+    "Virtual machines.",
+)

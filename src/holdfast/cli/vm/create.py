@@ -1,0 +1,71 @@
+"""`holdfast vm create`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli.names import complete_image, complete_switch
+from holdfast.cli.output import Format, FormatOption
+from holdfast.cli.waiting import NoWait
+
+EXAMPLE = "holdfast vm create web --image debian-12 --cpus 2 --memory 1GiB --disk 8GiB --user me --start"
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="A name for the VM.")],
+    image: Annotated[
+        str | None, typer.Option(help="Image of the first disk.", autocompletion=complete_image)
+    ] = None,
+    cpus: Annotated[int, typer.Option(help="Virtual CPUs.")] = 1,
+    memory: Annotated[str, typer.Option(help="For example 1GiB.")] = "1GiB",
+    disk: Annotated[str | None, typer.Option(help="Size of the first disk, for example 8GiB.")] = None,
+    switch: Annotated[
+        str | None, typer.Option(help="Switch; none: user-mode network.", autocompletion=complete_switch)
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="User that cloud-init makes.")] = None,
+    ssh_key: Annotated[list[str] | None, typer.Option(help="Public key, or a file with one.")] = None,
+    cloud_init: Annotated[str | None, typer.Option(help="File with cloud-init user data.")] = None,
+    iso: Annotated[str | None, typer.Option(help="ISO file or image to start from.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="Kernel file or image, started directly.")] = None,
+    initrd: Annotated[str | None, typer.Option(help="Its initial RAM disk.")] = None,
+    append: Annotated[str, typer.Option(help="Its command line.")] = "",
+    os: Annotated[str, typer.Option(help="linux or windows: tunes the hardware.")] = "linux",
+    secure_boot: Annotated[bool, typer.Option("--secure-boot/--no-secure-boot")] = True,
+    tpm: Annotated[bool, typer.Option("--tpm/--no-tpm")] = True,
+    guest_agent: Annotated[bool, typer.Option("--guest-agent/--no-guest-agent")] = True,
+    full_copy: Annotated[bool, typer.Option("--full-copy", help="Copy the image whole.")] = False,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+    no_wait: NoWait = False,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Make a VM. Files are sent to the daemon; it never opens a path itself."""
+    from holdfast.cli.session import connect
+    from holdfast.cli.uploading import image_of, text_of
+    from holdfast.cli.waiting import finish
+
+    body: dict[str, Any] = {
+        "name": name,
+        "cpus": cpus,
+        "memory": memory,
+        "os": os,
+        "secure_boot": secure_boot,
+        "tpm": tpm,
+        "guest_agent": guest_agent,
+        "nics": [{"switch": switch}],
+        "start": start,
+    }
+    if image or disk:
+        body["disks"] = [{"image": image, "size": disk, "full_copy": full_copy}]
+    if user or ssh_key or cloud_init:
+        keys = [text_of(key) for key in ssh_key or ()]
+        user_data = text_of(cloud_init) if cloud_init else None
+        body["cloud_init"] = {"user": user, "ssh_keys": keys, "user_data": user_data}
+    with connect() as client:
+        if iso:
+            body["iso"] = image_of(client, iso, "iso")
+        if kernel:
+            source = {"kernel": image_of(client, kernel, "kernel"), "append": append}
+            if initrd:
+                source["initrd"] = image_of(client, initrd, "initrd")
+            body["kernel"] = source
+        finish(client, client.wire("POST", "/v1/vms", body), format_, no_wait)

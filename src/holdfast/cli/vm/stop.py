@@ -1,0 +1,27 @@
+"""`holdfast vm stop`."""
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.names import VmArgument
+from holdfast.cli.output import Format, FormatOption
+from holdfast.cli.waiting import NoWait
+
+EXAMPLE = "holdfast vm stop web --timeout 120"
+
+
+def command(
+    name: VmArgument,
+    timeout: Annotated[float, typer.Option(help="Seconds the guest gets to shut down.")] = 90.0,
+    no_wait: NoWait = False,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Ask the guest to shut down."""
+    from holdfast.api.client import vm_path
+    from holdfast.cli.session import connect
+    from holdfast.cli.waiting import finish
+
+    with connect() as client:
+        wire = client.wire("POST", vm_path(name, "stop"), query={"timeout_seconds": timeout})
+        finish(client, wire, format_, no_wait)
