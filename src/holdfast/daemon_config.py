@@ -121,5 +121,5 @@ def load(
         raise BadConfig(
             f"the setting {key!r}: {first['msg'].removeprefix('Value error, ')}",
             value=str(first.get("input")),
-            cure=f"Correct it where it was given: option --{key}, {ENVIRONMENT.get(key)}, or {file or 'a file'}.",
+            cure=f"Correct it where it was given: --{key}, {ENVIRONMENT.get(key)} or {file}.",
         ) from error

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from holdfast.api import errors
@@ -22,7 +22,7 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health)
+ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health, metrics)
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -41,11 +41,8 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.metrics = Metrics()
-    first = APIRouter(prefix="/v1")
     for module in ROUTERS:
-        first.include_router(module.router)
-    app.include_router(first)
-    app.include_router(metrics.router)
+        app.include_router(module.router)
     errors.install(app)
     app.add_middleware(Gate, tokens=services.tokens, metrics=app.state.metrics)
     return app

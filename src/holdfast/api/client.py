@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +111,15 @@ class Client:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        headers = {}
+        headers: dict[str, str] = {}
+        self.tls: ssl.SSLContext | None = None
         if place.socket is not None:
             transport, url = httpx.HTTPTransport(uds=str(place.socket)), "http://holdfast"
         else:
             context = _pinned(place)
             headers["Authorization"] = f"Bearer {_token(place)}"
             transport, url = httpx.HTTPTransport(verify=context), str(place.url)
-            self.tls: ssl.SSLContext | None = context
+            self.tls = context
         self.headers = headers
         self._http = httpx.Client(transport=transport, base_url=url, headers=headers, timeout=_ANSWER_SECONDS)
 
@@ -189,8 +191,34 @@ class Client:
         answer = self._send("POST", "/v1/images/uploads", content=chunks())
         return Upload.model_validate(answer.json())
 
-    def events(self, after: int | None = None, subject: str | None = None) -> Iterator[Event | None]:
-        """Events for ever; None for a beat. The first beat comes once nothing can be missed any more.
+    def websocket(self, name: str, stream: str) -> Any:
+        """The open WebSocket (of `websockets.sync`) of a VM's `console` or `vnc`.
+
+        Raises:
+            RemoteError: the daemon refused.
+        """
+        from websockets.exceptions import InvalidStatus
+        from websockets.sync.client import connect, unix_connect
+
+        path = vm_path(name, stream)
+        try:
+            if self.place.socket is not None:
+                return unix_connect(str(self.place.socket), f"ws://holdfast{path}", compression=None)
+            url = str(self.place.url).replace("https://", "wss://", 1).rstrip("/") + path
+            return connect(url, ssl=self.tls, additional_headers=self.headers, compression=None)
+        except InvalidStatus as error:
+            answer = httpx.Response(error.response.status_code, content=bytes(error.response.body or b""))
+            _check(answer)
+            raise
+        except OSError as error:
+            raise _unreachable(self.place, error) from error
+
+    def events(
+        self, after: int | None = None, subject: str | None = None, until: float | None = None
+    ) -> Iterator[Event | None]:
+        """Events, for ever or until the time `until` (of time.monotonic); None for a beat.
+
+        The first beat comes once nothing can be missed any more.
 
         A broken stream is taken up again after the last id seen.
         """
@@ -199,7 +227,12 @@ class Client:
             query = {"format": "jsonl", **({"subject": subject} if subject else {})}
             if after is not None:
                 query["after"] = str(after)
-            timeout = httpx.Timeout(10.0, read=_SILENCE_SECONDS)
+            silence = _SILENCE_SECONDS
+            if until is not None:
+                silence = min(silence, until - time.monotonic())
+                if silence <= 0:
+                    return
+            timeout = httpx.Timeout(10.0, read=silence)
             try:
                 with self._http.stream("GET", "/v1/events", params=query, timeout=timeout) as answer:
                     if answer.is_error:
@@ -211,7 +244,11 @@ class Client:
                         if event is not None and event.id:
                             after = event.id
                         yield event
+                        if until is not None and time.monotonic() >= until:
+                            return
             except httpx.TransportError as error:
+                if until is not None and time.monotonic() >= until:
+                    return
                 failures += 1
                 if failures > 2:
                     raise _unreachable(self.place, error) from error

@@ -1,5 +1,6 @@
 """`holdfast`: the command line. Errors end here: what, cure and id on stderr, and the code of their kind."""
 
+import itertools
 import json
 import sys
 
@@ -44,7 +45,7 @@ def main() -> None:
     if "--" in arguments:
         arguments = arguments[: arguments.index("--")]
     as_json = "--format=json" in arguments or "json" in [
-        after for before, after in zip(arguments, arguments[1:], strict=False) if before == "--format"
+        after for before, after in itertools.pairwise(arguments) if before == "--format"
     ]
     try:
         app()

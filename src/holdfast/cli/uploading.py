@@ -39,7 +39,7 @@ def image_of(client: Any, text: str, kind: str) -> str:
         return text
     wire = import_file(client, path, kind)
     last = Operation.model_validate(wire)
-    for last in client.follow(last):  # noqa: B020
+    for last in client.follow(last):  # noqa: B007, B020
         pass
     if last.error:
         raise RemoteError(last.error)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from holdfast.api.app import build_app
 from holdfast.api.certificate import load_or_make, server_context
 from holdfast.api.server import ApiServer
@@ -28,6 +30,9 @@ from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
 
 T = TypeVar("T")
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+)
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -185,7 +190,7 @@ class FakeVms:
     async def screenshot(self, name: str) -> bytes:
         return b"\x89PNG\r\n\x1a\n"
 
-    async def log(self, name: str, lines: int, source: str) -> "list[str]":  # noqa: UP037
+    async def log(self, name: str, lines: int, source: str) -> "list[str]":
         return [f"{source} \x1b]0;evil\x07"]
 
     async def console_path(self, name: str) -> Path:

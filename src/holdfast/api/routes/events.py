@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from holdfast.api.access import Viewer, With
 from holdfast.spec.event import Event
 
-router = APIRouter(prefix="/events", tags=["events"])
+router = APIRouter(prefix="/v1/events", tags=["events"])
 HEARTBEAT_SECONDS = 15.0
 
 

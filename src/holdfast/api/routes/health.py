@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from holdfast.api.access import Viewer
 from holdfast.spec.model import Frozen
 
-router = APIRouter(tags=["health"])
+router = APIRouter(prefix="/v1", tags=["health"])
 
 
 class Health(Frozen):

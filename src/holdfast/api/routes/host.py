@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from holdfast.api.access import Viewer, With
 from holdfast.spec.host import CheckLine, HostInventory
 
-router = APIRouter(prefix="/host", tags=["host"])
+router = APIRouter(prefix="/v1/host", tags=["host"])
 
 
 @router.get("/check")

@@ -8,7 +8,7 @@ from holdfast.spec.image_requests import ImageBuild, ImageImport, ImagePull, Upl
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page
 
-router = APIRouter(prefix="/images", tags=["images"])
+router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
 @router.get("")

@@ -6,7 +6,7 @@ from holdfast.api.access import Operator, Paging, Viewer, With
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page
 
-router = APIRouter(prefix="/operations", tags=["operations"])
+router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
 
 @router.get("")

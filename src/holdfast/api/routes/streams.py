@@ -9,7 +9,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from holdfast.api.access import Operator, With
 from holdfast.spec.errors import Failed
 
-router = APIRouter(prefix="/vms", tags=["vms"])
+router = APIRouter(prefix="/v1/vms", tags=["vms"])
 _CHUNK = 64 * 1024
 
 

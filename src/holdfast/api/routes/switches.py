@@ -6,7 +6,7 @@ from holdfast.api.access import Admin, Paging, Viewer, With
 from holdfast.spec.paging import Page
 from holdfast.spec.switch import SwitchSpec
 
-router = APIRouter(prefix="/switches", tags=["switches"])
+router = APIRouter(prefix="/v1/switches", tags=["switches"])
 
 
 @router.get("")

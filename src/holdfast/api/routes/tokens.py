@@ -6,7 +6,7 @@ from holdfast.api.access import Admin, Paging, With
 from holdfast.spec.paging import Page
 from holdfast.spec.token import TokenCreate, TokenCreated, TokenView
 
-router = APIRouter(prefix="/tokens", tags=["tokens"])
+router = APIRouter(prefix="/v1/tokens", tags=["tokens"])
 
 
 @router.get("")

@@ -12,7 +12,7 @@ from holdfast.spec.vm import VmName, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 
-router = APIRouter(prefix="/vms", tags=["vms"])
+router = APIRouter(prefix="/v1/vms", tags=["vms"])
 Patience = Annotated[float, Query(gt=0, le=3600, description="Seconds until the guest must be off.")]
 
 

@@ -1,0 +1,17 @@
+"""`holdfast image show`."""
+
+from holdfast.cli.names import ImageArgument
+from holdfast.cli.output import Format, FormatOption
+
+EXAMPLE = "holdfast image show debian-12"
+
+
+def command(name: ImageArgument, format_: FormatOption = Format.TABLE) -> None:
+    """Show an image."""
+    from urllib.parse import quote
+
+    from holdfast.cli.output import show
+    from holdfast.cli.session import connect
+
+    with connect() as client:
+        show(client.wire("GET", f"/v1/images/{quote(name, safe='')}"), format_)

@@ -1,0 +1,23 @@
+"""`holdfast operation list`."""
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.output import Format, FormatOption
+
+EXAMPLE = "holdfast operation list --format json"
+
+
+def command(
+    filter: Annotated[str | None, typer.Option(help="Part of the name.")] = None,
+    sort: Annotated[str, typer.Option(help="A field; `-` before it: descending.")] = "name",
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """List operations, newest first."""
+    from holdfast.cli.output import show_list
+    from holdfast.cli.session import connect
+
+    with connect() as client:
+        items = list(client.every("/v1/operations", {"filter": filter, "sort": sort}))
+    show_list(items, ("id", "kind", "subject", "state", "progress", "phase"), format_)

@@ -1,0 +1,16 @@
+"""`holdfast operation show`."""
+
+from holdfast.cli.output import Format, FormatOption
+
+EXAMPLE = "holdfast operation show 7f3b"
+
+
+def command(name: str, format_: FormatOption = Format.TABLE) -> None:
+    """Show an operation."""
+    from urllib.parse import quote
+
+    from holdfast.cli.output import show
+    from holdfast.cli.session import connect
+
+    with connect() as client:
+        show(client.wire("GET", f"/v1/operations/{quote(name, safe='')}"), format_)

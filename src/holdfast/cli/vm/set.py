@@ -1,0 +1,37 @@
+"""`holdfast vm set`."""
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.names import VmArgument
+from holdfast.cli.output import Format, FormatOption
+
+EXAMPLE = "holdfast vm set web --cpus 4 --memory 2GiB"
+
+
+def command(
+    name: VmArgument,
+    cpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
+    memory: Annotated[str | None, typer.Option(help="For example 2GiB.")] = None,
+    secure_boot: Annotated[bool | None, typer.Option("--secure-boot/--no-secure-boot")] = None,
+    guest_agent: Annotated[bool | None, typer.Option("--guest-agent/--no-guest-agent")] = None,
+    iso: Annotated[str | None, typer.Option(help="ISO file or image; '' empties the drive.")] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Change settings; CPUs and memory take effect at the next start."""
+    from holdfast.api.client import vm_path
+    from holdfast.cli.output import show
+    from holdfast.cli.session import connect
+    from holdfast.cli.uploading import image_of
+
+    with connect() as client:
+        disc = image_of(client, iso, "iso") if iso else iso
+        body = {
+            "cpus": cpus,
+            "memory": memory,
+            "secure_boot": secure_boot,
+            "guest_agent": guest_agent,
+            "iso": disc,
+        }
+        show(client.wire("PATCH", vm_path(name), body), format_)
