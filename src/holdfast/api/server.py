@@ -179,7 +179,7 @@ class ApiServer:
             task.cancel()
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
         for connection in list(self._state.connections):
-            if connection.transport is not None:
+            if connection.transport is not None and not connection.transport.is_closing():
                 connection.transport.abort()
         self._servers.clear()
 

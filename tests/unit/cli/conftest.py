@@ -1,0 +1,34 @@
+"""A daemon with fake VMs behind the real doors."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _fakes() -> Any:
+    path = Path(__file__).resolve().parents[2] / "unit/api/fake_daemon.py"
+    spec = importlib.util.spec_from_file_location("fake_daemon", path)
+    assert spec and spec.loader
+    module = sys.modules.get("fake_daemon")
+    if module is not None:
+        return module
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fake_daemon"] = module  # pydantic looks its models' module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Any]:
+    with _fakes().FakeDaemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def tls_daemon(tmp_path: Path) -> Iterator[Any]:
+    with _fakes().FakeDaemon(tmp_path, tls=True) as running:
+        yield running

@@ -1,0 +1,162 @@
+"""The command line as a person runs it: a process of its own, against a daemon with fake VMs."""
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.cli.exit_codes import EXIT_CODES
+from holdfast.cli.output import escape
+from holdfast.spec.errors import KINDS
+
+RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()"]
+
+
+def env(daemon: Any) -> dict[str, str]:
+    return {**os.environ, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "100"}
+
+
+def run(daemon: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUN, *arguments], env=env(daemon), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_create_list_show(daemon: Any) -> None:
+    made = run(daemon, "vm", "create", "web", "--memory", "512MiB", "--disk", "8GiB", "--user", "me")
+    assert made.returncode == 0, made.stderr
+    assert daemon.vms.created[0].memory == 512 * 1024**2
+    assert daemon.vms.created[0].cloud_init.user == "me"
+    assert "web" in run(daemon, "vm", "list").stdout
+    shown = json.loads(run(daemon, "vm", "show", "web", "--format", "json").stdout)
+    assert shown["name"] == "web"
+    assert shown["guest"]["agent"] == "unknown"
+
+
+def test_files_are_sent_not_named(daemon: Any, tmp_path: Path) -> None:
+    disc = tmp_path / "installer.iso"
+    disc.write_bytes(b"disc")
+    assert run(daemon, "vm", "create", "a", "--disk", "1GiB", "--iso", str(disc)).returncode == 0
+    name = daemon.vms.created[0].iso
+    assert re.fullmatch("iso-[0-9a-f]{16}", name)
+    assert name in daemon.images.known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error_id"),
+    [
+        (("vm", "show", "nobody"), 3, "vm-not-found"),
+        (("vm", "create", "../x"), 2, "bad-request"),
+        (("vm", "create", "x", "--cpus", "0"), 2, "bad-request"),
+        (("vm", "create", "x", "--iso", "/no/such.iso"), 2, "no-such-file"),
+        (("vm", "wait", "x"), 2, "nothing-to-wait-for"),
+        (("vm", "show", "broken"), 1, "internal-error"),
+    ],
+)
+def test_refusals(daemon: Any, arguments: tuple[str, ...], code: int, error_id: str) -> None:
+    plain = run(daemon, *arguments)
+    assert plain.returncode == code, plain.stderr
+    assert f"id: {error_id}" in plain.stderr
+    assert plain.stdout == ""
+
+
+def test_a_refusal_as_json(daemon: Any) -> None:
+    refused = run(daemon, "vm", "show", "nobody", "--format", "json")
+    assert json.loads(refused.stderr)["id"] == "vm-not-found"
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    class Nobody:
+        socket = tmp_path / "none.sock"
+
+    refused = run(Nobody, "vm", "list")
+    assert refused.returncode == 11
+    assert "./run up" in refused.stderr
+
+
+def test_exec_gives_the_guests_code_and_no_control_characters(daemon: Any) -> None:
+    done = run(daemon, "vm", "exec", "web", "--", "echo", "--format", "json")
+    assert done.returncode == 7
+    assert done.stdout.startswith("echo --format json\n")
+    assert "\x1b" not in done.stdout
+    assert "\x1b" not in run(daemon, "vm", "log", "web").stdout
+
+
+def test_ctrl_c_cancels_the_operation(daemon: Any) -> None:
+    daemon.operations.hold.clear()
+    process = subprocess.Popen(
+        [*RUN, "vm", "create", "slow"], env=env(daemon), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    assert "Working" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=20)
+    assert process.returncode == 10, rest
+    assert "cancel" in rest
+    assert [each.state for each in daemon.operations.known.values()] == ["cancelled"]
+
+
+def test_console_passes_bytes_and_gives_the_terminal_back(daemon: Any, tmp_path: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    daemon.vms.console = tmp_path / "console.sock"
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(daemon.vms.console))
+    server.listen(1)
+
+    def guest() -> None:
+        connection, _ = server.accept()
+        with connection:
+            while data := connection.recv(100):
+                connection.sendall(b"<" + data.upper() + b">")
+
+    thread = threading.Thread(target=guest)
+    thread.start()
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*RUN, "vm", "console", "web"],
+        env=env(daemon),
+        stdin=follower,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    assert "Ctrl-]" in process.stderr.readline()
+    time.sleep(0.3)
+    os.write(leader, b"hi\x03")
+    seen = b""
+    while b">" not in seen:
+        seen += os.read(leader, 100)
+    assert b"<HI\x03>" in seen
+    os.write(leader, b"\x1d")
+    assert process.wait(20) == 0
+    import termios
+
+    assert termios.tcgetattr(follower)[3] & termios.ICANON
+    process.stderr.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    server.close()
+    os.close(leader)
+    os.close(follower)
+
+
+def test_the_table_of_exit_codes_is_whole_and_documented() -> None:
+    assert set(EXIT_CODES) == {"HoldfastError", *(kind.__name__ for kind in KINDS)}
+    text = (Path(__file__).resolve().parents[3] / "docs/guide/errors.md").read_text()
+    documented = dict(re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", text, re.MULTILINE))
+    assert {kind: int(code) for kind, code in documented.items()} == EXIT_CODES
+
+
+def test_escape() -> None:
+    assert escape("a\x1b[0m\u202eb\n") == "a\\x1b[0m\\u202eb\\n"
