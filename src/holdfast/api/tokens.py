@@ -15,8 +15,8 @@ from holdfast.catalog.clock import aware, now
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import TokenRow
 from holdfast.spec.access import Principal, Role
-from holdfast.spec.errors import Conflict, InvalidInput, NotFound, Unauthenticated
-from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.errors import Conflict, NotFound, Unauthenticated
+from holdfast.spec.paging import BadSort, Page, PageQuery
 from holdfast.spec.token import TokenCreate, TokenView
 
 _SORTS = {"name", "role", "created", "expires", "last_used"}
@@ -37,10 +37,6 @@ class BadToken(Unauthenticated):
 
 class TokenExpired(Unauthenticated):
     id = "token-expired"
-
-
-class BadSort(InvalidInput):
-    id = "bad-sort"
 
 
 def _digest(secret: str) -> str:

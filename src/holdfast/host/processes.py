@@ -113,6 +113,8 @@ class Processes:
 
     def _environment(self, owner: str, role: str, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # Tools such as mkfs.ext4 and nft are not on the path of Debian's ordinary users.
+        kept["PATH"] = f"{kept.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         marks = {"HOLDFAST_STATE": self._state.mark, "HOLDFAST_OWNER": owner, "HOLDFAST_ROLE": role}
         return {"LC_ALL": "C.UTF-8", **kept, **extra, **marks}
 
@@ -164,11 +166,7 @@ class Processes:
         try:
             return subprocess.Popen(list(argv), **options)  # type: ignore[call-overload,no-any-return]
         except FileNotFoundError as error:
-            raise ProgramMissing(
-                f"the program {argv[0]} is not installed",
-                value=argv[0],
-                cure="Install the package that holds it; `holdfast host check` names it.",
-            ) from error
+            raise _missing(argv[0]) from error
         except OSError as error:
             raise SpawnFailed(f"{argv[0]} could not be started: {error.strerror}", value=argv[0]) from error
 
@@ -199,30 +197,15 @@ class Processes:
             ToolTimedOut: it ran longer than `timeout` seconds and was ended.
         """
 
-        def prepare() -> None:
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if limits:
-                _set_limits(limits)
-
-        try:
-            child = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self._environment(owner, role, env or {}),
-                start_new_session=True,
-                pass_fds=tuple(pass_fds),
-                cwd=cwd,
-                preexec_fn=prepare,
-                **_as_user(identity),
-            )
-        except FileNotFoundError as error:
-            raise ProgramMissing(
-                f"the program {argv[0]} is not installed",
-                value=argv[0],
-                cure="Install the package that holds it; `holdfast host check` names it.",
-            ) from error
+        child = await self._start_tool(
+            argv,
+            limits,
+            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+            env=self._environment(owner, role, env or {}),
+            pass_fds=tuple(pass_fds),
+            cwd=cwd,
+            **_as_user(identity),
+        )
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr, _, returncode = await asyncio.gather(
@@ -241,6 +224,27 @@ class Processes:
             if child.returncode is None:
                 await asyncio.shield(child.wait())
         return Completed(returncode, stdout, stderr)
+
+    @staticmethod
+    async def _start_tool(
+        argv: Sequence[str], limits: Limits | None, **options: Any
+    ) -> asyncio.subprocess.Process:
+        def prepare() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if limits:
+                _set_limits(limits)
+
+        try:
+            return await asyncio.create_subprocess_exec(
+                *argv,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=prepare,
+                **options,
+            )
+        except FileNotFoundError as error:
+            raise _missing(argv[0]) from error
 
     def find(self, owner: str | None = None, role: str | None = None) -> list[Marked]:
         """Living processes with this folder's mark, of one owner or role where these are given."""
@@ -290,6 +294,14 @@ class Processes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self.wait(ref)
+
+
+def _missing(program: str) -> ProgramMissing:
+    return ProgramMissing(
+        f"the program {program} is not installed",
+        value=program,
+        cure="Install the package that holds it; `holdfast host check` names it.",
+    )
 
 
 def _as_user(identity: Identity | None) -> dict[str, Any]:

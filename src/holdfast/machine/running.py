@@ -1,213 +1,334 @@
-"""QEMU processes: started, found again after the daemon's end, and steered over QMP."""
+"""A running QEMU: started, found again, asked, and ended.
+
+The monitor's socket is opened by us and handed to QEMU listening, so connecting needs no waiting
+for a file to appear; it stays in the run-time folder, where a later daemon finds it. The process
+itself is the truth about whether the machine is there; nothing about it is stored here.
+"""
 
 import asyncio
 import contextlib
 import os
-import signal
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from holdfast.host.processes import Identity, Processes, ProcessRef
+from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
+from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
 from holdfast.qmp.session import QmpSession
-from holdfast.spec.errors import Failed
-from holdfast.spec.vm import Acceleration
+from holdfast.spec.errors import Failed, HoldfastError
+from holdfast.spec.units import MIB, format_size
 
-_PROGRAM = "qemu-system-x86_64"
+_ROLE = "qemu"
+_GREETING_SECONDS = 60.0  # a loaded host may take long to load QEMU; its end is noticed at once
+_QUIT_SECONDS = 10.0
+_MEMORY_SECONDS = 3600.0
+_PROGRESS_SECONDS = 0.5
+_LARGEST_SCREEN = 64 * MIB
+_LOG_TAIL = 4096
 
 
 class QemuEnded(Failed):
     id = "qemu-ended"
 
 
-class MemoryNotMoved(Failed):
-    id = "memory-not-moved"
+class MemoryNotSaved(Failed):
+    id = "memory-not-saved"
+
+
+class MemoryNotRestored(Failed):
+    id = "memory-not-restored"
 
 
 @dataclass(frozen=True)
 class MachineEvent:
+    """An event of QEMU's monitor (qapi/run-state.json and others)."""
+
     name: str
     data: dict[str, Any]
 
 
-def _data(value: object) -> dict[str, Any]:
-    return dict(value) if isinstance(value, dict) else {}
-
-
 class RunningMachine:
-    """One QEMU with its monitor connected. Made by `Machines` inside the running loop."""
+    """One QEMU process with its monitor. Made by `Machines`; used by the VM's owner alone."""
 
     def __init__(
-        self, processes: Processes, ref: ProcessRef, qmp: QmpSession, argv: Sequence[str], runtime: Path
+        self, processes: Processes, ref: ProcessRef, session: QmpSession, runtime: Path, mapped_ram: bool
     ) -> None:
-        self._processes, self.ref, self.qmp, self.runtime = processes, ref, qmp, runtime
-        self.machine_type = argv[argv.index("-machine") + 1].split(",")[0]
-        self.acceleration = Acceleration(argv[argv.index("-accel") + 1].split(",")[0])
+        self._processes = processes
+        self._session = session
+        self._runtime = runtime
+        self._mapped_ram = mapped_ram
+        self.ref = ref
         self.ended = asyncio.Event()
-        self._listener = qmp.listen()
-        self._watch = asyncio.create_task(self._wait())
+        self._watch = asyncio.create_task(self._watch_process())
 
-    async def _wait(self) -> None:
+    @property
+    def console_path(self) -> Path:
+        return self._runtime / "console.sock"
+
+    @property
+    def vnc_path(self) -> Path:
+        return self._runtime / "vnc.sock"
+
+    @property
+    def agent_path(self) -> Path:
+        return self._runtime / "agent.sock"
+
+    async def _watch_process(self) -> None:
         await self._processes.wait(self.ref)
         self.ended.set()
 
     async def events(self) -> AsyncIterator[MachineEvent]:
-        """What QEMU reported since the connection was made; ends when QEMU ends."""
-        ended = asyncio.ensure_future(self.ended.wait())
-        try:
-            while True:
-                report = asyncio.ensure_future(self._listener.get())
-                await asyncio.wait({report, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if not report.done():
-                    report.cancel()
-                    return
-                message = report.result()
-                yield MachineEvent(str(message["event"]), _data(message.get("data")))
-        finally:
-            ended.cancel()
+        """Everything QEMU reports, from the connection on until it is lost."""
+        async for event in self._session.events():
+            yield MachineEvent(event["event"], event.get("data", {}))
 
     async def status(self) -> str:
-        return str((await self.qmp.execute("query-status"))["status"])
+        """QEMU's RunState, such as `running` (qapi/run-state.json)."""
+        return str((await self._session.execute("query-status"))["status"])
 
     async def cont(self) -> None:
-        await self.qmp.execute("cont")
+        await self._session.execute("cont")
 
     async def pause(self) -> None:
-        await self.qmp.execute("stop")
+        await self._session.execute("stop")
 
     async def powerdown(self) -> None:
-        await self.qmp.execute("system_powerdown")
+        """Press the power button (ACPI); the guest does with it what it likes."""
+        await self._session.execute("system_powerdown")
 
-    async def quit(self, grace: float = 10.0) -> None:
-        """End QEMU in order, by force after `grace` seconds; nothing where it is gone."""
-        with contextlib.suppress(QmpLost, QmpTimedOut):
-            await self.qmp.execute("quit")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await self.ended.wait()
+    async def quit(self) -> None:
+        """End QEMU, in good order where it still answers; returns when the process is gone."""
+        if not self.ended.is_set():
+            with contextlib.suppress(HoldfastError):
+                await self._session.execute("quit", timeout=_QUIT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), _QUIT_SECONDS)
         await self.kill()
 
     async def kill(self) -> None:
-        if self._processes.alive(self.ref):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.ref.pid, signal.SIGKILL)
-        await self.ended.wait()
-        await self.qmp.close()
+        """End the process at once."""
+        await self._processes.end(self.ref, grace=0.0)
+        self.ended.set()
+        await self.detach()
 
     async def detach(self) -> None:
         """Let go of QEMU without touching it."""
         self._watch.cancel()
-        await self.qmp.close()
+        await self._session.close()
 
-    async def set_medium(self, drive: str, path: Path | None) -> None:
-        if path is None:
-            await self.qmp.execute("eject", id=drive, force=True)
-        else:
-            await self.qmp.execute(
-                "blockdev-change-medium",
-                id=drive,
-                filename=str(path),
-                format="raw",
-                read_only_mode="read-only",
-            )
+    async def agent_port_open(self) -> bool:
+        """Whether the guest's agent has its port open now."""
+        devices = await self._session.execute("query-chardev")
+        return any(device["label"] == "agent" and device["frontend-open"] for device in devices)
 
     async def screenshot(self) -> bytes:
-        """The screen as PNG."""
-        path = self.runtime / "screen.png"
+        """What the screen shows, as PNG."""
+        path = self._runtime / "screen.png"
+        path.unlink(missing_ok=True)
         try:
-            await self.qmp.execute("screendump", filename=str(path), format="png")
-            with await asyncio.to_thread(path.open, "rb") as file:
-                return await asyncio.to_thread(file.read, 64 * 1024 * 1024)
+            await self._session.execute("screendump", {"filename": str(path), "format": "png"})
+            return await asyncio.to_thread(_read_whole, path)
         finally:
             path.unlink(missing_ok=True)
 
+    async def set_medium(self, drive: str, path: Path | None) -> None:
+        """Put an ISO file into a CD drive, or empty it."""
+        device = f"cd-{drive}"
+        if path is None:
+            await self._session.execute("eject", {"id": device, "force": True})
+            return
+        await self._session.execute(
+            "blockdev-change-medium",
+            {"id": device, "filename": str(path), "format": "raw", "read-only-mode": "read-only"},
+        )
+
     async def save_memory(self, path: Path, progress: Callable[[float, str], None]) -> None:
-        """Stop the VM and write its memory and devices to `path`, durably. Raises MemoryNotMoved."""
+        """Stop the guest and write memory, devices and TPM state to `path`, durably.
+
+        `path` must exist and be writable for QEMU's user. The guest stays stopped.
+
+        Raises:
+            MemoryNotSaved: QEMU could not write it; the guest can go on.
+        """
         await self.pause()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        await self._set_capabilities()
         try:
-            await self._migrate("migrate", fd, progress)
-            await asyncio.to_thread(os.fsync, fd)
-        finally:
-            os.close(fd)
+            async with self._session.listen("MIGRATION") as listener:
+                await self._begin("migrate", path, os.O_WRONLY)
+                await self._migrated(listener, progress, MemoryNotSaved)
+        except BaseException:
+            with contextlib.suppress(HoldfastError):
+                await self._session.execute("migrate_cancel")
+            raise
+        await asyncio.to_thread(_sync, path)
 
     async def load_memory(self, path: Path, progress: Callable[[float, str], None]) -> None:
-        """Fill a machine launched with `incoming`; it stays paused. Raises MemoryNotMoved."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """Read what `save_memory` wrote, into a machine that was launched with `incoming`.
+
+        Raises:
+            MemoryNotRestored: QEMU could not read it.
+        """
+        await self._set_capabilities()
         try:
-            await self._migrate("migrate-incoming", fd, progress)
+            async with self._session.listen("MIGRATION") as listener:
+                await self._begin("migrate-incoming", path, os.O_RDONLY)
+                await self._migrated(listener, progress, MemoryNotRestored)
+        except QmpLost as error:
+            raise MemoryNotRestored(
+                "QEMU ended while it read the saved memory",
+                value=str(path),
+                cure="See the VM's log; `holdfast vm kill` drops the saved memory.",
+            ) from error
+
+    async def _set_capabilities(self) -> None:
+        names = ["events", *(["mapped-ram"] if self._mapped_ram else [])]
+        states = [{"capability": name, "state": True} for name in names]
+        await self._session.execute("migrate-set-capabilities", {"capabilities": states})
+
+    async def _begin(self, command: str, path: Path, flags: int) -> None:
+        if self._mapped_ram:
+            await self._session.execute(command, {"uri": f"file:{path}"})
+            return
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            await self._session.send_fd(fd, "memory")
         finally:
             os.close(fd)
+        await self._session.execute(command, {"uri": "fd:memory"})
 
-    async def _migrate(self, command: str, fd: int, progress: Callable[[float, str], None]) -> None:
-        wanted = [{"capability": "events", "state": True}]
-        await self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
-        if command == "migrate":
-            await self.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40)
-        await self.qmp.send_fd("memory", fd)
-        with self.qmp.events("MIGRATION") as listener:
-            await self.qmp.execute(command, uri="fd:memory")
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.5):
-                        await listener.get()
-                found = await self.qmp.execute("query-migrate")
-                if found.get("status") == "completed":
+    async def _migrated(
+        self, listener: Any, progress: Callable[[float, str], None], failure: type[Failed]
+    ) -> None:
+        deadline = time.monotonic() + _MEMORY_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(QmpTimedOut):
+                event = await listener.get(_PROGRESS_SECONDS)
+                status = event["data"]["status"]
+                if status == "completed":
                     return
-                if found.get("status") in ("failed", "cancelled"):
-                    reason = found.get("error-desc", "no reason given")
-                    raise MemoryNotMoved(f"QEMU could not move the memory: {reason}", value=command)
-                ram = found.get("ram") or {}
-                total = ram.get("total") or 1
-                progress(max(0.0, 1 - ram.get("remaining", total) / total), "memory")
+                if status in ("failed", "cancelled"):
+                    break
+            info = await self._session.execute("query-migrate")
+            if "ram" in info and info["ram"]["total"]:
+                ram = info["ram"]
+                done = ram["total"] - ram["remaining"]
+                progress(done / ram["total"], f"{format_size(done)} of {format_size(ram['total'])}")
+        info = await self._session.execute("query-migrate")
+        reason = str(info.get("error-desc", "no reason given"))
+        raise failure(
+            f"QEMU could not carry the memory over: {reason}",
+            value=reason,
+            cure="See that space is left on the VM's file system, and the VM's log.",
+        )
 
 
 class Machines:
-    max_cpus = 255
-    """More would need an interrupt-remapping IOMMU, which the board does not have."""
+    """Starts QEMU processes and finds those that run."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, probe: CapabilityProbe) -> None:
         self._processes = processes
+        self._probe = probe
+        self.max_cpus = 1
+        """Of the machine type that new VMs get; known after `prepare`."""
+
+    async def prepare(self) -> Capabilities:
+        """Ask QEMU what it can do (remembered). Raises QemuMissing, QemuTooOld."""
+        capabilities = await self._probe.get()
+        self.max_cpus = capabilities.max_cpus
+        return capabilities
 
     async def launch(
-        self,
-        inputs: MachineInputs,
-        identity: Identity | None = None,
-        pass_fds: Sequence[int] = (),
-        limit: float = 30.0,
+        self, inputs: MachineInputs, identity: Identity | None, log: Path, fds: Sequence[int] = ()
     ) -> RunningMachine:
-        """Start QEMU and connect; the VM is paused. Raises QemuEnded where it does not come up."""
-        log = inputs.log_folder / "qemu.log"
-        socket = inputs.runtime / "qmp"
-        socket.unlink(missing_ok=True)
-        argv = (_PROGRAM, *arguments(inputs))
-        owner = f"vm:{inputs.vm_id}"
-        ref = await self._processes.spawn(
-            argv, owner=owner, role="qemu", log=log, identity=identity, pass_fds=pass_fds
-        )
-        try:
-            async with asyncio.timeout(limit):
-                while True:
-                    if not self._processes.alive(ref):
-                        tail = (await asyncio.to_thread(log.read_bytes))[-4096:].decode(errors="replace")
-                        raise QemuEnded(
-                            "QEMU ended while it started", value=inputs.name, detail={"log": tail}
-                        )
-                    with contextlib.suppress(QmpLost):
-                        qmp = await QmpSession.connect(socket)
-                        return RunningMachine(self._processes, ref, qmp, argv, inputs.runtime)
-                    await asyncio.sleep(0.02)
-        except BaseException:
-            await asyncio.shield(self._processes.end(ref, grace=1.0))
-            raise
+        """Start QEMU, stopped before the guest's first instruction, with its monitor connected.
 
-    async def adopt(self, vm_id: str, runtime: Path) -> RunningMachine | None:
-        """The VM's QEMU that an earlier daemon left; None where there is none."""
-        found = self._processes.find(owner=f"vm:{vm_id}", role="qemu")
-        if not found:
-            return None
-        qmp = await QmpSession.connect(runtime / "qmp")
-        return RunningMachine(self._processes, found[0].ref, qmp, found[0].argv, runtime)
+        `fds` are descriptors that the arguments name (TAP, vhost).
+
+        Raises:
+            QemuEnded: it ended by itself; the detail holds the end of its log.
+        """
+        capabilities = await self.prepare()
+        path = inputs.runtime / "qmp.sock"
+        listener = _listen(path)
+        try:
+            argv = arguments(replace(inputs, monitor_fd=listener.fileno()), capabilities)
+            ref = await self._processes.spawn(
+                [capabilities.binary, *argv],
+                owner=f"vm:{inputs.vm_id}",
+                role=_ROLE,
+                log=log,
+                identity=identity,
+                pass_fds=(listener.fileno(), *fds),
+            )
+        finally:
+            listener.close()
+        try:
+            session = await self._connect(ref, path, log)
+        except BaseException:
+            await asyncio.shield(self._processes.end(ref, grace=0.0))
+            raise
+        return RunningMachine(self._processes, ref, session, inputs.runtime, capabilities.mapped_ram)
+
+    async def _connect(self, ref: ProcessRef, path: Path, log: Path) -> QmpSession:
+        try:
+            return await QmpSession.connect(path, _GREETING_SECONDS)
+        except QmpLost as error:
+            text = await asyncio.to_thread(_tail, log)
+            said = text.strip().splitlines()[-1] if text.strip() else "it said nothing"
+            raise QemuEnded(
+                f"QEMU ended while it was starting: {said}",
+                value=ref.pid,
+                cure="See the end of its log in the detail, and `holdfast host check`.",
+                detail={"log": text},
+            ) from error
+
+    def find(self) -> dict[str, Marked]:
+        """Running QEMU processes by VM id, whoever started them."""
+        found = self._processes.find(role=_ROLE)
+        return {marked.owner.removeprefix("vm:"): marked for marked in found}
+
+    async def adopt(self, marked: Marked, runtime: Path) -> RunningMachine:
+        """Take over a process that an earlier daemon started. Raises QmpLost, QmpTimedOut."""
+        capabilities = await self.prepare()
+        session = await QmpSession.connect(runtime / "qmp.sock", _QUIT_SECONDS)
+        return RunningMachine(self._processes, marked.ref, session, runtime, capabilities.mapped_ram)
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _read_whole(path: Path) -> bytes:
+    # The folder is the VM's user's: never follow what it may have put there.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_LARGEST_SCREEN)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _tail(log: Path) -> str:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
+        return file.read(_LOG_TAIL).decode(errors="replace")
+    return ""

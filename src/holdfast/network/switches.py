@@ -10,6 +10,7 @@ A port with a VLAN on an internal switch reaches other ports of that VLAN, not t
 """
 
 import asyncio
+import fnmatch
 import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from holdfast.network.addresses import check_subnet, free_subnet
 from holdfast.network.name_service import NameService
 from holdfast.spec.errors import Conflict, Failed, HoldfastError, NotFound
 from holdfast.spec.names import check_name
+from holdfast.spec.paging import BadSort, Page, PageQuery
 from holdfast.spec.switch import SwitchSpec, SwitchType
 
 # `list` is a verb of the board below, so its type needs other names inside the class.
@@ -96,8 +98,27 @@ class SwitchBoard:
                 raise
         return spec
 
-    async def list(self) -> _Specs:
+    async def all(self) -> _Specs:
         return await self._rows()
+
+    async def list(self, query: PageQuery) -> Page[SwitchSpec]:
+        """One page, by name or type. Raises BadSort."""
+        key = query.sort.lstrip("-")
+        if key not in ("name", "type"):
+            raise BadSort(f"switches cannot be sorted by {key!r}", value=key, cure="Use name or type.")
+        wanted = (query.filter or "").lower()
+        found = [
+            spec
+            for spec in await self._rows()
+            if wanted in spec.name.lower() or fnmatch.fnmatchcase(spec.name.lower(), wanted)
+        ]
+        found.sort(key=lambda spec: str(getattr(spec, key)).lower(), reverse=query.sort.startswith("-"))
+        items = tuple(found[query.offset : query.offset + query.limit])
+        return Page(items=items, total=len(found), offset=query.offset, limit=query.limit)
+
+    async def show(self, name: str) -> SwitchSpec:
+        """Raises SwitchMissing."""
+        return await self.get(name)
 
     async def get(self, name: str) -> SwitchSpec:
         for spec in await self._rows():

@@ -161,6 +161,10 @@ class Operations:
     async def list(self, query: PageQuery, running_only: bool = False) -> Page[Operation]:
         return await self._catalog.read(lambda session: records.page(session, query, running_only))
 
+    async def unfinished(self) -> set[str]:
+        """Ids of the operations that have not ended."""
+        return set(await self._catalog.read(records.unfinished))
+
     async def wait(self, operation_id: str) -> Operation:
         """The operation as it is once it has ended."""
         running = self._running.get(operation_id)

@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from holdfast.catalog.clock import aware
 from holdfast.catalog.tables import OperationRow
-from holdfast.spec.errors import InvalidInput, NotFound
+from holdfast.spec.errors import NotFound
 from holdfast.spec.operation import Operation, OperationState
-from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.paging import BadSort, Page, PageQuery
 
 _ENDED = [state.value for state in OperationState if state.ended]
 _SORTS = {"created", "kind", "subject", "state"}
@@ -17,10 +17,6 @@ _SORTS = {"created", "kind", "subject", "state"}
 
 class OperationNotFound(NotFound):
     id = "operation-not-found"
-
-
-class BadSort(InvalidInput):
-    id = "bad-sort"
 
 
 def to_operation(row: OperationRow) -> Operation:

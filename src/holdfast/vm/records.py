@@ -15,8 +15,8 @@ from holdfast.catalog.clock import aware, now
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import VmRow
-from holdfast.spec.errors import Conflict, InvalidInput, NotFound
-from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.errors import Conflict, NotFound
+from holdfast.spec.paging import BadSort, Page, PageQuery
 from holdfast.spec.vm import Acceleration, VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView, VmSummary
 
@@ -29,10 +29,6 @@ class VmNotFound(NotFound):
 
 class VmNameTaken(Conflict):
     id = "vm-name-taken"
-
-
-class BadSort(InvalidInput):
-    id = "bad-sort"
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ async def test_delete_removes_everything_and_refuses_while_in_use(bench: Bench) 
     assert await tables(bench.processes, table_prefix(bench.state.mark)) == []
     assert bench.processes.find(role="dnsmasq") == []
     assert list(bench.state.switches.iterdir()) == []
-    assert await bench.board.list() == []
+    assert await bench.board.all() == []
     with pytest.raises(SwitchMissing):
         await bench.board.get("lab")
 
@@ -153,7 +153,7 @@ async def test_bad_wishes_are_refused_and_leave_nothing(bench: Bench, peer: Any)
         await bench.board.create(SwitchSpec(name="ext", type=SwitchType.EXTERNAL, interface="none0"))
     with pytest.raises(InterfaceInUse):
         await bench.board.create(SwitchSpec(name="ext", type=SwitchType.EXTERNAL, interface="lo"))
-    assert [spec.name for spec in await bench.board.list()] == ["Lab"]
+    assert [spec.name for spec in await bench.board.all()] == ["Lab"]
     peer.add("up0")
     await bench.board.create(SwitchSpec(name="ext", type=SwitchType.EXTERNAL, interface="up0"))
     assert await asyncio.to_thread(links.members, bench.board.bridge("ext")) == ["up0"]
@@ -190,6 +190,6 @@ async def test_a_switch_that_cannot_be_made_leaves_no_record(
         patched.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         with pytest.raises(NetworkFailed):
             await bench.board.create(internal())
-    assert await bench.board.list() == []
+    assert await bench.board.all() == []
     await bench.board.reconcile()
     assert await asyncio.to_thread(links.links, "hf") == []

@@ -1,0 +1,200 @@
+"""The host daemon's composition root: the only file that knows every room.
+
+    lock ▶ records ▶ rooms ▶ switches and VMs as they are ▶ interrupted operations ▶ API
+
+Ending is not special: VMs are processes of their own and every step is durable, so a SIGTERM does
+what a `kill -9` does, only that listeners say goodbye first.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from holdfast.api.app import build_app
+from holdfast.api.certificate import Certificate, load_or_make, server_context
+from holdfast.api.server import ApiServer
+from holdfast.api.services import Services
+from holdfast.api.tokens import TokenStore
+from holdfast.api.uploads import UploadFolder
+from holdfast.catalog.events import EventLog
+from holdfast.catalog.facts import Facts
+from holdfast.catalog.store import Catalog
+from holdfast.daemon_config import DaemonConfig
+from holdfast.host.acceleration import AccelerationProbe
+from holdfast.host.cgroups import VmGroups, find_cgroups
+from holdfast.host.check import CheckedHost, check
+from holdfast.host.folders import StateFolder
+from holdfast.host.inventory import inventory
+from holdfast.host.processes import Processes
+from holdfast.host.vm_users import VmUsers
+from holdfast.machine.capabilities import CapabilityProbe
+from holdfast.machine.running import Machines
+from holdfast.network.ports import Ports
+from holdfast.network.switches import SwitchBoard
+from holdfast.operations import images as image_operations
+from holdfast.operations.engine import Operations
+from holdfast.spec.errors import HoldfastError
+from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.storage.images import ImageStore
+from holdfast.storage.scratch import clean
+from holdfast.storage.volumes import Volumes
+from holdfast.trust.vtpm import Vtpm
+from holdfast.vm import create, lifecycle
+from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.records import VmRecords
+from holdfast.vm.recovery import recover
+from holdfast.vm.registry import VmRegistry
+from holdfast.vm.rooms import Rooms
+from holdfast.vm.usage import VmUsage
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Host:
+    checked: CheckedHost
+
+    async def check(self) -> tuple[CheckLine, ...]:
+        return tuple(await check(self.checked))
+
+    async def inventory(self) -> HostInventory:
+        return await inventory()
+
+
+@dataclass(frozen=True)
+class _Composition:
+    rooms: Rooms
+    registry: VmRegistry
+    operations: Operations
+    services: Services
+
+
+def configure_logs() -> None:
+    """One JSON object a line on standard error; request and operation ids ride along."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    # Lost connections of ended VMs are ours to report, in plain words.
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+
+async def _compose(certificate: Certificate | None, state: StateFolder, catalog: Catalog) -> _Composition:
+    events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
+    records = VmRecords(catalog, events)
+    usage = VmUsage(records)
+    switches = SwitchBoard(catalog, state, processes, usage)
+    images = ImageStore(catalog, state, usage)
+    operations = Operations(catalog, events, state.operations)
+    capabilities = CapabilityProbe(processes, facts)
+    acceleration = AccelerationProbe(processes, facts)
+    rooms = Rooms(
+        state=state,
+        events=events,
+        records=records,
+        processes=processes,
+        machines=Machines(processes, capabilities),
+        switches=switches,
+        ports=Ports(switches, state),
+        images=images,
+        volumes=Volumes(images, state, processes),
+        vtpm=Vtpm(processes, state),
+        acceleration=acceleration,
+        groups=VmGroups(find_cgroups()),
+        identities=VmUsers(),
+    )
+    registry = VmRegistry(rooms, operations)
+    for procedure in (
+        *lifecycle.procedures(registry.owner),
+        *create.procedures(rooms, registry.owner, registry.forget),
+        *image_operations.procedures(images, state, processes),
+    ):
+        operations.register(procedure)
+    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
+    services = Services(
+        vms=registry,
+        vm_counts=records,
+        operations=operations,
+        images=images,
+        image_work=image_operations.ImageWork(operations, images),
+        uploads=UploadFolder(state.scratch / "uploads"),
+        switches=switches,
+        events=events,
+        host=_Host(checked),
+        tokens=TokenStore(catalog),
+        fingerprint=certificate.fingerprint if certificate else None,
+    )
+    return _Composition(rooms, registry, operations, services)
+
+
+async def _come_back(made: _Composition) -> None:
+    """Bring records and reality together, as far as the host allows; what it does not is said."""
+    rooms = made.rooms
+    for problem in await rooms.switches.reconcile():
+        log.warning("a switch could not be made", error=problem.message, cure=problem.cure)
+    try:
+        await rooms.machines.prepare()
+    except HoldfastError as error:
+        log.warning("QEMU cannot be used", error=error.message, cure=error.cure)
+    await recover(rooms, made.registry)
+    await rooms.images.recover()
+    unfinished = await made.operations.unfinished()
+    await asyncio.to_thread(clean, rooms.state.scratch, unfinished)
+
+
+async def run(config: DaemonConfig) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        FolderInUse, RecordsNewer, CatalogDamaged, SocketInUse, ...: it cannot serve.
+    """
+    configure_logs()
+    os.umask(0o077)
+    state = StateFolder(config.state, config.runtime)
+    state.prepare()
+    lock = state.lock()
+    catalog = await asyncio.to_thread(Catalog.open, state.catalog)
+    certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None
+    made = await _compose(certificate, state, catalog)
+    await _come_back(made)
+    await made.operations.launch()
+    background = [
+        asyncio.create_task(made.rooms.acceleration.verdict()),
+        asyncio.create_task(keep_house(lambda: _running_folders(made))),
+    ]
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    app = build_app(made.services)
+    tls = server_context(certificate) if certificate else None
+    async with ApiServer(app, config.unix_socket, config.tcp, tls):
+        fingerprint = certificate.fingerprint if certificate else None
+        log.info("serving", state=str(state.root), fingerprint=fingerprint)
+        await ended.wait()
+    log.info("ending; VMs run on")
+    for task in background:
+        task.cancel()
+    lock.release()
+    # Threads of the engine may be in the middle of a step: it goes on at the next start.
+    os._exit(0)
+
+
+def _running_folders(made: _Composition) -> list[Path]:
+    state = made.rooms.state
+    return [state.vm(owner.record.name) for owner in made.registry.owners() if owner.machine]

@@ -1,0 +1,182 @@
+"""What a guest says of itself through its agent: read when the agent appears, and when someone asks.
+
+Nothing is polled while nothing changes: QEMU reports when the agent's port opens and closes. Only
+addresses, which a guest gets some time after its agent starts, are asked for again, ever less
+often, until there is one. Whatever a guest says is untrusted: bounded, shown, never acted on.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from holdfast.machine.running import RunningMachine
+from holdfast.qmp.agent import AgentFailed, GuestAgent
+from holdfast.spec.errors import HoldfastError, Unsupported
+from holdfast.spec.vm_requests import ExecRequest, ExecResult
+from holdfast.spec.vm_view import GuestView
+from holdfast.vm.records import VmRecord
+from holdfast.vm.rooms import Rooms
+
+log = structlog.get_logger(__name__)
+
+Seen = Callable[[GuestView, tuple[str, ...]], Awaitable[None]]
+
+_PORT = "org.qemu.guest_agent.0"
+_SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+_TPM_VERSION = "/sys/class/tpm/tpm0/tpm_version_major"
+_FIRST_ANSWER = 120.0  # seconds; under emulation the port opens long before the agent answers
+_ADDRESS_WAITS = (0.5, 1, 1, 2, 2, 4, 8, 15, 30, 60, 120)  # seconds between two looks for an address
+_FRESH = 10.0  # seconds for which addresses are not asked for again
+_SHORT = 10.0  # seconds for one small question
+_IDENTIFIER = re.compile(r"[^\x20-\x7e]")
+
+
+class AgentNotThere(Unsupported):
+    id = "guest-agent-not-there"
+
+
+class GuestWatch:
+    """Owner of the connection to one VM's agent while its machine runs."""
+
+    def __init__(
+        self, rooms: Rooms, machine: RunningMachine, record: Callable[[], VmRecord], seen: Seen
+    ) -> None:
+        self._rooms = rooms
+        self._agent = GuestAgent(machine.agent_path)
+        self._record = record
+        self._seen = seen
+        self._view = GuestView(agent="waiting")
+        self._addresses: tuple[str, ...] = ()
+        self._looked_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[None] = asyncio.create_task(self._look_at_port(machine))
+
+    @property
+    def connected(self) -> bool:
+        return self._view.agent == "connected"
+
+    async def _look_at_port(self, machine: RunningMachine) -> None:
+        """The port may be open already, when a daemon comes back to a running guest."""
+        with contextlib.suppress(HoldfastError):
+            if await machine.agent_port_open():
+                self.port_changed({"id": _PORT, "open": True})
+
+    def port_changed(self, data: dict[str, Any]) -> None:
+        """QEMU's VSERPORT_CHANGE: the guest's agent opened or closed its port."""
+        if data.get("open") and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._meet())
+        elif not data.get("open"):
+            self._lost("waiting")
+
+    def forget(self) -> None:
+        """The guest restarts: what it said no longer holds."""
+        self._lost("waiting")
+
+    def _lost(self, agent: str) -> None:
+        if self._task:
+            self._task.cancel()
+            self._task = None
+        self._view, self._addresses = GuestView(agent=agent), ()
+        self._task = asyncio.create_task(self._seen(self._view, ()))  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        for task in (self._probe, self._task):
+            if task and task is not asyncio.current_task():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, HoldfastError):
+                    await task
+        await self._agent.close()
+
+    async def _meet(self) -> None:
+        """Wait for the first answer, read everything once, then wait for an address."""
+        try:
+            await self._agent.ping(_FIRST_ANSWER)
+            # Said at once: the first answer is what the boot time counts to.
+            self._view = GuestView(agent="connected")
+            await self._seen(self._view, self._addresses)
+            self._view = await self._read()
+            await self._seen(self._view, self._addresses)
+            for wait in _ADDRESS_WAITS:
+                await self._find_addresses()
+                if self._addresses:
+                    return
+                await asyncio.sleep(wait)
+        except HoldfastError as error:
+            log.info("guest agent", vm=self._record().name, error=error.message)
+
+    async def _read(self) -> GuestView:
+        os_info = await self._ask(self._agent.os_info(_SHORT)) or {}
+        secure_boot = await self._ask(self._agent.read_file(_SECURE_BOOT, 16, _SHORT))
+        tpm = await self._ask(self._agent.read_file(_TPM_VERSION, 16, _SHORT))
+        name = await self._ask(self._agent.host_name(_SHORT))
+        return GuestView(
+            agent="connected",
+            # Four bytes of attributes, then the value (Linux Documentation/filesystems/efivarfs.rst).
+            secure_boot=secure_boot[4:5] == b"\x01" if secure_boot is not None else None,
+            tpm_version=_tpm_version(tpm),
+            os_name=_text(os_info.get("pretty-name")),
+            kernel=_text(os_info.get("kernel-release")),
+            host_name=_text(name),
+        )
+
+    @staticmethod
+    async def _ask(question: Awaitable[Any]) -> Any:
+        """None where the guest cannot say (no such file, command disabled)."""
+        try:
+            return await question
+        except AgentFailed:
+            return None
+
+    async def _find_addresses(self) -> None:
+        self._looked_at = time.monotonic()
+        found = await self._ask(self._agent.addresses(_SHORT)) or ()
+        self._addresses = tuple(found) or await self._leased()
+        await self._seen(self._view, self._addresses)
+
+    async def _leased(self) -> tuple[str, ...]:
+        found: list[str] = []
+        for nic in self._record().spec.nics:
+            found += await self._rooms.ports.addresses(nic)
+        return tuple(found)
+
+    async def refresh(self) -> None:
+        """Ask again for the addresses, where what is known is old."""
+        if self.connected and time.monotonic() - self._looked_at > _FRESH:
+            with contextlib.suppress(HoldfastError):
+                await self._find_addresses()
+
+    async def shut_down(self) -> bool:
+        """Ask the guest's agent to power off. False where it is not there to be asked."""
+        if not self.connected:
+            return False
+        try:
+            await self._agent.shut_down(_SHORT)
+        except HoldfastError:
+            return False
+        return True
+
+    async def execute(self, request: ExecRequest) -> ExecResult:
+        """Run a program in the guest. Raises AgentNotThere, AgentFailed, and time-outs."""
+        if not self.connected:
+            raise AgentNotThere(
+                f"the guest agent of VM {self._record().name!r} has not answered",
+                value=self._record().name,
+                cure="Wait for it with `holdfast vm wait NAME --agent`; see that qemu-guest-agent runs inside.",
+            )
+        return await self._agent.execute(request)
+
+
+def _tpm_version(content: bytes | None) -> str | None:
+    if content is None:
+        return None
+    major = content.decode(errors="replace").strip()
+    return {"2": "2.0", "1": "1.2"}.get(major)
+
+
+def _text(value: Any) -> str | None:
+    return _IDENTIFIER.sub("?", value)[:200] if isinstance(value, str) else None

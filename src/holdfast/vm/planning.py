@@ -1,0 +1,243 @@
+"""From a request to a complete plan, refused before the first change where it cannot work.
+
+Nothing here changes anything: names are resolved to digests, ids and MAC addresses are chosen, and
+what the host lacks is found out now rather than in the middle.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.host.space import MemoryShort, memory_figures, require_memory, require_space
+from holdfast.network.addresses import new_mac
+from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
+from holdfast.spec.ids import new_id
+from holdfast.spec.image import Image, ImageKind
+from holdfast.spec.units import MIB, format_size
+from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec
+from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
+from holdfast.trust.firmware import choose_firmware
+from holdfast.vm.records import VmRecord
+from holdfast.vm.rooms import Rooms
+
+_VM_OVERHEAD = 64 * MIB
+"""Room that a new VM needs beside its disks' data: variable store, vTPM, logs, first writes."""
+
+
+class WrongImageKind(InvalidInput):
+    id = "wrong-image-kind"
+
+
+class DiskTooSmall(InvalidInput):
+    id = "disk-smaller-than-image"
+
+
+class TooManyCpus(Unsupported):
+    id = "too-many-cpus"
+
+
+class VmFolderExists(Conflict):
+    id = "vm-folder-exists"
+
+
+class MacTaken(Conflict):
+    id = "mac-taken"
+
+
+class NoCdDrive(Conflict):
+    id = "no-cd-drive"
+
+
+@dataclass(frozen=True)
+class VmPlan:
+    """A VM that can be made: its specification, and where each disk's content comes from."""
+
+    vm_id: str
+    spec: VmSpec
+    full_copies: dict[str, str]
+    """Disk id to digest of the image that is copied whole into it."""
+    start: bool = False
+
+    def params(self) -> dict[str, Any]:
+        """The JSON that a procedure is given."""
+        return {"vm": self.vm_id, "full_copies": self.full_copies, "start": self.start}
+
+
+class Planner:
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    async def plan(self, request: VmCreate) -> VmPlan:
+        """Raises a refusal of its own type for everything that cannot work on this host."""
+        await self.require_free_name(request.name)
+        await asyncio.to_thread(self._require_host, request.cpus, request.memory)
+        boot: UefiBoot | KernelBoot = UefiBoot(secure_boot=request.secure_boot, tpm=request.tpm)
+        if request.kernel is not None:
+            boot = KernelBoot(
+                kernel=(await self._image(request.kernel.kernel, ImageKind.KERNEL)).digest,
+                initrd=(await self._image(request.kernel.initrd, ImageKind.INITRD)).digest
+                if request.kernel.initrd
+                else None,
+                append=request.kernel.append,
+            )
+        else:
+            await asyncio.to_thread(choose_firmware, request.secure_boot)
+        disks: list[Disk] = []
+        full_copies: dict[str, str] = {}
+        for index, wanted in enumerate(request.disks):
+            disk, image = await self._disk(f"disk{index}", wanted)
+            disks.append(disk)
+            if image and wanted.full_copy:
+                full_copies[disk.id] = image.digest
+        drives = (CdDrive(id="cd0", image=await self._iso(request.iso)),) if request.iso else ()
+        cloud_init = request.cloud_init
+        if cloud_init is None and request.os is GuestOs.LINUX and any(disk.image for disk in request.disks):
+            cloud_init = CloudInit()
+        spec = VmSpec(
+            cpus=request.cpus,
+            memory=request.memory,
+            os=request.os,
+            boot=boot,
+            disks=tuple(disks),
+            cd_drives=drives,
+            nics=await self._nics(request.nics),
+            cloud_init=cloud_init,
+            guest_agent=request.guest_agent,
+        )
+        return VmPlan(new_id(), spec, full_copies, request.start)
+
+    async def plan_clone(self, source: VmRecord, request: VmClone) -> VmPlan:
+        """A VM like `source`, with addresses and a TPM of its own."""
+        await self.require_free_name(request.name)
+        room = sum(self._rooms.volumes.stored_size(source.name, disk) for disk in source.spec.disks)
+        await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
+        nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
+        disks = tuple(
+            disk.model_copy(update={"image": None}) if request.full_copy else disk
+            for disk in source.spec.disks
+        )
+        return VmPlan(new_id(), source.spec.model_copy(update={"nics": nics, "disks": disks}), {})
+
+    async def changed(self, record: VmRecord, change: VmChange) -> VmSpec:
+        """The specification after a change."""
+        spec = record.spec
+        update: dict[str, Any] = {}
+        if change.cpus is not None or change.memory is not None:
+            update = {"cpus": change.cpus or spec.cpus, "memory": change.memory or spec.memory}
+            await asyncio.to_thread(self._require_host, update["cpus"], update["memory"])
+        if change.secure_boot is not None and isinstance(spec.boot, UefiBoot):
+            update["boot"] = spec.boot.model_copy(update={"secure_boot": change.secure_boot})
+        if change.guest_agent is not None:
+            update["guest_agent"] = change.guest_agent
+        if change.iso is not None:
+            update["cd_drives"] = await self._changed_drive(record, change.iso)
+        return spec.model_copy(update=update)
+
+    async def _changed_drive(self, record: VmRecord, iso: str) -> tuple[CdDrive, ...]:
+        digest = await self._iso(iso) if iso else None
+        drives = record.spec.cd_drives
+        if not drives and record.running_spec is not None:
+            raise NoCdDrive(
+                f"VM {record.name!r} has no CD drive, and it runs",
+                value=iso,
+                cure="Stop the VM; the drive is added at the change and is there at the next start.",
+            )
+        return (CdDrive(id="cd0", image=digest), *drives[1:])
+
+    async def medium(self, spec: VmSpec) -> Path | None:
+        """The file in the first CD drive."""
+        digest = spec.cd_drives[0].image
+        return await self._rooms.images.path(digest) if digest else None
+
+    async def require_free_name(self, name: str) -> None:
+        """No folder of that name may be in the way. Raises VmFolderExists."""
+        taken = {entry.name.lower() for entry in self._rooms.state.vms.iterdir()}
+        if name.lower() in taken and not await self._known(name):
+            folder = self._rooms.state.vm(name)
+            raise VmFolderExists(
+                f"a folder {str(folder)!r} exists that belongs to no VM",
+                value=str(folder),
+                cure="Move it away, or choose another name.",
+            )
+
+    async def _known(self, name: str) -> bool:
+        return any(record.name.lower() == name.lower() for record in await self._rooms.records.all())
+
+    async def require_startable(self, record: VmRecord) -> None:
+        """Memory enough now, every image there. Raises the refusal."""
+        await asyncio.to_thread(require_memory, record.spec.memory)
+        for disk in record.spec.disks:
+            await self._rooms.volumes.require(record.name, disk)
+
+    async def require_savable(self, record: VmRecord) -> None:
+        spec = record.running_spec or record.spec
+        await asyncio.to_thread(require_space, self._rooms.state.vms, spec.memory + _VM_OVERHEAD)
+
+    def _require_host(self, cpus: int, memory: int) -> None:
+        total, _ = memory_figures()
+        if memory > total:
+            raise MemoryShort(
+                f"{format_size(memory)} of memory are more than the {format_size(total)} this host has",
+                value=memory,
+                cure="Ask for less memory.",
+            )
+        most = self._rooms.machines.max_cpus
+        if cpus > most:
+            raise TooManyCpus(
+                f"{cpus} CPUs are more than the {most} that this host's QEMU can give a VM",
+                value=cpus,
+                cure=f"Ask for {most} at most.",
+            )
+
+    async def _image(self, name: str, kind: ImageKind) -> Image:
+        image = await self._rooms.images.get(name)
+        if image.kind is not kind:
+            raise WrongImageKind(
+                f"{name!r} is an image of kind {image.kind}; one of kind {kind} is needed here",
+                value=name,
+                cure="See `holdfast image list`.",
+            )
+        return image
+
+    async def _iso(self, name: str) -> str:
+        return (await self._image(name, ImageKind.ISO)).digest
+
+    async def _disk(self, disk_id: str, wanted: NewDisk) -> tuple[Disk, Image | None]:
+        image = await self._image(wanted.image, ImageKind.DISK) if wanted.image else None
+        size = wanted.size or (image.virtual_size if image else 0)
+        if image and size < image.virtual_size:
+            raise DiskTooSmall(
+                f"a disk of {format_size(size)} cannot hold image {wanted.image!r}"
+                f" of {format_size(image.virtual_size)}",
+                value=size,
+                cure=f"Ask for {format_size(image.virtual_size)} or more.",
+            )
+        room = image.stored_size if image and wanted.full_copy else 0
+        await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
+        base = image.digest if image and not wanted.full_copy else None
+        return Disk(id=disk_id, volume=disk_id, size=size, bus=wanted.bus, image=base), image
+
+    async def _nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
+        taken = {
+            nic.mac: record.name for record in await self._rooms.records.all() for nic in record.spec.nics
+        }
+        nics: list[Nic] = []
+        for index, new in enumerate(wanted):
+            if new.switch is not None:
+                await self._rooms.switches.get(new.switch)
+            mac = new.mac.lower() if new.mac else _free_mac(taken)
+            if mac in taken:
+                raise MacTaken(
+                    f"the MAC address {mac} is already that of VM {taken[mac]!r}",
+                    value=mac,
+                    cure="Leave it out to get a free one.",
+                )
+            taken[mac] = "this one"
+            nics.append(Nic(id=f"nic{index}", mac=mac, switch=new.switch, vlan=new.vlan))
+        return tuple(nics)
+
+
+def _free_mac(taken: Iterable[str]) -> str:
+    return next(mac for mac in iter(new_mac, "") if mac not in taken)

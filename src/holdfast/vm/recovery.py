@@ -1,0 +1,108 @@
+"""The daemon is back: find every VM again, settle what a crash left, end what belongs to nobody.
+
+Runs once, before any request and before interrupted operations go on.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+
+import structlog
+
+from holdfast.catalog.tables import VmRow
+from holdfast.host.processes import Marked
+from holdfast.machine.running import RunningMachine
+from holdfast.spec.errors import HoldfastError
+from holdfast.spec.vm import VmState
+from holdfast.spec.vm_view import FailureView
+from holdfast.vm.log_tail import tail
+from holdfast.vm.memory_image import MemoryImage
+from holdfast.vm.reconcile import Found, Settled, found_by_status, settle
+from holdfast.vm.records import VmRecord
+from holdfast.vm.registry import VmRegistry
+from holdfast.vm.rooms import Rooms
+from holdfast.vm.start import settle_restore, take_down
+
+log = structlog.get_logger(__name__)
+
+_HAD_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
+_NEVER_RAN = frozenset({Found.HALF_STARTED, Found.PAUSED})
+_TOGETHER = 16  # VMs looked at side by side
+_LOG_LINES = 40
+
+
+async def recover(rooms: Rooms, registry: VmRegistry) -> None:
+    """Every record gets its owner; afterwards records and processes agree."""
+    running = rooms.machines.find()
+    gate = asyncio.Semaphore(_TOGETHER)
+    kept: set[str] = set()
+
+    async def one(record: VmRecord) -> None:
+        async with gate:
+            machine = await _recover_vm(rooms, registry, record, running.get(record.id))
+            if machine is not None:
+                kept.add(f"vm:{record.id}")
+
+    await asyncio.gather(*(one(record) for record in await rooms.records.all()))
+    for marked in rooms.processes.find():
+        if marked.owner not in kept and not marked.owner.startswith("switch:"):
+            log.warning("ending a process that belongs to nothing", owner=marked.owner, role=marked.role)
+            await rooms.processes.end(marked.ref, grace=1.0)
+
+
+async def _recover_vm(
+    rooms: Rooms, registry: VmRegistry, record: VmRecord, marked: Marked | None
+) -> RunningMachine | None:
+    image = MemoryImage(rooms.state.vm(record.name))
+    machine, found = await _look(rooms, record, marked)
+    if record.state is VmState.STARTING and found in _NEVER_RAN:
+        await asyncio.to_thread(image.unmark)
+    settled = settle(record.state, found, image.exists())
+    if record.state in _HAD_MACHINE or settled.keep_machine:
+        # The guest ran on after a restore: what was kept for the case that it fails is of no use.
+        await settle_restore(rooms, record)
+    if not settled.keep_machine:
+        if machine is not None:
+            await machine.kill()
+        machine = None
+        await take_down(rooms, record)
+    if settled.resume_guest and machine is not None:
+        await machine.cont()
+    if settled.state is not record.state or settled.failure:
+        record = await _store(rooms, record, settled)
+    if settled.state is not VmState.SAVED:
+        await asyncio.to_thread(image.discard)
+    registry.add(record, machine)
+    return machine
+
+
+async def _look(rooms: Rooms, record: VmRecord, marked: Marked | None) -> tuple[RunningMachine | None, Found]:
+    if marked is None:
+        return None, Found.NOTHING
+    try:
+        machine = await rooms.machines.adopt(marked, rooms.state.vm_runtime(record.id))
+    except HoldfastError as error:
+        gone = not rooms.processes.alive(marked.ref)
+        log.warning("QEMU could not be asked", vm=record.name, error=error.message, gone=gone)
+        return None, Found.NOTHING if gone else Found.UNREACHABLE
+    try:
+        return machine, found_by_status(await machine.status())
+    except HoldfastError:
+        return machine, Found.UNREACHABLE
+
+
+async def _store(rooms: Rooms, record: VmRecord, settled: Settled) -> VmRecord:
+    lines = tail(rooms.state.vm(record.name) / "qemu.log", _LOG_LINES) if settled.failure else []
+    failure = FailureView(text=settled.failure, time=datetime.now(UTC), log_tail=tuple(lines))
+
+    def apply(row: VmRow) -> None:
+        row.state = settled.state
+        if settled.state is VmState.FAILED:
+            row.failure = failure.model_dump(mode="json")
+        if not settled.keep_machine:
+            row.addresses = []
+            row.guest = None
+        if settled.state in (VmState.OFF, VmState.FAILED):
+            row.running_spec = None
+
+    event = "vm.failed" if settled.state is VmState.FAILED else "vm.recovered"
+    return await rooms.records.change(record.id, apply, event, {"was": record.state})

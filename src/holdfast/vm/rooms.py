@@ -1,0 +1,47 @@
+"""The rooms that a VM is composed of, joined by the daemon and handed to every owner."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.catalog.events import EventLog
+from holdfast.host.cgroups import VmGroups
+from holdfast.host.folders import StateFolder
+from holdfast.host.processes import Identity, Processes
+from holdfast.machine.running import Machines
+from holdfast.network.ports import Ports
+from holdfast.network.switches import SwitchBoard
+from holdfast.spec.host import AccelerationVerdict
+from holdfast.storage.images import ImageStore
+from holdfast.storage.volumes import Volumes
+from holdfast.trust.vtpm import Vtpm
+from holdfast.vm.records import VmRecords
+
+
+class AccelerationProbe(Protocol):
+    @property
+    def known(self) -> AccelerationVerdict | None: ...
+
+    async def verdict(self) -> AccelerationVerdict: ...
+
+
+class Identities(Protocol):
+    """Whom a VM's processes run as."""
+
+    def of(self, number: int) -> Identity | None: ...
+
+
+@dataclass(frozen=True)
+class Rooms:
+    state: StateFolder
+    events: EventLog
+    records: VmRecords
+    processes: Processes
+    machines: Machines
+    switches: SwitchBoard
+    ports: Ports
+    images: ImageStore
+    volumes: Volumes
+    vtpm: Vtpm
+    acceleration: AccelerationProbe
+    groups: VmGroups
+    identities: Identities

@@ -1,0 +1,75 @@
+"""A VM as people see it, made from its record. Pure."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.spec.host import AccelerationVerdict
+from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm_view import GuestView, VmView
+from holdfast.vm.records import VmRecord
+
+_HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
+_NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
+
+
+def show(
+    record: VmRecord, folder: str, verdict: AccelerationVerdict | None, nic_notices: list[str]
+) -> VmView:
+    """`verdict` is the host's; `nic_notices` is what the network room says of the VM's NICs."""
+    alive = record.state in _HAS_MACHINE
+    return VmView(
+        id=record.id,
+        name=record.name,
+        state=record.state,
+        cpus=record.spec.cpus,
+        memory=record.spec.memory,
+        acceleration=record.acceleration if alive else (verdict.acceleration if verdict else None),
+        addresses=record.addresses if alive else (),
+        created=record.created,
+        operation=record.operation,
+        spec=record.spec,
+        guest=guest_view(record),
+        boot_seconds=record.boot_seconds,
+        uptime_seconds=_seconds_since(record.started) if alive else None,
+        folder=folder,
+        failure=record.failure if record.state is VmState.FAILED else None,
+        notices=tuple(_notices(record, verdict) + nic_notices),
+        pending=pending(record.running_spec, record.spec) if alive else {},
+    )
+
+
+def guest_view(record: VmRecord) -> GuestView:
+    """What the guest said, as far as it still holds."""
+    if record.state not in _HAS_MACHINE:
+        return GuestView(agent="off")
+    if not record.spec.guest_agent:
+        return GuestView(agent="absent")
+    return record.guest or GuestView(agent="waiting")
+
+
+def pending(running: VmSpec | None, wanted: VmSpec) -> dict[str, Any]:
+    """Settings that differ between the running machine and the next start."""
+    if running is None:
+        return {}
+    now, then = running.model_dump(mode="json"), wanted.model_dump(mode="json")
+    return {key: then[key] for key in _NEXT_START if now[key] != then[key]}
+
+
+def _seconds_since(started: datetime | None) -> float | None:
+    return round((datetime.now(UTC) - started).total_seconds(), 1) if started else None
+
+
+def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]:
+    notices = []
+    emulated = record.acceleration is Acceleration.TCG if record.acceleration else False
+    if emulated or (verdict is not None and verdict.acceleration is Acceleration.TCG):
+        reason = f": {verdict.reason}" if verdict and verdict.reason else ""
+        notices.append(f"Runs by emulation (TCG), many times slower than KVM{reason}")
+    boot = record.spec.boot
+    if not isinstance(boot, UefiBoot):
+        notices.append("Starts a kernel directly: no firmware, no Secure Boot, no vTPM")
+    elif not boot.secure_boot:
+        notices.append("Secure Boot is off")
+    if isinstance(boot, UefiBoot) and not boot.tpm:
+        notices.append("Has no vTPM")
+    return notices
