@@ -1,4 +1,7 @@
-"""What every route asks for: the least role of its caller, the services, the page of a list."""
+"""What every route asks for: the least role of its caller, the services, the page of a list.
+
+All are coroutines: FastAPI would run plain functions in threads.
+"""
 
 from typing import Annotated
 
@@ -18,7 +21,7 @@ class Needs:
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    def __call__(self, connection: HTTPConnection) -> Principal:
+    async def __call__(self, connection: HTTPConnection) -> Principal:
         principal: Principal = connection.state.principal
         if not principal.role.includes(self.role):
             raise RoleTooLow(
@@ -29,17 +32,17 @@ class Needs:
         return principal
 
 
-def _services(connection: HTTPConnection) -> Services:
+async def _services(connection: HTTPConnection) -> Services:
     services: Services = connection.app.state.services
     return services
 
 
-def _metrics(connection: HTTPConnection) -> Metrics:
+async def _metrics(connection: HTTPConnection) -> Metrics:
     metrics: Metrics = connection.app.state.metrics
     return metrics
 
 
-def _paging(
+async def _paging(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     sort: Annotated[str, Query(max_length=32, description="A field; `-` before it: descending.")] = "name",

@@ -59,7 +59,13 @@ class FakeOperations:
 
     def begin(self, kind: str, subject: str, actor: str, work: Callable[[], None]) -> Operation:
         operation = Operation(
-            id=new_id(), kind=kind, subject=subject, state=OperationState.RUNNING, actor=actor, created=TIME
+            id=new_id(),
+            kind=kind,
+            subject=subject,
+            phase="Working",
+            state=OperationState.RUNNING,
+            actor=actor,
+            created=TIME,
         )
         self.known[operation.id] = operation
         task = asyncio.create_task(self._run(operation, work))
