@@ -19,7 +19,10 @@ def command(
     import asyncio
     import importlib
 
+    import uvloop
+
     from holdfast.daemon_config import load
 
     settings = load({"state": state, "runtime": runtime, "socket": socket, "listen": listen}, config)
-    asyncio.run(importlib.import_module("holdfast.daemon").run(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(importlib.import_module("holdfast.daemon").run(settings))
