@@ -19,10 +19,8 @@ def command(
     import asyncio
     import importlib
 
-    import uvloop
-
     from holdfast.daemon_config import load
 
     settings = load({"state": state, "runtime": runtime, "socket": socket, "listen": listen}, config)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(importlib.import_module("holdfast.daemon").run(settings))
+    # The standard loop: uvloop starts no child processes as another user.
+    asyncio.run(importlib.import_module("holdfast.daemon").run(settings))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-import uvloop
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import load_or_make, server_context
@@ -293,7 +292,7 @@ class FakeDaemon:
         self.folder = folder
         self.socket = folder / "d.sock"
         self.tls = tls
-        self._loop = uvloop.new_event_loop()
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
