@@ -1,0 +1,144 @@
+"""Conversion to qcow2 by qemu-img, within bounds and, where the daemon is root, as nobody.
+
+The target is made empty by us and given to the converting user, so that qemu-img needs no right
+to the folder; afterwards it is ours again.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast.host.processes import Identity, Processes
+from holdfast.spec.attachment import Layer
+from holdfast.spec.units import GIB, MIB
+from holdfast.storage.qemu_img import Progress, qemu_img
+
+SourceFormat = Literal["raw", "qcow2", "vmdk", "vpc", "vhdx"]
+"""QEMU's names; `vpc` is VHD."""
+
+IMAGE_OPTIONS = "compat=1.1,cluster_size=64k"
+"""Images are only read: plain clusters, whose table for 256 GiB fits QEMU's usual cache."""
+
+VOLUME_OPTIONS = "compat=1.1,cluster_size=128k,extended_l2=on"
+"""Volumes are written to: 4 KiB subclusters, so a small write copies little from the image below."""
+
+
+async def to_qcow2(
+    processes: Processes,
+    source: Path,
+    format: SourceFormat,
+    target: Path,
+    *,
+    owner: str,
+    identity: Identity | None = None,
+    progress: Progress | None = None,
+    virtual_size: int | None = None,
+    options: str = IMAGE_OPTIONS,
+) -> None:
+    """Make `target` (replaced if there) a qcow2 file with the content of `source`, durable and ours.
+
+    `identity` must be able to read `source`. `virtual_size`, in bytes, bounds what is written.
+
+    Raises:
+        NoSpace, ConversionFailed: it could not be made; `target` is gone.
+    """
+    layers = (Layer(path=source, format="raw"),)  # only its path is used
+    described = {**_node(layers), "driver": format}
+    await _convert(processes, described, source, target, owner, identity, progress, virtual_size, options)
+
+
+async def flatten(
+    processes: Processes,
+    layers: Sequence[Layer],
+    target: Path,
+    *,
+    owner: str,
+    identity: Identity | None = None,
+    progress: Progress | None = None,
+    virtual_size: int | None = None,
+) -> None:
+    """Make `target` a volume with all that a chain (top first) shows. Raises as `to_qcow2`."""
+    await _convert(
+        processes,
+        _node(layers),
+        layers[0].path,
+        target,
+        owner,
+        identity,
+        progress,
+        virtual_size,
+        VOLUME_OPTIONS,
+    )
+
+
+def _node(layers: Sequence[Layer]) -> dict[str, Any]:
+    """A chain as QEMU's block layer takes it (QAPI BlockdevOptions), with the backing always said."""
+    top = layers[0]
+    node: dict[str, Any] = {"driver": top.format, "file": {"driver": "file", "filename": str(top.path)}}
+    if top.format == "qcow2":
+        node["backing"] = _node(layers[1:]) if layers[1:] else None
+    return node
+
+
+async def _convert(
+    processes: Processes,
+    node: dict[str, Any],
+    source: Path,
+    target: Path,
+    owner: str,
+    identity: Identity | None,
+    progress: Progress | None,
+    virtual_size: int | None,
+    options: str,
+) -> None:
+    if node["driver"] == "qcow2":
+        node.setdefault("backing", None)
+    await asyncio.to_thread(_make_empty, target, identity)
+    try:
+        await qemu_img(
+            processes,
+            ["convert", "-p", "-O", "qcow2", "-o", options, f"json:{json.dumps(node)}", str(target)],
+            owner=owner,
+            target=target,
+            identity=identity,
+            largest=_largest(virtual_size),
+            cpu_seconds=_patience(source, virtual_size),
+            progress=progress,
+        )
+        await asyncio.to_thread(_take_back, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _largest(virtual_size: int | None) -> int | None:
+    """All data and all tables of a qcow2 file of that size."""
+    return None if virtual_size is None else virtual_size + virtual_size // 512 + 64 * MIB
+
+
+def _patience(source: Path, virtual_size: int | None) -> int:
+    """CPU seconds: generous for slow hosts and compressed input, yet an end."""
+    return 600 + source.stat().st_size // (2 * MIB) + (virtual_size or 0) // GIB
+
+
+def _make_empty(target: Path, identity: Identity | None) -> None:
+    target.unlink(missing_ok=True)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if identity:
+            os.fchown(fd, identity.uid, identity.gid)
+    finally:
+        os.close(fd)
+
+
+def _take_back(target: Path) -> None:
+    """qemu-img does not wait for the disk; we do."""
+    fd = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(fd, os.geteuid(), os.getegid())
+        os.fsync(fd)
+    finally:
+        os.close(fd)

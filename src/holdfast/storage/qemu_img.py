@@ -1,0 +1,92 @@
+"""One bounded run of qemu-img, and what its failures mean. No state.
+
+Every file that qemu-img reads here is named with its format; nothing is probed, and no name that
+stands in a file's header is followed.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from holdfast.host.processes import Completed, Identity, Limits, Processes
+from holdfast.host.space import NoSpace, free_space
+from holdfast.spec.errors import Failed
+from holdfast.spec.units import GIB, MIB, format_size
+
+Progress = Callable[[float, str], None]
+"""Told the part done, 0 to 1, and a word on it."""
+
+_ADDRESS_SPACE = 4 * GIB
+_RESERVE = 512 * MIB
+"""Bytes of the file system that a conversion leaves to the catalog and to running VMs."""
+_PERCENT = re.compile(rb"\((\d{1,3}\.\d\d)/100%\)")
+_SIGXFSZ = 25
+
+
+class ConversionFailed(Failed):
+    id = "conversion-failed"
+
+
+async def qemu_img(
+    processes: Processes,
+    arguments: Sequence[str],
+    *,
+    owner: str,
+    target: Path,
+    identity: Identity | None = None,
+    largest: int | None = None,
+    cpu_seconds: int = 600,
+    progress: Progress | None = None,
+) -> Completed:
+    """Run `qemu-img ARGUMENTS`, which writes `target` of at most `largest` bytes.
+
+    Raises:
+        NoSpace: the file system has no room for the result.
+        ConversionFailed: qemu-img gave up; the detail holds the end of what it said.
+    """
+    room = max(free_space(target.parent)[0] - _RESERVE, 16 * MIB)
+    limits = Limits(
+        address_space=_ADDRESS_SPACE,
+        cpu_seconds=cpu_seconds,
+        file_size=min(room, largest) if largest else room,
+        open_files=64,
+    )
+    done = await processes.run(
+        ["qemu-img", *arguments],
+        owner=owner,
+        identity=identity,
+        limits=limits,
+        on_stdout=_percentages(progress) if progress else None,
+    )
+    if done.returncode:
+        raise _failure(done, target)
+    return done
+
+
+def _percentages(progress: Progress) -> Callable[[bytes], None]:
+    def seen(chunk: bytes) -> None:
+        found = _PERCENT.findall(chunk)
+        if found:
+            progress(float(found[-1]) / 100, "")
+
+    return seen
+
+
+def _failure(done: Completed, target: Path) -> NoSpace | ConversionFailed:
+    said = done.stderr.decode(errors="replace").strip()[-2000:]
+    full = "No space left" in said or "File too large" in said or done.returncode == -_SIGXFSZ
+    if full:
+        free, _ = free_space(target.parent)
+        return NoSpace(
+            f"no room is left at {target.parent} ({format_size(free)} are free)",
+            value=str(target.parent),
+            cure="Free some space there, for example by deleting images that no VM uses.",
+            detail={"log": said, "free": free},
+        )
+    last = said.splitlines()[-1] if said else f"it ended with status {done.returncode}"
+    return ConversionFailed(
+        f"qemu-img could not make {target.name}: {last}",
+        value=target.name,
+        cure="Check the source file with `qemu-img check` where it was made.",
+        detail={"log": said},
+    )
