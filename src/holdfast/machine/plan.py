@@ -27,7 +27,11 @@ class MachineInputs:
     """A versioned one (`pc-q35-10.0`), so that saved memory fits the machine it returns to."""
     runtime: Path
     """Folder of the sockets; QEMU's own user writes to it."""
-    log_folder: Path
+    console_log: Path
+    cpu_model: str = ""
+    """Empty: what fits the acceleration."""
+    monitor_fd: int = -1
+    """Listening UNIX socket on which QEMU serves its monitor."""
     disks: tuple[DiskAttachment, ...] = ()
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
@@ -43,10 +47,17 @@ def arguments(inputs: MachineInputs) -> tuple[str, ...]:
     spec, windows = inputs.spec, inputs.spec.os is GuestOs.WINDOWS
     parts = ["-nodefaults", "-no-user-config", "-S", "-msg", "timestamp=on", "-uuid", inputs.vm_id]
     parts += ["-name", f"guest={quoted(inputs.name)},debug-threads=on"]
+    # A guest that powers off stays, so that its end is never mistaken for a crash.
+    parts += ["-action", "shutdown=pause,panic=none"]
     parts += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     parts += board(inputs.machine_type, inputs.acceleration, inputs.firmware)
-    parts += processor(spec.cpus, inputs.acceleration, spec.os) + memory(spec.memory) + clock(spec.os)
-    parts += ["-qmp", f"unix:{quoted(inputs.runtime / 'qmp')},server=on,wait=off"]
+    parts += (
+        processor(spec.cpus, inputs.acceleration, spec.os, inputs.cpu_model)
+        + memory(spec.memory)
+        + clock(spec.os)
+    )
+    parts += ["-chardev", f"socket,id=monitor,fd={inputs.monitor_fd},server=on,wait=off"]
+    parts += ["-mon", "chardev=monitor,mode=control"]
     parts += _consoles(inputs)
     for index, (card, attachment) in enumerate(inputs.nics):
         parts += nic(index, card, attachment)
@@ -60,17 +71,15 @@ def arguments(inputs: MachineInputs) -> tuple[str, ...]:
 
 
 def _consoles(inputs: MachineInputs) -> list[str]:
-    log = quoted(inputs.log_folder / "console.log")
+    log = quoted(inputs.console_log)
     socket = "server=on,wait=off"
-    console = (
-        f"socket,id=console,path={quoted(inputs.runtime / 'console')},{socket},logfile={log},logappend=on"
-    )
+    console = f"socket,id=console,path={quoted(inputs.runtime / 'console.sock')},{socket},logfile={log},logappend=on"
     parts = ["-chardev", console, "-serial", "chardev:console"]
     parts += ["-device", "virtio-serial-pci,id=vser"]
     if inputs.spec.guest_agent:
-        parts += ["-chardev", f"socket,id=agent,path={quoted(inputs.runtime / 'agent')},{socket}"]
+        parts += ["-chardev", f"socket,id=agent,path={quoted(inputs.runtime / 'agent.sock')},{socket}"]
         parts += ["-device", "virtserialport,bus=vser.0,chardev=agent,id=agent,name=org.qemu.guest_agent.0"]
-    parts += ["-device", "VGA,id=vga", "-vnc", f"unix:{quoted(inputs.runtime / 'vnc')}"]
+    parts += ["-device", "VGA,id=vga", "-vnc", f"unix:{quoted(inputs.runtime / 'vnc.sock')}"]
     parts += ["-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0"]
     parts += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
     return [*parts, "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on", "-device", "pvpanic"]

@@ -105,7 +105,7 @@ class RunningMachine:
         """End QEMU, in good order where it still answers; returns when the process is gone."""
         if not self.ended.is_set():
             with contextlib.suppress(HoldfastError):
-                await self._session.execute("quit", timeout=_QUIT_SECONDS)
+                await self._session.execute("quit", limit=_QUIT_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), _QUIT_SECONDS)
         await self.kill()
@@ -256,7 +256,7 @@ class Machines:
         path = inputs.runtime / "qmp.sock"
         listener = _listen(path)
         try:
-            argv = arguments(replace(inputs, monitor_fd=listener.fileno()), capabilities)
+            argv = arguments(replace(inputs, monitor_fd=listener.fileno()))
             ref = await self._processes.spawn(
                 [capabilities.binary, *argv],
                 owner=f"vm:{inputs.vm_id}",

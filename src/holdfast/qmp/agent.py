@@ -8,16 +8,20 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import ipaddress
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.spec.errors import Failed, TimedOut
+from holdfast.spec.vm_requests import ExecRequest, ExecResult
 
 _MOST = 8 * 1024 * 1024
+_MOST_OUTPUT = 1024 * 1024
+_MOST_INTERFACES = 256
+_FIRST_ATTEMPT = 0.25  # seconds; a guest that is starting answers nothing for a while
+_LONGEST_ATTEMPT = 2.0
 
 
 class AgentSilent(TimedOut):
@@ -30,14 +34,6 @@ class AgentRefused(Failed):
 
 class AgentNonsense(Failed):
     id = "guest-agent-nonsense"
-
-
-@dataclass(frozen=True)
-class GuestExec:
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-    truncated: bool
 
 
 class GuestAgent:
@@ -83,10 +79,51 @@ class GuestAgent:
         finally:
             writer.close()
 
-    async def ping(self, limit: float = 5.0) -> None:
-        await self.call("guest-ping", limit)
+    async def ping(self, limit: float) -> None:
+        """Return once the agent answers, for which it has `limit` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline, attempt = loop.time() + limit, _FIRST_ATTEMPT
+        while True:
+            left = deadline - loop.time()
+            try:
+                await self.call("guest-ping", max(min(attempt, left), 0.01))
+                return
+            except (AgentSilent, AgentNonsense):
+                if left <= attempt:
+                    raise
+                attempt = min(attempt * 2, _LONGEST_ATTEMPT)
 
-    async def shutdown(self, limit: float = 10.0) -> None:
+    async def os_info(self, limit: float) -> dict[str, Any]:
+        """`guest-get-osinfo`; whatever the guest says, as a dictionary."""
+        return _dictionary(await self.call("guest-get-osinfo", limit))
+
+    async def host_name(self, limit: float) -> str:
+        return str(_dictionary(await self.call("guest-get-host-name", limit)).get("host-name", ""))[:253]
+
+    async def addresses(self, limit: float) -> list[str]:
+        """Addresses that others may reach the guest at, IPv4 first."""
+        found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+        interfaces = await self.call("guest-network-get-interfaces", limit)
+        for interface in interfaces[:_MOST_INTERFACES] if isinstance(interfaces, list) else ():
+            for each in (_dictionary(interface).get("ip-addresses") or ())[:_MOST_INTERFACES]:
+                with contextlib.suppress(ValueError):
+                    found.add(ipaddress.ip_address(str(_dictionary(each).get("ip-address"))))
+        useful = [each for each in found if not (each.is_loopback or each.is_link_local or each.is_multicast)]
+        return [str(each) for each in sorted(useful, key=lambda each: (each.version, int(each)))]
+
+    async def read_file(self, path: str, most: int, limit: float) -> bytes:
+        """The first `most` bytes of a file in the guest."""
+        handle = await self.call("guest-file-open", limit, path=path, mode="r")
+        try:
+            read = _dictionary(await self.call("guest-file-read", limit, handle=handle, count=most))
+        finally:
+            await self.call("guest-file-close", limit, handle=handle)
+        try:
+            return base64.b64decode(str(read.get("buf-b64", "")))[:most]
+        except binascii.Error as error:
+            raise AgentNonsense("the guest agent's answer cannot be read", value=path) from error
+
+    async def shut_down(self, limit: float) -> None:
         """Ask for a power-off. The agent sends no answer to it."""
         try:
             async with asyncio.timeout(limit), self._one:
@@ -94,25 +131,56 @@ class GuestAgent:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise AgentSilent("the guest agent does not answer", value="guest-shutdown") from error
 
-    async def execute(self, argv: Sequence[str], limit: float, stdin: bytes = b"") -> GuestExec:
-        """Run a program in the guest and wait for it, `limit` seconds at most."""
-        data = base64.b64encode(stdin).decode()
-        wanted = {"path": argv[0], "arg": list(argv[1:]), "capture_output": True, "input_data": data}
+    async def execute(self, request: ExecRequest) -> ExecResult:
+        """Run a program in the guest and wait for it."""
+        limit = request.timeout_seconds
+        wanted: dict[str, Any] = {
+            "path": request.argv[0],
+            "arg": list(request.argv[1:]),
+            "capture_output": True,
+        }
+        if request.stdin is not None:
+            wanted["input_data"] = base64.b64encode(request.stdin.encode()).decode()
         try:
             async with asyncio.timeout(limit):
-                pid = (await self.call("guest-exec", limit, **wanted))["pid"]
-                pause = 0.05
-                while not (found := await self.call("guest-exec-status", limit, pid=pid))["exited"]:
-                    # The agent has no event for the end of a program.
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, 1.0)
+                pid = _dictionary(await self.call("guest-exec", limit, **wanted)).get("pid")
+                found = await self._exited(pid, limit)
         except TimeoutError as error:
-            raise AgentSilent(f"the program did not end within {limit:g} seconds", value=argv[0]) from error
-        except (KeyError, TypeError) as error:
-            raise AgentNonsense("the guest agent's answer cannot be read", value=argv[0]) from error
-        try:
-            code = int(found.get("exitcode", 128 + int(found.get("signal", 0))))
-            out, err = (base64.b64decode(found.get(key, "")) for key in ("out-data", "err-data"))
-        except (ValueError, TypeError, AttributeError, binascii.Error) as error:
-            raise AgentNonsense("the guest agent's answer cannot be read", value=argv[0]) from error
-        return GuestExec(code, out, err, bool(found.get("out-truncated") or found.get("err-truncated")))
+            raise AgentSilent(
+                f"the program {request.argv[0][:60]!r} did not end within {limit:g} seconds",
+                value=request.argv[0][:200],
+                cure="Give it longer with --timeout. It goes on running in the guest.",
+            ) from error
+        return _result(found)
+
+    async def _exited(self, pid: Any, limit: float) -> dict[str, Any]:
+        pause = 0.02
+        while True:
+            found = _dictionary(await self.call("guest-exec-status", limit, pid=pid))
+            if found.get("exited"):
+                return found
+            # The agent has no event for the end of a program.
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+
+def _dictionary(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise AgentNonsense("the guest agent's answer cannot be read")
+    return answer
+
+
+def _result(found: dict[str, Any]) -> ExecResult:
+    try:
+        out, err = (base64.b64decode(str(found.get(key, ""))) for key in ("out-data", "err-data"))
+        code, signal = found.get("exitcode"), found.get("signal")
+        return ExecResult(
+            exit_code=None if code is None else int(code),
+            signal=None if signal is None else int(signal),
+            stdout=out[:_MOST_OUTPUT].decode(errors="replace"),
+            stderr=err[:_MOST_OUTPUT].decode(errors="replace"),
+            truncated=bool(found.get("out-truncated") or found.get("err-truncated"))
+            or max(len(out), len(err)) > _MOST_OUTPUT,
+        )
+    except (TypeError, ValueError) as error:
+        raise AgentNonsense("the guest agent's answer cannot be read") from error

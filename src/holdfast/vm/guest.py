@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from holdfast.machine.running import RunningMachine
-from holdfast.qmp.agent import AgentFailed, GuestAgent
+from holdfast.qmp.agent import AgentRefused, GuestAgent
 from holdfast.spec.errors import HoldfastError, Unsupported
 from holdfast.spec.vm_requests import ExecRequest, ExecResult
 from holdfast.spec.vm_view import GuestView
@@ -90,7 +90,6 @@ class GuestWatch:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, HoldfastError):
                     await task
-        await self._agent.close()
 
     async def _meet(self) -> None:
         """Wait for the first answer, read everything once, then wait for an address."""
@@ -129,7 +128,7 @@ class GuestWatch:
         """None where the guest cannot say (no such file, command disabled)."""
         try:
             return await question
-        except AgentFailed:
+        except AgentRefused:
             return None
 
     async def _find_addresses(self) -> None:
@@ -161,12 +160,12 @@ class GuestWatch:
         return True
 
     async def execute(self, request: ExecRequest) -> ExecResult:
-        """Run a program in the guest. Raises AgentNotThere, AgentFailed, and time-outs."""
+        """Run a program in the guest. Raises AgentNotThere, AgentRefused, and time-outs."""
         if not self.connected:
             raise AgentNotThere(
                 f"the guest agent of VM {self._record().name!r} has not answered",
                 value=self._record().name,
-                cure="Wait for it with `holdfast vm wait NAME --agent`; see that qemu-guest-agent runs inside.",
+                cure="Wait with `holdfast vm wait NAME --agent`; see that qemu-guest-agent runs inside.",
             )
         return await self._agent.execute(request)
 

@@ -67,7 +67,7 @@ class StopGuest(_OwnerPhase):
                 raise GuestDidNotStop(
                     f"the guest of VM {owner.record.name!r} did not shut down within {limit:g} seconds",
                     value=limit,
-                    cure=f"Give it longer (--timeout), or end it with `holdfast vm kill {owner.record.name}`.",
+                    cure=f"Give it longer (--timeout), or use `holdfast vm kill {owner.record.name}`.",
                     detail={"agent": owner.record.guest.agent if owner.record.guest else "unknown"},
                 )
             job.progress(waited / limit, f"asked the guest {waited:.0f} s ago; it has not powered off yet")

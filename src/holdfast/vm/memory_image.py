@@ -10,7 +10,8 @@ The renames are durable before the step that depends on them.
 
 from pathlib import Path
 
-from holdfast.host.files import sync_folder
+from holdfast.host.files import own, sync_folder, write_atomic
+from holdfast.host.processes import Identity
 
 
 class MemoryImage:
@@ -22,6 +23,13 @@ class MemoryImage:
 
     def exists(self) -> bool:
         return self.whole.exists()
+
+    def begin(self, identity: Identity | None) -> None:
+        """An empty partial file that QEMU's user may write; the folder is not that user's."""
+        self.partial.unlink(missing_ok=True)
+        write_atomic(self.partial, b"")
+        if identity:
+            own(self.partial, identity.uid, identity.gid)
 
     def publish(self) -> None:
         """The partial file, already written out, becomes the whole image."""

@@ -249,6 +249,7 @@ class VmOwner:
         image = MemoryImage(self._rooms.state.vm(self.record.name))
         await self._set_state(VmState.SAVING, "vm.saving")
         try:
+            await asyncio.to_thread(image.begin, self._rooms.identities.of(self.record.number))
             await machine.save_memory(image.partial, progress)
             await asyncio.to_thread(image.publish)
         except BaseException:
@@ -329,10 +330,13 @@ class VmOwner:
         if event.name == "SHUTDOWN":
             self._powered_off = True
             await machine.quit()
-        elif event.name == "STOP" and state is VmState.RUNNING:
-            await self._set_state(VmState.PAUSED, "vm.paused")
-        elif event.name == "RESUME" and state is VmState.PAUSED:
-            await self._set_state(VmState.RUNNING, "vm.resumed")
+        elif event.name in ("STOP", "RESUME") and state in (VmState.RUNNING, VmState.PAUSED):
+            # The report may be older than what was done since: only what is now counts.
+            paused = await machine.status() != "running"
+            if paused is not (state is VmState.PAUSED) and not self._powered_off:
+                await self._set_state(
+                    VmState.PAUSED if paused else VmState.RUNNING, "vm.paused" if paused else "vm.resumed"
+                )
         elif event.name == "RESET":
             await self._rooms.events.emit("vm.guest-restarted", self.record.name, {"id": self.record.id})
             if self.guest:

@@ -31,6 +31,7 @@ from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.view import show
 
+Lines = list[str]  # `list` is a verb of the registry below
 LogSource = Literal["console", "qemu", "swtpm"]
 _LOGS: dict[str, str] = {"console": "console.log", "qemu": "qemu.log", "swtpm": "swtpm.log"}
 
@@ -82,7 +83,7 @@ class VmRegistry:
         def reserve(session: Session, operation: str) -> None:
             records.insert(session, plan.vm_id, request.name, plan.spec, operation)
 
-        params = plan.params()
+        params = {**plan.params(), "requested": _now()}
         return await self._operations.submit("vm.create", request.name, params, actor, reserve)
 
     async def start(self, name: str, actor: str) -> Operation:
@@ -251,7 +252,7 @@ class VmRegistry:
             raise VmDied(f"QEMU of VM {owner.record.name!r} has just ended", value=owner.record.name)
         return owner.machine
 
-    async def log(self, name: str, lines: int, source: LogSource) -> list[str]:
+    async def log(self, name: str, lines: int, source: LogSource) -> Lines:
         record = await self._rooms.records.get(name)
         return tail(self._rooms.state.vm(record.name) / _LOGS[source], lines)
 

@@ -22,8 +22,8 @@ def board(machine_type: str, acceleration: Acceleration, firmware: FirmwareAttac
     return ["-machine", machine, "-accel", accel, *arguments]
 
 
-def processor(cpus: int, acceleration: Acceleration, guest: GuestOs) -> list[str]:
-    model = "host" if acceleration is Acceleration.KVM else "max"
+def processor(cpus: int, acceleration: Acceleration, guest: GuestOs, model: str = "") -> list[str]:
+    model = model or ("host" if acceleration is Acceleration.KVM else "max")
     if acceleration is Acceleration.KVM and guest is GuestOs.WINDOWS:
         model += f",{_HYPERV}"
     return ["-cpu", model, "-smp", f"{cpus},sockets=1,cores={cpus},threads=1"]

@@ -57,5 +57,6 @@ def cd_drive(index: int, attachment: CdAttachment, windows: bool) -> list[str]:
             {"driver": "raw", "node-name": f"cd{index}-medium", "read-only": True, "file": file}
         )
         medium = f",drive=cd{index}-medium"
+    boot = "" if attachment.id == "seed" else f",bootindex={1 + index}"
     device = f"ide-cd,bus=ide.{index}" if windows else "scsi-cd,bus=scsi0.0"
-    return [*arguments, "-device", f"{device},id={attachment.id},bootindex={100 + index}{medium}"]
+    return [*arguments, "-device", f"{device},id=cd-{attachment.id}{boot}{medium}"]
