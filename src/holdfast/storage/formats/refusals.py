@@ -1,0 +1,43 @@
+"""Why a file is not taken as an image."""
+
+from holdfast.spec.errors import InvalidInput, Unsupported
+
+
+class ImageNotRecognized(InvalidInput):
+    id = "image-not-recognized"
+
+
+class ImageKindMismatch(InvalidInput):
+    id = "image-kind-mismatch"
+
+
+class ImageTruncated(InvalidInput):
+    id = "image-truncated"
+
+
+class ImageDamaged(InvalidInput):
+    id = "image-damaged"
+
+
+class ImageSizeAbsurd(InvalidInput):
+    id = "image-size-absurd"
+
+
+class ImageHasBackingFile(InvalidInput):
+    id = "image-has-backing-file"
+
+
+class ImageHasDataFile(InvalidInput):
+    id = "image-has-data-file"
+
+
+class ImageNamesOtherFiles(InvalidInput):
+    id = "image-names-other-files"
+
+
+class ImageEncrypted(Unsupported):
+    id = "image-encrypted"
+
+
+class ImageFeatureUnknown(Unsupported):
+    id = "image-feature-unknown"
