@@ -73,7 +73,8 @@ def arguments(inputs: MachineInputs) -> tuple[str, ...]:
 def _consoles(inputs: MachineInputs) -> list[str]:
     log = quoted(inputs.console_log)
     socket = "server=on,wait=off"
-    console = f"socket,id=console,path={quoted(inputs.runtime / 'console.sock')},{socket},logfile={log},logappend=on"
+    path = quoted(inputs.runtime / "console.sock")
+    console = f"socket,id=console,path={path},{socket},logfile={log},logappend=on"
     parts = ["-chardev", console, "-serial", "chardev:console"]
     parts += ["-device", "virtio-serial-pci,id=vser"]
     if inputs.spec.guest_agent:

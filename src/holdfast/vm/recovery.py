@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from holdfast.catalog.tables import VmRow
+from holdfast.host.files import remove_tree
 from holdfast.host.processes import Marked
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
@@ -25,28 +26,53 @@ from holdfast.vm.start import settle_restore, take_down
 log = structlog.get_logger(__name__)
 
 _HAD_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
+_AT_REST = frozenset({VmState.OFF, VmState.FAILED, VmState.SAVED})
 _NEVER_RAN = frozenset({Found.HALF_STARTED, Found.PAUSED})
 _TOGETHER = 16  # VMs looked at side by side
 _LOG_LINES = 40
 
 
 async def recover(rooms: Rooms, registry: VmRegistry) -> None:
-    """Every record gets its owner; afterwards records and processes agree."""
-    running = rooms.machines.find()
+    """Every VM that was not at rest gets its owner; afterwards records and processes agree.
+
+    VMs at rest with nothing left of them are not touched, however many there are.
+    """
+    left = await asyncio.to_thread(rooms.processes.find)
+    running = {marked.owner: marked for marked in left if marked.role == "qemu"}
+    owners = {marked.owner for marked in left}
+    folders = {path.name for path in (rooms.state.runtime / "vm").iterdir()}
     gate = asyncio.Semaphore(_TOGETHER)
     kept: set[str] = set()
 
     async def one(record: VmRecord) -> None:
         async with gate:
-            machine = await _recover_vm(rooms, registry, record, running.get(record.id))
+            mark = f"vm:{record.id}"
+            machine = await _recover_vm(rooms, registry, record, running.get(mark))
             if machine is not None:
-                kept.add(f"vm:{record.id}")
+                kept.add(mark)
 
-    await asyncio.gather(*(one(record) for record in await rooms.records.all()))
-    for marked in rooms.processes.find():
+    records = await rooms.records.all()
+    unsettled = [
+        record
+        for record in records
+        if record.state not in _AT_REST or f"vm:{record.id}" in owners or record.id[:8] in folders
+    ]
+    await asyncio.gather(*(one(record) for record in unsettled))
+    await asyncio.to_thread(_drop_memory, rooms, records)
+    for marked in left:
         if marked.owner not in kept and not marked.owner.startswith("switch:"):
             log.warning("ending a process that belongs to nothing", owner=marked.owner, role=marked.role)
             await rooms.processes.end(marked.ref, grace=1.0)
+    known = {record.id[:8] for record in records}
+    for name in folders - known:
+        await asyncio.to_thread(remove_tree, rooms.state.vm_runtime(name))
+
+
+def _drop_memory(rooms: Rooms, records: list[VmRecord]) -> None:
+    """Memory of VMs that were at rest and not saved means nothing."""
+    for record in records:
+        if record.state in _AT_REST and record.state is not VmState.SAVED:
+            MemoryImage(rooms.state.vm(record.name)).discard()
 
 
 async def _recover_vm(

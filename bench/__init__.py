@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its figures with their aim, measured beside a peer in the same run."""
