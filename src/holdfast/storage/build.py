@@ -89,7 +89,7 @@ class ImageBuilder:
         as_root = os.geteuid() == 0
         _require_programs(_PACKAGES if as_root else _PACKAGES_AS_USER)
         if not as_root:
-            _require_sub_ids()
+            require_sub_ids()
         require_space(work, SPACE_NEEDED)
         run = _Build(self._processes, chosen, work, owner, as_root)
         try:
@@ -236,10 +236,14 @@ def _require_programs(programs: dict[str, str]) -> None:
             )
 
 
-def _require_sub_ids() -> None:
-    """A user's own range of user ids, subuid(5): with none, no user namespace can hold a system."""
+def require_sub_ids(root: Path = Path("/")) -> None:
+    """Pass where this user has a range of ids, subuid(5): with none, no namespace can hold a system.
+
+    Raises:
+        UserNamespacesMissing: there is none; the cure is the command that gives one.
+    """
     user = pwd.getpwuid(os.geteuid()).pw_name
-    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+    for path in (root / "etc/subuid", root / "etc/subgid"):
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         if not any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines):
             raise UserNamespacesMissing(

@@ -31,9 +31,11 @@ Before=shutdown.target
 
 _WAIT_ONLINE = """\
 [Service]
-# A NIC with no DHCP server behind it must not hold up the boot.
+# The first NIC with an address will do, and none is waited for long. They are named one by one,
+# because cloud-init marks them as optional and none of those would ever count.
 ExecStart=
-ExecStart=-/lib/systemd/systemd-networkd-wait-online --any --timeout=10
+ExecStart=-/bin/sh -c 'cd /sys/class/net && exec /lib/systemd/systemd-networkd-wait-online \\
+  --any --timeout=10 $$(printf -- "-i %%s " e*)'
 """
 
 _DHCP = """\
