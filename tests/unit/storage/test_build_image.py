@@ -1,3 +1,5 @@
+"""Of a build: refusals, the command line, progress, and the files a guest gets."""
+
 from pathlib import Path
 
 import pytest

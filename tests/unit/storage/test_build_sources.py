@@ -1,3 +1,5 @@
+"""The host's apt sources, read for a suite that may be another one."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Refusals of a seed disc, and what a failure leaves."""
+
 from pathlib import Path
 
 import pytest

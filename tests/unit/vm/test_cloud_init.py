@@ -1,3 +1,5 @@
+"""Texts of the seed, read back by a YAML parser of their own."""
+
 import base64
 import contextlib
 import struct
