@@ -41,6 +41,8 @@ from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.storage.build import ImageBuilder
+from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
@@ -95,6 +97,7 @@ def configure_logs() -> None:
 
 
 async def _compose(certificate: Certificate | None, state: StateFolder, catalog: Catalog) -> _Composition:
+    users = VmUsers()
     events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
     records = VmRecords(catalog, events)
     usage = VmUsage(records)
@@ -116,13 +119,15 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         vtpm=Vtpm(processes, state),
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),
-        identities=VmUsers(),
+        identities=users,
     )
     registry = VmRegistry(rooms, operations)
     for procedure in (
         *lifecycle.procedures(registry.owner),
         *create.procedures(rooms, registry.owner, registry.forget),
-        *image_operations.procedures(images, state, processes),
+        *image_operations.procedures(
+            state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
+        ),
     ):
         operations.register(procedure)
     checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
@@ -154,7 +159,8 @@ async def _come_back(made: _Composition) -> None:
     await recover(rooms, made.registry)
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
-    await asyncio.to_thread(clean, rooms.state.scratch, unfinished)
+    uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]
+    await asyncio.to_thread(clean, rooms.state.scratch, unfinished, uploads)
 
 
 async def run(config: DaemonConfig) -> None:
@@ -167,6 +173,8 @@ async def run(config: DaemonConfig) -> None:
     os.umask(0o077)
     state = StateFolder(config.state, config.runtime)
     state.prepare()
+    if os.getuid() == 0:
+        state.require_passable()
     lock = state.lock()
     catalog = await asyncio.to_thread(Catalog.open, state.catalog)
     certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None

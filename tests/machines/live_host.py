@@ -31,8 +31,10 @@ class OperationEndedBadly(AssertionError):
 
 class LiveHost:
     def __init__(self, folder: Path, arguments: tuple[str, ...] = ()) -> None:
-        # Sockets need a short path; pytest's are long.
-        self.state = StateFolder(folder / "state", Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")))
+        # Sockets need a short path, and VMs' users one that they may pass; pytest's is neither.
+        self._base = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
+        self._base.chmod(0o711)
+        self.state = StateFolder(self._base / "state", self._base / "run")
         self.log = folder / "daemon.log"
         self._arguments = arguments
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -45,7 +47,7 @@ class LiveHost:
 
     def launch(self) -> None:
         """Start the daemon without waiting for it."""
-        argv = [sys.executable, "-m", "holdfast.cli.main", "serve"]
+        argv = [sys.executable, "-m", "holdfast", "serve"]
         argv += ["--state", str(self.state.root), "--runtime", str(self.state.runtime), *self._arguments]
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -157,7 +159,7 @@ class LiveHost:
                 except ProcessLookupError:
                     continue
             time.sleep(0.02)
-        shutil.rmtree(self.state.runtime, ignore_errors=True)
+        shutil.rmtree(self._base, ignore_errors=True)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Worker(threading.Thread):
         if verb in ("pause", "resume", "kill"):
             self._try("POST", f"{path}/{verb}")
         elif verb in ("stop", "restart"):
-            self._try("POST", f"{path}/{verb}", {"timeout_seconds": 3})
+            self._try("POST", f"{path}/{verb}", timeout_seconds=3)
         elif verb == "rename":
             return self._rename(name)
         elif verb == "clone":

@@ -28,6 +28,10 @@ class PathTooLong(InvalidInput):
     id = "path-too-long"
 
 
+class FolderNotPassable(InvalidInput):
+    id = "folder-not-passable"
+
+
 class FolderLock:
     """Held while a daemon uses the folder; the kernel lets go of it when the process ends."""
 
@@ -106,6 +110,20 @@ class StateFolder:
         ):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+
+    def require_passable(self) -> None:
+        """For a daemon whose VMs run as users of their own: they must be able to pass through.
+
+        Raises:
+            FolderNotPassable: a folder above lets nobody else pass; the value is its path.
+        """
+        for folder in (self.root, *self.root.parents, self.runtime, *self.runtime.parents):
+            if not folder.stat().st_mode & 0o001:
+                raise FolderNotPassable(
+                    f"VMs run as users of their own, and {folder} lets them not pass to {self.root}",
+                    value=str(folder),
+                    cure=f"Choose another state folder, or allow passing: chmod o+x {folder}",
+                )
 
     def lock(self) -> FolderLock:
         """Take the folder for this process.

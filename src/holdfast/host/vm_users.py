@@ -17,6 +17,11 @@ class VmUsers:
         self._root = os.getuid() == 0
         self._groups = _device_groups()
 
+    @property
+    def converter(self) -> Identity | None:
+        """Whom tools run as that read files from outside; no VM is this user."""
+        return Identity(FIRST_UID, FIRST_UID) if self._root else None
+
     def of(self, number: int) -> Identity | None:
         """The user of the VM with this number; None: the daemon's own."""
         if not self._root:

@@ -161,9 +161,13 @@ class Operations:
     async def list(self, query: PageQuery, running_only: bool = False) -> Page[Operation]:
         return await self._catalog.read(lambda session: records.page(session, query, running_only))
 
-    async def unfinished(self) -> set[str]:
-        """Ids of the operations that have not ended."""
-        return set(await self._catalog.read(records.unfinished))
+    async def unfinished(self) -> dict[str, dict[str, Any]]:
+        """The operations that have not ended: id to what was asked for."""
+        return await self._catalog.read(
+            lambda session: {
+                each: dict(records.load(session, each).params) for each in records.unfinished(session)
+            }
+        )
 
     async def wait(self, operation_id: str) -> Operation:
         """The operation as it is once it has ended."""

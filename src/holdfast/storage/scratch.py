@@ -13,13 +13,18 @@ def operation_folder(scratch: Path, operation_id: str) -> Path:
     return scratch / f"{_PREFIX}{operation_id}"
 
 
-def clean(scratch: Path, unfinished: Collection[str]) -> None:
-    """Empty `scratch`, but for the folders of the operations `unfinished`. Blocks; call in a thread."""
+def clean(scratch: Path, unfinished: Collection[str], needed: Collection[Path] = ()) -> None:
+    """Empty `scratch`, but for the folders of the operations `unfinished` and the files `needed`.
+
+    Blocks; call in a thread.
+    """
     kept = {f"{_PREFIX}{operation_id}" for operation_id in unfinished}
     for entry in scratch.iterdir():
-        if entry.name in kept:
+        if entry.name in kept or entry in needed:
             continue
-        if entry.is_dir() and not entry.is_symlink():
+        if any(entry in path.parents for path in needed):
+            clean(entry, (), needed)
+        elif entry.is_dir() and not entry.is_symlink():
             remove_tree(entry)
         else:
             entry.unlink(missing_ok=True)

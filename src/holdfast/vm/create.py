@@ -65,8 +65,9 @@ class PrepareFolder(_Making):
 
         def make() -> None:
             remove_tree(folder)  # of an attempt that a crash interrupted
-            folder.mkdir(mode=0o711)
-            (folder / "firmware").mkdir(mode=0o711)
+            for each in (folder, folder / "firmware"):
+                each.mkdir()
+                each.chmod(0o711)  # the VM's users pass through; the daemon's umask is stricter
             for name in _LOGS:
                 write_atomic(folder / name, b"")
                 if identity:

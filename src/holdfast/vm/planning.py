@@ -19,6 +19,7 @@ from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
 from holdfast.trust.firmware import choose_firmware
+from holdfast.vm.cloud_init import check_cloud_init
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
 
@@ -93,6 +94,8 @@ class Planner:
                 full_copies[disk.id] = image.digest
         drives = (CdDrive(id="cd0", image=await self._iso(request.iso)),) if request.iso else ()
         cloud_init = request.cloud_init
+        if cloud_init is not None:
+            check_cloud_init(cloud_init)
         if cloud_init is None and request.os is GuestOs.LINUX and any(disk.image for disk in request.disks):
             cloud_init = CloudInit()
         spec = VmSpec(
