@@ -1,5 +1,6 @@
 """Images made by the real qemu-img, whole, cut off and altered, inspected and converted."""
 
+import os
 import random
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage_rooms import Rooms
 
+from holdfast.host.space import NoSpace
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.image import ImageKind
 from holdfast.storage.convert import to_qcow2
@@ -146,6 +148,22 @@ def test_a_vmdk_delta_is_refused(made: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(refusals.ImageHasBackingFile) as caught:
         inspect(path)
     assert caught.value.value == str(made["vmdk"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+async def test_a_full_disk_is_said_and_nothing_is_left(
+    rooms: Rooms, made: dict[str, Path], tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    await rooms.processes.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], owner="test")
+    try:
+        assert small.is_mount()
+        with pytest.raises(NoSpace):
+            await to_qcow2(rooms.processes, made["raw"], "raw", small / "made", owner="operation:x")
+        assert list(small.iterdir()) == []
+    finally:
+        await rooms.processes.run(["umount", str(small)], owner="test")
 
 
 @settings(max_examples=2500, deadline=3000)

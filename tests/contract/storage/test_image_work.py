@@ -75,7 +75,7 @@ def make(format: str, path: Path, *options: str) -> None:
 
 @pytest.fixture
 async def bench(rooms: Rooms) -> AsyncIterator[Bench]:
-    operations = Operations(rooms.catalog, EventLog(rooms.catalog), rooms.state.operations)
+    operations = Operations(rooms.catalog, EventLog(rooms.catalog), rooms.state.operations, idle_poll=0.05)
     builder = FakeBuilder()
     patience = Patience(pauses=(0.01,), reserve=0)
     for each in procedures(
