@@ -1,12 +1,33 @@
-"""From a VM's specification and what the rooms prepared to QEMU's arguments; pure."""
+"""From a VM's specification and what the rooms prepared to QEMU's arguments; pure.
+
+Every device has a file of its own in devices/; this module only puts them together. What a guest
+sees (addresses, ids, order) follows from the values alone, so that saved memory finds the same
+machine again.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from holdfast.machine.devices.board import board, clock, memory, processor
-from holdfast.machine.devices.drives import cd_drive, disk
-from holdfast.machine.devices.nics import nic
+from holdfast.machine.devices.agent import agent
+from holdfast.machine.devices.balloon import balloon
+from holdfast.machine.devices.board import board
+from holdfast.machine.devices.cds import cds
+from holdfast.machine.devices.clock import clock
+from holdfast.machine.devices.console import console
+from holdfast.machine.devices.cpu import cpu, interrupt_remapping
+from holdfast.machine.devices.disks import disks
+from holdfast.machine.devices.display import display
+from holdfast.machine.devices.firmware import firmware
+from holdfast.machine.devices.kernel import kernel
+from holdfast.machine.devices.memory import BACKEND, memory
+from holdfast.machine.devices.monitor import monitor
+from holdfast.machine.devices.nics import nics
+from holdfast.machine.devices.panic import panic
 from holdfast.machine.devices.quoting import quoted
+from holdfast.machine.devices.rng import rng
+from holdfast.machine.devices.tpm import tpm
+from holdfast.machine.devices.usb import usb
 from holdfast.spec.attachment import (
     CdAttachment,
     DiskAttachment,
@@ -14,7 +35,29 @@ from holdfast.spec.attachment import (
     NicAttachment,
     TpmAttachment,
 )
-from holdfast.spec.vm import Acceleration, GuestOs, KernelBoot, Nic, VmSpec
+from holdfast.spec.vm import Acceleration, KernelBoot, Nic, VmSpec
+
+# What a guest that breaks out of QEMU can no longer ask of the host's kernel.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+class Qemu(Protocol):
+    """What of the installed QEMU decides over its arguments."""
+
+    @property
+    def io_uring(self) -> bool:
+        """QEMU and the host's kernel can do file I/O through io_uring."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainQemu:
+    """Nothing that the oldest supported QEMU, 7.2, lacks on any host."""
+
+    io_uring: bool = False
+
+
+PLAIN = PlainQemu()
 
 
 @dataclass(frozen=True)
@@ -31,7 +74,7 @@ class MachineInputs:
     cpu_model: str = ""
     """Empty: what fits the acceleration."""
     monitor_fd: int = -1
-    """Listening UNIX socket on which QEMU serves its monitor."""
+    """Listening UNIX socket on which QEMU serves its monitor; negative: QEMU makes runtime/qmp.sock."""
     disks: tuple[DiskAttachment, ...] = ()
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
@@ -40,61 +83,49 @@ class MachineInputs:
     kernel: Path | None = None
     initrd: Path | None = None
     incoming: bool = False
+    """The machine waits for saved memory (`migrate-incoming`)."""
 
 
-def arguments(inputs: MachineInputs) -> tuple[str, ...]:
-    """QEMU's arguments after the program's name. The VM starts paused."""
-    spec, windows = inputs.spec, inputs.spec.os is GuestOs.WINDOWS
-    parts = ["-nodefaults", "-no-user-config", "-S", "-msg", "timestamp=on", "-uuid", inputs.vm_id]
-    parts += ["-name", f"guest={quoted(inputs.name)},debug-threads=on"]
-    # A guest that powers off stays, so that its end is never mistaken for a crash.
-    parts += ["-action", "shutdown=pause,panic=none"]
-    parts += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    parts += board(inputs.machine_type, inputs.acceleration, inputs.firmware)
-    parts += (
-        processor(spec.cpus, inputs.acceleration, spec.os, inputs.cpu_model)
-        + memory(spec.memory)
-        + clock(spec.os)
+def arguments(inputs: MachineInputs, qemu: Qemu = PLAIN) -> tuple[str, ...]:
+    """QEMU's arguments after the program's name. The VM starts paused.
+
+    Raises:
+        TooManyDevices: there are fewer PCIe ports than disks and cards that need one.
+    """
+    return (*_process(inputs), *_platform(inputs), *_attached(inputs, qemu), *_channels(inputs))
+
+
+def _process(inputs: MachineInputs) -> list[str]:
+    parts = ["-nodefaults", "-no-user-config", "-S", "-msg", "timestamp=on", "-sandbox", _SANDBOX]
+    parts += ["-name", f"guest={quoted(inputs.name)},debug-threads=on", "-uuid", inputs.vm_id]
+    return parts + (["-incoming", "defer"] if inputs.incoming else [])
+
+
+def _platform(inputs: MachineInputs) -> list[str]:
+    spec, acceleration, flash = inputs.spec, inputs.acceleration, inputs.firmware
+    smm = flash is not None and flash.smm
+    parts = board(inputs.machine_type, acceleration, spec.cpus, BACKEND, flash=flash is not None, smm=smm)
+    parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model)
+    parts += memory(spec.memory, acceleration)
+    parts += clock(spec.os) + firmware(flash) + tpm(inputs.tpm)
+    if isinstance(spec.boot, KernelBoot):
+        parts += kernel(inputs.kernel, inputs.initrd, spec.boot.append)
+    return parts + interrupt_remapping(spec.cpus)
+
+
+def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
+    parts = nics(inputs.nics) + disks(inputs.disks, io_uring=qemu.io_uring)
+    return (
+        parts
+        + cds(inputs.cds, inputs.spec.os)
+        + display(inputs.runtime / "vnc.sock")
+        + usb()
+        + balloon()
+        + rng()
     )
-    parts += ["-chardev", f"socket,id=monitor,fd={inputs.monitor_fd},server=on,wait=off"]
-    parts += ["-mon", "chardev=monitor,mode=control"]
-    parts += _consoles(inputs)
-    for index, (card, attachment) in enumerate(inputs.nics):
-        parts += nic(index, card, attachment)
-    parts += ["-device", "virtio-scsi-pci,id=scsi0"]
-    for index, drive in enumerate(inputs.disks):
-        parts += disk(index, drive)
-    for index, cd in enumerate(inputs.cds):
-        parts += cd_drive(index, cd, windows)
-    parts += _tpm(inputs.tpm) + _kernel(inputs)
-    return (*parts, *(("-incoming", "defer") if inputs.incoming else ()))
 
 
-def _consoles(inputs: MachineInputs) -> list[str]:
-    log = quoted(inputs.console_log)
-    socket = "server=on,wait=off"
-    path = quoted(inputs.runtime / "console.sock")
-    console = f"socket,id=console,path={path},{socket},logfile={log},logappend=on"
-    parts = ["-chardev", console, "-serial", "chardev:console"]
-    parts += ["-device", "virtio-serial-pci,id=vser"]
-    if inputs.spec.guest_agent:
-        parts += ["-chardev", f"socket,id=agent,path={quoted(inputs.runtime / 'agent.sock')},{socket}"]
-        parts += ["-device", "virtserialport,bus=vser.0,chardev=agent,id=agent,name=org.qemu.guest_agent.0"]
-    parts += ["-device", "VGA,id=vga", "-vnc", f"unix:{quoted(inputs.runtime / 'vnc.sock')}"]
-    parts += ["-device", "qemu-xhci,id=usb", "-device", "usb-tablet,bus=usb.0"]
-    parts += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
-    return [*parts, "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on", "-device", "pvpanic"]
-
-
-def _tpm(tpm: TpmAttachment | None) -> list[str]:
-    if tpm is None:
-        return []
-    emulator = ["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]
-    return ["-chardev", f"socket,id=tpm,path={quoted(tpm.socket)}", *emulator]
-
-
-def _kernel(inputs: MachineInputs) -> list[str]:
-    if inputs.kernel is None or not isinstance(inputs.spec.boot, KernelBoot):
-        return []
-    initrd = ["-initrd", str(inputs.initrd)] if inputs.initrd else []
-    return ["-kernel", str(inputs.kernel), *initrd, "-append", inputs.spec.boot.append]
+def _channels(inputs: MachineInputs) -> list[str]:
+    parts = panic() + monitor(inputs.runtime / "qmp.sock", inputs.monitor_fd)
+    parts += console(inputs.runtime / "console.sock", inputs.console_log)
+    return parts + (agent(inputs.runtime / "agent.sock") if inputs.spec.guest_agent else [])

@@ -1,38 +1,26 @@
-"""Board, processor and memory."""
+"""The board: a versioned q35 with nothing on it that a guest of today does not need."""
 
-from holdfast.machine.devices.quoting import blockdev
-from holdfast.spec.attachment import FirmwareAttachment
-from holdfast.spec.vm import Acceleration, GuestOs
+from holdfast.machine.devices.quoting import quoted
+from holdfast.spec.vm import Acceleration
 
-_HYPERV = "hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,hv-stimer"
+XAPIC_CPUS = 255
+"""What 8-bit APIC ids can name; beyond it interrupts are remapped (Intel VT-d, section 5.1)."""
 
-
-def board(machine_type: str, acceleration: Acceleration, firmware: FirmwareAttachment | None) -> list[str]:
-    machine = f"{machine_type},memory-backend=ram,hpet=off,vmport=off"
-    arguments: list[str] = []
-    if firmware:
-        machine += f",smm={'on' if firmware.smm else 'off'},pflash0=fw,pflash1=vars"
-        for node, path, fixed in (("fw", firmware.code, True), ("vars", firmware.variables, False)):
-            file = {"driver": "file", "filename": str(path)}
-            arguments += blockdev({"driver": "raw", "node-name": node, "read-only": fixed, "file": file})
-        arguments += ["-global", "ICH9-LPC.disable_s3=1"]
-        if firmware.smm:
-            arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
-    accel = "kvm" if acceleration is Acceleration.KVM else "tcg,thread=multi"
-    return ["-machine", machine, "-accel", accel, *arguments]
+# A guest that powers off stays, so that its end is never mistaken for a crash; what a guest does
+# after a panic (dump, reboot) is its own affair, the event is reported all the same.
+_ACTIONS = ["-action", "reboot=reset,shutdown=pause,panic=none"]
+_SLEEP = ["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
 
 
-def processor(cpus: int, acceleration: Acceleration, guest: GuestOs, model: str = "") -> list[str]:
-    model = model or ("host" if acceleration is Acceleration.KVM else "max")
-    if acceleration is Acceleration.KVM and guest is GuestOs.WINDOWS:
-        model += f",{_HYPERV}"
-    return ["-cpu", model, "-smp", f"{cpus},sockets=1,cores={cpus},threads=1"]
-
-
-def memory(size: int) -> list[str]:
-    """`size` in bytes."""
-    return ["-m", f"size={size // 1024}k", "-object", f"memory-backend-memfd,id=ram,size={size},share=on"]
-
-
-def clock(guest: GuestOs) -> list[str]:
-    return ["-rtc", f"base={'localtime' if guest is GuestOs.WINDOWS else 'utc'},driftfix=slew"]
+def board(
+    machine_type: str, acceleration: Acceleration, cpus: int, memory_backend: str, *, flash: bool, smm: bool
+) -> list[str]:
+    """`memory_backend` is the id of the object that is the RAM; `flash` says that firmware is given."""
+    machine = [quoted(machine_type), f"memory-backend={memory_backend}", "hpet=off", "vmport=off"]
+    machine.append(f"smm={'on' if smm else 'off'}")
+    if flash:
+        machine += ["pflash0=fw", "pflash1=vars"]
+    if cpus > XAPIC_CPUS and acceleration is Acceleration.KVM:
+        machine.append("kernel-irqchip=split")
+    accelerator = "kvm" if acceleration is Acceleration.KVM else "tcg,thread=multi"
+    return ["-machine", ",".join(machine), "-accel", accelerator, *_ACTIONS, *_SLEEP, "-boot", "strict=on"]

@@ -1,21 +1,38 @@
-"""Network cards: virtio-net, each on a PCIe root port of its own."""
+"""Network cards: virtio-net, each on a PCIe port of its own; they carry no boot ROM."""
 
-from holdfast.machine.devices.quoting import quoted
+from collections.abc import Sequence
+from typing import Any
+
+from holdfast.machine.devices.ports import NIC_PORTS
+from holdfast.machine.devices.quoting import device, option
 from holdfast.spec.attachment import NicAttachment, SlirpAttachment, TapAttachment
 from holdfast.spec.vm import Nic
 
 
-def nic(index: int, card: Nic, attachment: NicAttachment) -> list[str]:
-    net = f"net{index}"
+def nics(cards: Sequence[tuple[Nic, NicAttachment]]) -> list[str]:
+    """The device of a card is `nic-<id>`, its backend `net-<id>`."""
+    places = NIC_PORTS.places(card.id for card, _ in cards)
+    parts = NIC_PORTS.ports(places.values())
+    for card, attachment in cards:
+        net = f"net-{card.id}"
+        parts += option("-netdev", {"id": net, **_network(attachment)})
+        parts += device(
+            "virtio-net-pci",
+            id=f"nic-{card.id}",
+            bus=NIC_PORTS.port(places[card.id]),
+            netdev=net,
+            mac=card.mac,
+            romfile="",
+        )
+    return parts
+
+
+def _network(attachment: NicAttachment) -> dict[str, Any]:
     if isinstance(attachment, TapAttachment):
-        vhost = f",vhost=on,vhostfd={attachment.vhost_fd}" if attachment.vhost_fd is not None else ""
-        backend = f"tap,id={net},fd={attachment.fd}{vhost}"
-    elif isinstance(attachment, SlirpAttachment):
-        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in attachment.forwards)
-        backend = f"user,id={net},hostname={quoted(attachment.host_name)}{forwards}"
-    else:
-        backend = f"stream,id={net},server=off,addr.type=unix,addr.path={quoted(attachment.path)}"
-    port = f"nic-port{index}"
-    device = f"virtio-net-pci,id={card.id},netdev={net},mac={card.mac},bus={port},romfile="
-    root = f"pcie-root-port,id={port},chassis={1 + index}"
-    return ["-netdev", backend, "-device", root, "-device", device]
+        vhost = {} if attachment.vhost_fd is None else {"vhost": True, "vhostfd": str(attachment.vhost_fd)}
+        return {"type": "tap", "fd": str(attachment.fd), **vhost}
+    if isinstance(attachment, SlirpAttachment):
+        forwards = [{"str": f"tcp:127.0.0.1:{host}-:{guest}"} for host, guest in attachment.forwards]
+        return {"type": "user", "hostname": attachment.host_name, "hostfwd": forwards}
+    address = {"type": "unix", "path": str(attachment.path)}
+    return {"type": "stream", "server": False, "addr": address}

@@ -1,0 +1,1 @@
+"""One file per device: pure functions from values to QEMU's arguments."""
