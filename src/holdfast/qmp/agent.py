@@ -1,96 +1,132 @@
-"""The guest agent (QEMU, docs/interop/qemu-ga-ref): JSON lines over its UNIX socket.
+"""The guest agent's commands (QEMU, qga/qapi-schema.json), asked over the socket of its channel.
 
-The guest is hostile: lines and time are bounded, garbage before the sync marker is skipped. Each
-command has a connection of its own, so that a late answer to an abandoned one is never taken.
+Every command begins with a synchronization, so that a late answer to an abandoned one is never
+taken for its own, and so that an agent which was restarted inside is found again. The guest is
+hostile: every call ends at its limit, every answer is bounded and checked, none is acted on.
 """
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import ipaddress
 import json
 import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from holdfast.spec.errors import Failed, TimedOut
+from holdfast.qmp.agent_channel import AgentChannel
+from holdfast.qmp.errors import AgentFailed, AgentLost, AgentNonsense, AgentRefused, AgentTimedOut
+from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm_requests import ExecRequest, ExecResult
 
-_MOST = 8 * 1024 * 1024
-_MOST_OUTPUT = 1024 * 1024
+__all__ = ["AgentFailed", "AgentLost", "AgentNonsense", "AgentRefused", "AgentTimedOut", "GuestAgent"]
+
+_MOST_OUTPUT = 1024 * 1024  # bytes of each of a program's two outputs
 _MOST_INTERFACES = 256
+_CHUNK = 256 * 1024  # bytes of a file in one command
 _FIRST_ATTEMPT = 0.25  # seconds; a guest that is starting answers nothing for a while
 _LONGEST_ATTEMPT = 2.0
-
-
-class AgentSilent(TimedOut):
-    id = "guest-agent-silent"
-
-
-class AgentRefused(Failed):
-    id = "guest-agent-refused"
-
-
-class AgentNonsense(Failed):
-    id = "guest-agent-nonsense"
+_FIRST_LOOK = 0.02  # seconds until a program is first looked after
+_LONGEST_LOOK = 0.5
+_SHUTDOWN_REFUSAL = 1.0  # seconds in which an agent that cannot shut down says so
+_LARGE = 64 * 1024  # bytes from which an answer is parsed off the loop
 
 
 class GuestAgent:
+    """One guest's agent; connects when it is first asked. One command is under way at a time.
+
+    Args:
+        path: the UNIX socket on which QEMU serves the agent's channel. It serves one client.
+    """
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._one = asyncio.Lock()
+        self._channel: AgentChannel | None = None
 
     async def call(self, command: str, limit: float = 10.0, **arguments: Any) -> Any:
         """One command within `limit` seconds; `_` in an argument's name stands for `-`.
 
-        Raises AgentSilent, AgentRefused or AgentNonsense.
+        Raises:
+            AgentTimedOut: no answer in time; the guest may still carry it out.
+            AgentRefused: the agent answered with an error.
+            AgentNonsense: it answered with something else.
+            AgentLost: its channel is not there, or closed.
         """
+        async with self._turn(command, limit) as channel:
+            channel.send(_wire(command, arguments))
+            return await _answer(channel, command)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, command: str, limit: float) -> AsyncIterator[AgentChannel]:
+        """The channel for one command, the agent being ready for it."""
         try:
             async with asyncio.timeout(limit), self._one:
-                answer = await self._exchange(command, arguments)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
-            raise AgentSilent("the guest agent does not answer", value=command) from error
-        except (ValueError, RecursionError, asyncio.LimitOverrunError) as error:
-            raise AgentNonsense("the guest agent's answer cannot be read", value=command) from error
-        if not isinstance(answer, dict) or not {"return", "error"} & answer.keys():
-            raise AgentNonsense("the guest agent's answer cannot be read", value=command)
-        if "error" in answer:
-            raise AgentRefused(
-                f"the guest agent refused {command}: {str(answer['error'])[:500]}", value=command
-            )
-        return answer["return"]
+                channel = await self._ready()
+                try:
+                    yield channel
+                except AgentRefused:
+                    channel.end()
+                    raise
+                except BaseException:
+                    channel.close()
+                    raise
+                channel.end()
+        except TimeoutError as error:
+            raise AgentTimedOut(
+                f"the guest agent did not answer {command} within {limit:g} seconds",
+                value=command,
+                cure="See that qemu-guest-agent runs in the guest.",
+            ) from error
 
-    async def _exchange(self, command: str, arguments: dict[str, Any], answered: bool = True) -> Any:
-        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=_MOST)
+    async def _ready(self) -> AgentChannel:
+        """A channel whose agent has just answered."""
+        if self._channel is not None and not self._channel.lost:
+            with contextlib.suppress(AgentLost):  # it was left open, and may have ended meanwhile
+                await self._synchronize(self._channel)
+                return self._channel
+        self._channel = await AgentChannel.open(self._path)
+        await self._synchronize(self._channel)
+        return self._channel
+
+    async def _synchronize(self, channel: AgentChannel) -> None:
+        """Send a number until the agent says it; waits without end."""
+        token = secrets.randbelow(1 << 53)
+        question = _wire("guest-sync-delimited", {"id": token})
+        attempt = _FIRST_ATTEMPT
+        channel.begin()
         try:
-            token = secrets.randbelow(1 << 53)
-            sync = {"execute": "guest-sync-delimited", "arguments": {"id": token}}
-            writer.write(b"\xff" + json.dumps(sync).encode() + b"\n")
+            # 0xFF resets the parser of an agent that is left with half a command. It is answered with
+            # an error, so it is not sent again: that error could come after the answer waited for.
+            channel.send(b"\xff")
             while True:
-                await reader.readuntil(b"\xff")
-                with contextlib.suppress(ValueError, RecursionError):
-                    if json.loads(await reader.readuntil(b"\n")) == {"return": token}:
-                        break
-            wire = {name.replace("_", "-"): value for name, value in arguments.items()}
-            writer.write(json.dumps({"execute": command, "arguments": wire}).encode() + b"\n")
-            await writer.drain()
-            return json.loads(await reader.readuntil(b"\n")) if answered else None
-        finally:
-            writer.close()
+                channel.send(question)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(attempt):
+                        await _delimited(channel, token)
+                        return
+                attempt = min(attempt * 2, _LONGEST_ATTEMPT)
+        except BaseException:
+            channel.close()
+            raise
 
     async def ping(self, limit: float) -> None:
-        """Return once the agent answers, for which it has `limit` seconds."""
-        loop = asyncio.get_running_loop()
-        deadline, attempt = loop.time() + limit, _FIRST_ATTEMPT
+        """Return once the agent answers, for which it has `limit` seconds. Raises AgentTimedOut.
+
+        The channel need not be there yet.
+        """
+        deadline = _now() + limit
+        attempt = _FIRST_ATTEMPT
         while True:
-            left = deadline - loop.time()
             try:
-                await self.call("guest-ping", max(min(attempt, left), 0.01))
-                return
-            except (AgentSilent, AgentNonsense):
-                if left <= attempt:
-                    raise
+                async with self._turn("ping", max(0.0, deadline - _now())):
+                    return
+            except AgentFailed as error:
+                pause = min(attempt, deadline - _now())
+                if pause <= 0:
+                    raise AgentTimedOut(f"the guest agent did not answer within {limit:g} seconds") from error
+                await asyncio.sleep(pause)
                 attempt = min(attempt * 2, _LONGEST_ATTEMPT)
 
     async def os_info(self, limit: float) -> dict[str, Any]:
@@ -101,67 +137,161 @@ class GuestAgent:
         return str(_dictionary(await self.call("guest-get-host-name", limit)).get("host-name", ""))[:253]
 
     async def addresses(self, limit: float) -> list[str]:
-        """Addresses that others may reach the guest at, IPv4 first."""
-        found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
-        interfaces = await self.call("guest-network-get-interfaces", limit)
-        for interface in interfaces[:_MOST_INTERFACES] if isinstance(interfaces, list) else ():
-            for each in (_dictionary(interface).get("ip-addresses") or ())[:_MOST_INTERFACES]:
+        """Addresses that others may reach the guest at: IPv4 first, else in the guest's order."""
+        found: dict[ipaddress.IPv4Address | ipaddress.IPv6Address, None] = {}
+        for interface in _listed(await self.call("guest-network-get-interfaces", limit)):
+            for entry in _listed(_dictionary(interface).get("ip-addresses")):
                 with contextlib.suppress(ValueError):
-                    found.add(ipaddress.ip_address(str(_dictionary(each).get("ip-address"))))
-        useful = [each for each in found if not (each.is_loopback or each.is_link_local or each.is_multicast)]
-        return [str(each) for each in sorted(useful, key=lambda each: (each.version, int(each)))]
+                    found[ipaddress.ip_address(str(_dictionary(entry).get("ip-address"))[:64])] = None
+        return [str(each) for each in sorted(filter(_reachable, found), key=lambda each: each.version)]
 
     async def read_file(self, path: str, most: int, limit: float) -> bytes:
         """The first `most` bytes of a file in the guest."""
-        handle = await self.call("guest-file-open", limit, path=path, mode="r")
+        deadline = _now() + limit
+        content = bytearray()
+        async with self._file(path, "r", deadline) as handle:
+            while len(content) < most:
+                wanted = min(_CHUNK, most - len(content))
+                answer = await self.call("guest-file-read", deadline - _now(), handle=handle, count=wanted)
+                chunk = _decoded(_dictionary(answer).get("buf-b64", ""))[:wanted]
+                content += chunk
+                if not chunk or answer.get("eof"):
+                    break
+        return bytes(content)
+
+    async def write_file(self, path: str, content: bytes, limit: float) -> None:
+        """Make or replace a file in the guest; it is not replaced at once, but written in place."""
+        deadline = _now() + limit
+        async with self._file(path, "w", deadline) as handle:
+            left = memoryview(content)
+            while left:
+                encoded = base64.b64encode(left[:_CHUNK]).decode()
+                answer = await self.call(
+                    "guest-file-write", deadline - _now(), handle=handle, buf_b64=encoded
+                )
+                written = _dictionary(answer).get("count")
+                if not isinstance(written, int) or not 0 < written <= min(_CHUNK, len(left)):
+                    raise AgentNonsense("the guest agent's answer cannot be read", value="guest-file-write")
+                left = left[written:]
+
+    @contextlib.asynccontextmanager
+    async def _file(self, path: str, mode: str, deadline: float) -> AsyncIterator[Any]:
+        handle = await self.call("guest-file-open", deadline - _now(), path=path, mode=mode)
         try:
-            read = _dictionary(await self.call("guest-file-read", limit, handle=handle, count=most))
-        finally:
-            await self.call("guest-file-close", limit, handle=handle)
-        try:
-            return base64.b64decode(str(read.get("buf-b64", "")))[:most]
-        except binascii.Error as error:
-            raise AgentNonsense("the guest agent's answer cannot be read", value=path) from error
+            yield handle
+        except AgentRefused:
+            with contextlib.suppress(HoldfastError):
+                await self.call("guest-file-close", deadline - _now(), handle=handle)
+            raise
+        # An agent that has fallen silent is not asked to close: that would take the limit again.
+        await self.call("guest-file-close", deadline - _now(), handle=handle)
 
     async def shut_down(self, limit: float) -> None:
-        """Ask for a power-off. The agent sends no answer to it."""
-        try:
-            async with asyncio.timeout(limit), self._one:
-                await self._exchange("guest-shutdown", {"mode": "powerdown"}, answered=False)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise AgentSilent("the guest agent does not answer", value="guest-shutdown") from error
+        """Ask for a power-off; returns when the agent has taken it up. Raises as `call` does."""
+        async with self._turn("guest-shutdown", limit) as channel:
+            token = secrets.randbelow(1 << 53)
+            channel.send(_wire("guest-shutdown", {"mode": "powerdown"}))
+            # Success has no answer of its own: the next command's answer says that none is to come.
+            channel.send(_wire("guest-sync-delimited", {"id": token}))
+            # Silence, or the end of the channel, is what a guest that goes down looks like.
+            with contextlib.suppress(TimeoutError, AgentLost):
+                async with asyncio.timeout(_SHUTDOWN_REFUSAL):
+                    await _delimited(channel, token, "guest-shutdown")
 
     async def execute(self, request: ExecRequest) -> ExecResult:
-        """Run a program in the guest and wait for it."""
-        limit = request.timeout_seconds
-        wanted: dict[str, Any] = {
-            "path": request.argv[0],
-            "arg": list(request.argv[1:]),
-            "capture_output": True,
-        }
+        """Run a program in the guest and wait for it.
+
+        Raises:
+            AgentTimedOut: it did not end within the request's limit; it goes on in the guest.
+            AgentRefused, AgentNonsense, AgentLost: as `call` does.
+        """
+        limit, program = request.timeout_seconds, request.argv[0]
+        deadline = _now() + limit
+        wanted: dict[str, Any] = {"path": program, "arg": list(request.argv[1:]), "capture_output": True}
         if request.stdin is not None:
             wanted["input_data"] = base64.b64encode(request.stdin.encode()).decode()
-        try:
-            async with asyncio.timeout(limit):
-                pid = _dictionary(await self.call("guest-exec", limit, **wanted)).get("pid")
-                found = await self._exited(pid, limit)
-        except TimeoutError as error:
-            raise AgentSilent(
-                f"the program {request.argv[0][:60]!r} did not end within {limit:g} seconds",
-                value=request.argv[0][:200],
-                cure="Give it longer with --timeout. It goes on running in the guest.",
-            ) from error
-        return _result(found)
-
-    async def _exited(self, pid: Any, limit: float) -> dict[str, Any]:
-        pause = 0.02
-        while True:
-            found = _dictionary(await self.call("guest-exec-status", limit, pid=pid))
-            if found.get("exited"):
-                return found
+        begun = _dictionary(await self.call("guest-exec", limit, **wanted))
+        for pause in _looks():
+            left = deadline - _now()
+            if left <= 0:
+                raise AgentTimedOut(
+                    f"the program {program[:60]!r} did not end within {limit:g} seconds",
+                    value=program[:200],
+                    cure="Give it longer with --timeout. It goes on running in the guest.",
+                )
             # The agent has no event for the end of a program.
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
+            await asyncio.sleep(min(pause, left))
+            # The agent tells the outputs once and forgets them: the last question has a second of its own.
+            left = max(1.0, deadline - _now())
+            answer = await self.call("guest-exec-status", left, pid=begun.get("pid"))
+            if _dictionary(answer).get("exited"):
+                return _result(answer)
+        raise AssertionError
+
+    async def close(self) -> None:
+        """Let go of the channel; the next command opens it again."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _looks() -> Iterator[float]:
+    pause = _FIRST_LOOK
+    while True:
+        yield pause
+        pause = min(pause * 1.5, _LONGEST_LOOK)
+
+
+def _wire(command: str, arguments: dict[str, Any]) -> bytes:
+    told: dict[str, Any] = {"execute": command}
+    if arguments:
+        told["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return json.dumps(told).encode() + b"\n"
+
+
+async def _delimited(channel: AgentChannel, token: int, command: str = "") -> None:
+    """Wait for the answer to a synchronization.
+
+    An answer without a delimiter is an older command's, or that of `command`, whose error is raised.
+    """
+    while True:
+        line = await channel.line()
+        if line.delimited:
+            with contextlib.suppress(ValueError, RecursionError):
+                if json.loads(line.text) == {"return": token}:
+                    return
+        elif command:
+            _returned(await _parsed(line.text, command), command)
+
+
+async def _answer(channel: AgentChannel, command: str) -> Any:
+    while True:
+        line = await channel.line()
+        if not line.delimited:  # else it is the answer to a synchronization that was sent again
+            return _returned(await _parsed(line.text, command), command)
+
+
+async def _parsed(text: bytes, command: str) -> Any:
+    try:
+        return await asyncio.to_thread(json.loads, text) if len(text) > _LARGE else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AgentNonsense("the guest agent's answer cannot be read", value=command) from error
+
+
+def _returned(answer: Any, command: str) -> Any:
+    if not isinstance(answer, dict) or not {"return", "error"} & answer.keys():
+        raise AgentNonsense("the guest agent's answer cannot be read", value=command)
+    if "error" not in answer:
+        return answer["return"]
+    error = answer["error"] if isinstance(answer["error"], dict) else {}
+    said, kind = (str(error.get(key, ""))[:500] for key in ("desc", "class"))
+    raise AgentRefused(
+        f"the guest agent refused {command}: {said}", value=command, detail={"class": kind, "desc": said}
+    )
 
 
 def _dictionary(answer: Any) -> dict[str, Any]:
@@ -170,17 +300,42 @@ def _dictionary(answer: Any) -> dict[str, Any]:
     return answer
 
 
-def _result(found: dict[str, Any]) -> ExecResult:
+def _listed(answer: Any) -> list[Any]:
+    return answer[:_MOST_INTERFACES] if isinstance(answer, list) else []
+
+
+def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return not (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address.is_reserved
+    )
+
+
+def _decoded(text: Any) -> bytes:
     try:
-        out, err = (base64.b64decode(str(found.get(key, ""))) for key in ("out-data", "err-data"))
-        code, signal = found.get("exitcode"), found.get("signal")
-        return ExecResult(
-            exit_code=None if code is None else int(code),
-            signal=None if signal is None else int(signal),
-            stdout=out[:_MOST_OUTPUT].decode(errors="replace"),
-            stderr=err[:_MOST_OUTPUT].decode(errors="replace"),
-            truncated=bool(found.get("out-truncated") or found.get("err-truncated"))
-            or max(len(out), len(err)) > _MOST_OUTPUT,
-        )
-    except (TypeError, ValueError) as error:
+        return base64.b64decode(str(text))
+    except ValueError as error:
         raise AgentNonsense("the guest agent's answer cannot be read") from error
+
+
+def _result(answer: dict[str, Any]) -> ExecResult:
+    out, err = (_decoded(answer.get(key, "")) for key in ("out-data", "err-data"))
+    cut = max(len(out), len(err)) > _MOST_OUTPUT
+    return ExecResult(
+        exit_code=_number(answer.get("exitcode")),
+        signal=_number(answer.get("signal")),
+        stdout=out[:_MOST_OUTPUT].decode(errors="replace"),
+        stderr=err[:_MOST_OUTPUT].decode(errors="replace"),
+        truncated=cut or bool(answer.get("out-truncated") or answer.get("err-truncated")),
+    )
+
+
+def _number(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or not -(1 << 31) <= value < 1 << 32:
+        raise AgentNonsense("the guest agent's answer cannot be read", value="guest-exec-status")
+    return value

@@ -168,7 +168,7 @@ async def test_garbage_instead_of_a_greeting(tmp_path: Path) -> None:
 
 
 async def test_an_idle_session_costs_nothing(session: QmpSession) -> None:
-    follower = asyncio.create_task(anext(session.events()))
+    follower = asyncio.ensure_future(anext(session.events()))
     before = time.process_time()
     await asyncio.sleep(1)
     assert time.process_time() - before < 0.02
@@ -180,4 +180,3 @@ async def test_events_nobody_takes_are_bounded(session: QmpSession) -> None:
         session._everything.add({"event": "E", "data": {"n": n}})
     events = session.events()
     assert (await anext(events))["data"] == {"n": 50}
-    await events.aclose()

@@ -1,0 +1,130 @@
+"""The client of the guest agent with the real agent, run here on the host; harmless commands only."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.qmp.agent import AgentLost, AgentRefused, AgentTimedOut, GuestAgent
+from holdfast.spec.vm_requests import ExecRequest
+
+QEMU_GA = shutil.which("qemu-ga") or shutil.which("qemu-ga", path="/usr/sbin:/sbin")
+pytestmark = pytest.mark.skipif(QEMU_GA is None, reason="needs qemu-ga")
+HARMFUL = "guest-shutdown,guest-suspend-disk,guest-suspend-ram,guest-suspend-hybrid,guest-set-time"
+HARMFUL += ",guest-set-user-password,guest-fsfreeze-freeze,guest-fstrim,guest-set-vcpus"
+
+Start = Callable[[], Awaitable[asyncio.subprocess.Process]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    assert QEMU_GA
+    begun: list[asyncio.subprocess.Process] = []
+
+    async def run() -> asyncio.subprocess.Process:
+        argv = [QEMU_GA, "-m", "unix-listen", "-p", str(tmp_path / "a"), "-t", str(tmp_path)]
+        argv += ["-f", str(tmp_path / "pid"), "-b", HARMFUL]
+        (tmp_path / "a").unlink(missing_ok=True)
+        begun.append(await asyncio.create_subprocess_exec(*argv))
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def agent(tmp_path: Path, start: Start) -> AsyncIterator[GuestAgent]:
+    await start()
+    made = GuestAgent(tmp_path / "a")
+    await made.ping(20)
+    yield made
+    await made.close()
+
+
+async def test_it_tells_of_its_guest(agent: GuestAgent) -> None:
+    assert (await agent.os_info(5))["kernel-release"]
+    assert await agent.host_name(5)
+    for address in await agent.addresses(5):
+        assert not address.startswith(("127.", "fe80", "::1", "169.254."))
+    with pytest.raises(AgentRefused) as caught:
+        await agent.call("guest-no-such-command", 5)
+    assert caught.value.detail["class"] == "CommandNotFound"
+    with pytest.raises(AgentRefused):
+        await agent.shut_down(5)  # this agent was told not to
+
+
+async def test_files(agent: GuestAgent, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 2500
+    path = str(tmp_path / "file")
+    await agent.write_file(path, content, 20)
+    assert await agent.read_file(path, 1 << 20, 20) == content
+    assert await agent.read_file(path, 300_000, 20) == content[:300_000]
+    await agent.write_file(path, b"", 5)
+    assert await agent.read_file(path, 10, 5) == b""
+    with pytest.raises(AgentRefused):
+        await agent.read_file(str(tmp_path / "absent"), 10, 5)
+
+
+async def test_programs(agent: GuestAgent) -> None:
+    result = await agent.execute(ExecRequest(argv=("/bin/cat",), stdin="zwölf"))
+    assert (result.exit_code, result.signal, result.stdout, result.stderr) == (0, None, "zwölf", "")
+    result = await agent.execute(ExecRequest(argv=("/bin/sh", "-c", "echo no >&2; exit 3")))
+    assert (result.exit_code, result.stderr) == (3, "no\n")
+    result = await agent.execute(ExecRequest(argv=("/bin/sh", "-c", "kill -9 $$")))
+    assert (result.exit_code, result.signal) == (None, 9)
+    with pytest.raises(AgentRefused):
+        await agent.execute(ExecRequest(argv=("/no/such/program",)))
+
+
+async def test_much_output_is_cut(agent: GuestAgent) -> None:
+    argv = ("/usr/bin/head", "-c", "12000000", "/dev/zero")
+    result = await agent.execute(ExecRequest(argv=argv))
+    assert (result.exit_code, len(result.stdout), result.truncated) == (0, 1 << 20, True)
+    await agent.ping(1)
+    exact = await agent.execute(ExecRequest(argv=("/usr/bin/head", "-c", "1048576", "/dev/zero")))
+    assert (len(exact.stdout), exact.truncated) == (1 << 20, False)
+
+
+async def test_a_program_that_does_not_end(agent: GuestAgent) -> None:
+    before = time.monotonic()
+    with pytest.raises(AgentTimedOut, match="sleep"):
+        await agent.execute(ExecRequest(argv=("/bin/sleep", "3"), timeout_seconds=0.5))
+    assert time.monotonic() - before < 2
+    await agent.ping(2)
+
+
+async def test_a_restarted_agent_is_found_again(tmp_path: Path, start: Start) -> None:
+    agent = GuestAgent(tmp_path / "a")
+    with pytest.raises(AgentLost):
+        await agent.host_name(5)
+    first = await start()
+    await agent.ping(20)
+    first.kill()
+    await first.wait()
+    with pytest.raises(AgentLost):
+        await agent.host_name(5)
+    waiting = asyncio.create_task(agent.ping(20))
+    await asyncio.sleep(0.3)
+    await start()
+    await waiting
+    assert await agent.host_name(5)
+    await agent.close()
+
+
+async def test_callers_wait_for_one_another(agent: GuestAgent) -> None:
+    names = await asyncio.gather(*(agent.host_name(10) for _ in range(20)))
+    assert len(set(names)) == 1
+
+
+async def test_a_cancelled_call_leaves_nothing_behind(agent: GuestAgent) -> None:
+    for pause in (0, 0.0005, 0.001, 0.002, 0.004):
+        task = asyncio.create_task(agent.os_info(5))
+        await asyncio.sleep(pause)
+        task.cancel()
+        assert await agent.host_name(5)
