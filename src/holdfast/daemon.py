@@ -46,6 +46,7 @@ from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
+from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
 from holdfast.vm.housekeeping import keep_house
@@ -116,6 +117,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         ports=Ports(switches, state),
         images=images,
         volumes=Volumes(images, state, processes),
+        variables=VariableStores(processes, state),
         vtpm=Vtpm(processes, state),
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),

@@ -4,6 +4,7 @@ root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── catalog.sqlite        records          ├── operations.sqlite  steps of long work
 ├── images/<digest>/      images           ├── vms/<VM name>/     a VM's disks, firmware, logs
 ├── switches/<name>/      dnsmasq          ├── keys/              certificates, keys (0700)
+├── firmware/             variable stores to copy (0700)
 └── scratch/              half-made files
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX
 └── vm/<8 hex>/           socket's path has at most 107 bytes (unix(7))
@@ -77,6 +78,10 @@ class StateFolder:
         return self.root / "keys"
 
     @property
+    def firmware(self) -> Path:
+        return self.root / "firmware"
+
+    @property
     def scratch(self) -> Path:
         return self.root / "scratch"
 
@@ -104,6 +109,7 @@ class StateFolder:
             (self.vms, 0o711),
             (self.switches, 0o711),
             (self.keys, 0o700),
+            (self.firmware, 0o700),
             (self.scratch, 0o711),
             (self.runtime, 0o711),
             (self.runtime / "vm", 0o711),

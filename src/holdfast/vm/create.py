@@ -16,7 +16,6 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Disk, UefiBoot, VmState
 from holdfast.storage.seed_disc import write_seed_disc
 from holdfast.trust.firmware import choose_firmware
-from holdfast.trust.variables import make_variables
 from holdfast.vm.cloud_init import seed_files
 from holdfast.vm.lifecycle import Find, StartMachine
 from holdfast.vm.owner import VmOwner
@@ -95,8 +94,7 @@ class MakeParts(_Making):
             boot = record.spec.boot
             if isinstance(boot, UefiBoot):
                 group.create_task(
-                    asyncio.to_thread(
-                        make_variables,
+                    self._rooms.variables.make(
                         choose_firmware(boot.secure_boot).template,
                         folder / "firmware" / "variables.fd",
                         boot.secure_boot,

@@ -13,6 +13,7 @@ from holdfast.network.switches import SwitchBoard
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.storage.images import ImageStore
 from holdfast.storage.volumes import Volumes
+from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm.records import VmRecords
 
@@ -41,6 +42,7 @@ class Rooms:
     ports: Ports
     images: ImageStore
     volumes: Volumes
+    variables: VariableStores
     vtpm: Vtpm
     acceleration: AccelerationProbe
     groups: VmGroups
