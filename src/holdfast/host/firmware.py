@@ -5,6 +5,7 @@ folder of higher priority hides its namesakes below, and an empty one hides with
 Nothing is kept: descriptors are small and change with package updates.
 """
 
+import fnmatch
 import json
 import os
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST_DESCRIPTOR = 64 * 1024
+_MACHINE = "pc-q35-10.0"  # what the descriptors' patterns of machines are held against
 _LARGEST_TEMPLATE = 16 * 1024 * 1024
 
 
@@ -87,7 +89,8 @@ def _build(path: Path, root: Path) -> FirmwareBuild | None:
 
 def _parse(text: Any, descriptor: str, root: Path) -> FirmwareBuild | None:
     fits = any(
-        target["architecture"] == "x86_64" and any("q35" in machine for machine in target["machines"])
+        target["architecture"] == "x86_64"
+        and any(fnmatch.fnmatchcase(_MACHINE, pattern) for pattern in target["machines"])
         for target in text["targets"]
     )
     mapping = text["mapping"]
@@ -97,7 +100,7 @@ def _parse(text: Any, descriptor: str, root: Path) -> FirmwareBuild | None:
         return None
     code, template = mapping["executable"], mapping["nvram-template"]
     build = FirmwareBuild(
-        description=str(text["description"]),
+        description=str(text.get("description", "")),
         descriptor=descriptor,
         code=root / str(code["filename"]).lstrip("/"),
         code_format=str(code["format"]),

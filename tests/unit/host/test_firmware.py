@@ -74,6 +74,7 @@ def test_what_does_not_fit_or_makes_no_sense_is_passed_over(tmp_path: Path) -> N
             f"{folder}/11.json": "[]",
             f"{folder}/12.json": descriptor("gone.fd", "ms.vars"),
             f"{folder}/13.json": descriptor("ms.fd", "ms.vars", machine="pc-i440fx-*"),
+            f"{folder}/16.json": descriptor("ms.fd", "ms.vars", machine="xlnx-q35-like"),
             f"{folder}/14.json": descriptor("ms.fd", "ms.vars", mode="stateless"),
             f"{folder}/15.json": json.dumps({"description": "bios", "interface-types": ["bios"]}),
         },
