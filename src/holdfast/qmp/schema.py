@@ -24,6 +24,9 @@ class Schema:
             if isinstance(entry, dict) and isinstance(entry.get("name"), str)
         }
 
+    def commands(self) -> frozenset[str]:
+        return frozenset(name for name in self._entries if self.has_command(name))
+
     def has_command(self, command: str) -> bool:
         return self._entries.get(command, {}).get("meta-type") == "command"
 

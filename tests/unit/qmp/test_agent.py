@@ -58,7 +58,7 @@ async def served(path: Path, fake: FakeAgent) -> Any:
         server.close()
 
 
-def returns(value: Any) -> Answers:
+def returns(value: Any) -> Callable[[str, dict[str, Any]], bytes]:
     return lambda *_: json.dumps({"return": value}).encode() + b"\n"
 
 
