@@ -14,9 +14,11 @@ QEMU puts into a memory image is encrypted with a second key derived from the fi
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
+from io import FileIO
 from pathlib import Path
 
 from holdfast.host.files import own, remove_tree, sync_folder, write_atomic
@@ -30,6 +32,7 @@ _ROLE = "swtpm"
 _MANUFACTURE_SECONDS = 120.0
 _READY_SECONDS = 60.0
 _TAIL = 4096
+_KEY = re.compile(rb"[0-9a-f]{64}")
 
 
 class VtpmEnded(Failed):
@@ -42,6 +45,10 @@ class VtpmNotMade(Failed):
 
 class VtpmMissing(NotFound):
     id = "vtpm-missing"
+
+
+class VtpmDamaged(Failed):
+    id = "vtpm-damaged"
 
 
 class VtpmRunning(Conflict):
@@ -82,8 +89,8 @@ class Vtpm:
             raise
 
     async def _setup(self, vm_id: str, new: Path, config: Path, key: str) -> None:
-        fd = _secret(key)
-        try:
+        with _secret(key) as secret:
+            fd = secret.fileno()
             done = await self._processes.run(
                 [
                     *("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{new}", "--create-ek-cert"),
@@ -94,8 +101,6 @@ class Vtpm:
                 timeout=_MANUFACTURE_SECONDS,
                 pass_fds=(fd,),
             )
-        finally:
-            os.close(fd)
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-_TAIL:].decode(errors="replace")
             raise VtpmNotMade(
@@ -122,45 +127,56 @@ class Vtpm:
 
         Raises:
             VtpmMissing: the folder holds no TPM.
+            VtpmDamaged: its key is none.
             VtpmRunning: it runs already.
             VtpmEnded: swtpm ended at once; the detail holds the end of its log.
         """
         self._refuse_running(vm_id)
         key = await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
-        path = runtime / "swtpm.sock"
-        listener = _listen(path, identity)
+        path, signal = runtime / "swtpm.sock", runtime / "swtpm.ready"
         log = folder / "swtpm.log"
-        fds = [_secret(key), _secret(derived_key(key, "migration"))]
-        ready = _fifo(runtime / "swtpm.ready", identity)
-        modes = "mode=aes-256-cbc,format=hex"
         try:
-            ref = await self._processes.spawn(
+            with _fifo(signal, identity) as ready:
+                ref = await self._spawn(vm_id, folder, path, signal, key, identity, log)
+                await self._wait_ready(ref, ready.fileno(), log)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            signal.unlink(missing_ok=True)
+        return TpmAttachment(socket=path)
+
+    async def _spawn(
+        self,
+        vm_id: str,
+        folder: Path,
+        path: Path,
+        signal: Path,
+        key: str,
+        identity: Identity | None,
+        log: Path,
+    ) -> ProcessRef:
+        modes = "mode=aes-256-cbc,format=hex"
+        with (
+            _listen(path, identity) as listener,
+            _secret(key) as state_key,
+            _secret(derived_key(key, "migration")) as migration_key,
+        ):
+            fds = (listener.fileno(), state_key.fileno(), migration_key.fileno())
+            return await self._processes.spawn(
                 [
                     *("swtpm", "socket", "--tpm2", "--terminate"),
                     *("--tpmstate", f"dir={folder / 'firmware' / 'tpm'},mode=0600"),
-                    *("--ctrl", f"type=unixio,fd={listener.fileno()}"),
-                    *("--key", f"fd={fds[0]},{modes}", "--migration-key", f"fd={fds[1]},{modes}"),
-                    *("--pid", f"file={runtime / 'swtpm.ready'}"),
+                    *("--ctrl", f"type=unixio,fd={fds[0]}"),
+                    *("--key", f"fd={fds[1]},{modes}", "--migration-key", f"fd={fds[2]},{modes}"),
+                    *("--pid", f"file={signal}"),
                 ],
                 owner=f"vm:{vm_id}",
                 role=_ROLE,
                 log=log,
                 identity=identity,
-                pass_fds=(listener.fileno(), *fds),
+                pass_fds=fds,
             )
-            for fd in fds:
-                os.close(fd)
-            fds.clear()
-            await self._wait_ready(ref, ready, log)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            (runtime / "swtpm.ready").unlink(missing_ok=True)
-            listener.close()
-            for fd in (*fds, ready):
-                os.close(fd)
-        return TpmAttachment(socket=path)
 
     async def _wait_ready(self, ref: ProcessRef, ready: int, log: Path) -> None:
         """swtpm writes its process id into the FIFO once it serves."""
@@ -210,7 +226,7 @@ class Vtpm:
     async def copy(self, source: Path, target: Path, identity: Identity | None = None) -> None:
         """Give `target` (another VM's folder) the same TPM: same keys, same identity, same secrets.
 
-        The source must not run. Raises VtpmMissing where it has none.
+        The source must not run. Raises VtpmMissing where it has none, VtpmDamaged where its key is none.
         """
         await asyncio.to_thread(_copy, source / "firmware", target / "firmware", identity)
 
@@ -229,21 +245,25 @@ class Vtpm:
             )
 
 
-def _secret(text: str) -> int:
+def _secret(text: str) -> FileIO:
     """A descriptor from which a child reads a secret that is in no file and on no command line."""
-    fd = os.memfd_create("key", os.MFD_CLOEXEC)
-    os.write(fd, text.encode())
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
+    file = FileIO(os.memfd_create("key", os.MFD_CLOEXEC), "r+")
+    try:
+        file.write(text.encode())
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _fifo(path: Path, identity: Identity | None) -> int:
+def _fifo(path: Path, identity: Identity | None) -> FileIO:
     """Reading end of a new FIFO that the child may write to."""
     path.unlink(missing_ok=True)
     os.mkfifo(path, 0o600)
     if identity:
         os.chown(path, identity.uid, identity.gid)
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _listen(path: Path, identity: Identity | None) -> socket.socket:
@@ -292,16 +312,9 @@ def _make_ready(firmware: Path, empty: bool, identity: Identity | None) -> str:
     """Bring the state folder to where swtpm may start from it; returns the key."""
     _put_back(firmware)
     state = firmware / "tpm"
-    try:
-        key = (firmware / "tpm.key").read_text(encoding="ascii")
-    except FileNotFoundError:
-        key = ""
-    if not key or not state.is_dir():
-        raise VtpmMissing(
-            f"there is no TPM state in {firmware}",
-            value=str(firmware),
-            cure="Restore the folder from a backup, or make the VM again.",
-        )
+    if not state.is_dir():
+        raise _missing(firmware)
+    key = _read_key(firmware)
     if empty:
         state.rename(firmware / "tpm.kept")
         state.mkdir(mode=0o700)
@@ -309,6 +322,30 @@ def _make_ready(firmware: Path, empty: bool, identity: Identity | None) -> str:
     if identity:
         own(state, identity.uid, identity.gid)
     return key
+
+
+def _read_key(firmware: Path) -> str:
+    path = firmware / "tpm.key"
+    try:
+        with path.open("rb") as file:
+            key = file.read(65)
+    except FileNotFoundError as error:
+        raise _missing(firmware) from error
+    if not _KEY.fullmatch(key):
+        raise VtpmDamaged(
+            f"{path} holds no key of 64 hexadecimal digits",
+            value=str(path),
+            cure="Restore the file from a backup: the TPM's state cannot be read without it.",
+        )
+    return key.decode("ascii")
+
+
+def _missing(firmware: Path) -> VtpmMissing:
+    return VtpmMissing(
+        f"there is no TPM state in {firmware}",
+        value=str(firmware),
+        cure="Restore the folder from a backup, or make the VM again.",
+    )
 
 
 def _put_back(firmware: Path) -> None:
@@ -321,9 +358,10 @@ def _put_back(firmware: Path) -> None:
 
 def _copy(source: Path, target: Path, identity: Identity | None) -> None:
     if not (source / "tpm").is_dir():
-        raise VtpmMissing(f"there is no TPM state in {source}", value=str(source))
+        raise _missing(source)
+    key = _read_key(source)
     _clear(target)
-    write_atomic(target / "tpm.key", (source / "tpm.key").read_bytes(), 0o600)
+    write_atomic(target / "tpm.key", key.encode(), 0o600)
     shutil.copytree(source / "tpm", target / "tpm.new", symlinks=True)
     (target / "tpm.new").chmod(0o700)
     _finish(target / "tpm.new", target / "tpm", identity)

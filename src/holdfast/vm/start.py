@@ -143,7 +143,9 @@ def _prepare_runtime(runtime: Path, identity: Identity | None) -> None:
 
 def _firmware(boot: UefiBoot, folder: Path) -> FirmwareAttachment:
     build = choose_firmware(boot.secure_boot)
-    return FirmwareAttachment(code=build.code, variables=folder / "firmware" / "variables.fd", smm=build.requires_smm)
+    return FirmwareAttachment(
+        code=build.code, variables=folder / "firmware" / "variables.fd", smm=build.requires_smm
+    )
 
 
 async def _cds(rooms: Rooms, spec: VmSpec, folder: Path) -> tuple[CdAttachment, ...]:

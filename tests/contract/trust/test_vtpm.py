@@ -1,6 +1,7 @@
 """Against the real swtpm, spoken to by tpm2-tools."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.spec.ids import new_id
-from holdfast.trust.vtpm import Vtpm, VtpmEnded, VtpmMissing, VtpmRunning
+from holdfast.trust.vtpm import Vtpm, VtpmDamaged, VtpmEnded, VtpmMissing, VtpmRunning
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("swtpm", "swtpm_setup", "tpm2_nvread")),
@@ -143,12 +144,49 @@ async def test_it_starts_unprivileged_is_found_again_and_survives_a_kill(bench: 
     assert bench.vtpm.find(bench.id) is None
 
 
-async def test_an_early_end_is_told_with_the_log(bench: Bench) -> None:
+def opened() -> set[str]:
+    """What our descriptors lead to; the loop's own and pidfds of reapers come and go."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(entry.readlink())
+            if any(word in target for word in ("socket:", "memfd:", "swtpm")):
+                found.add(target)
+    return found
+
+
+async def test_an_early_end_is_told_with_the_log(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.vtpm.manufacture(bench.id, bench.folder, IDENTITY)
-    (bench.folder / "firmware" / "tpm.key").write_text("no key")
-    with pytest.raises((VtpmEnded, ValueError)):
-        await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY)
+    programs = bench.state.root / "programs"
+    programs.mkdir(mode=0o755)
+    (programs / "swtpm").write_text("#!/bin/sh\necho the TPM is broken >&2\nexit 3\n")
+    for path in (programs, programs / "swtpm"):
+        path.chmod(0o755)
+    before = opened()
+    with monkeypatch.context() as changed:
+        changed.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        with pytest.raises(VtpmEnded) as caught:
+            await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY)
+    assert caught.value.detail["log"] == "the TPM is broken\n"
     assert bench.vtpm.find(bench.id) is None
+    assert opened() == before and list(bench.runtime.iterdir()) == []
+    await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY)
+
+
+@pytest.mark.parametrize("key", [b"no key", b"\xff" * 64, b"ab" * 33, b"", b" " + b"a" * 63])
+async def test_a_damaged_key_is_refused_before_anything_is_moved(bench: Bench, key: bytes) -> None:
+    firmware, before = bench.folder / "firmware", opened()
+    (firmware / "tpm").mkdir(parents=True)
+    (firmware / "tpm" / "tpm2-00.permall").write_bytes(b"state")
+    (firmware / "tpm.key").write_bytes(key)
+    for empty in (False, True):
+        with pytest.raises(VtpmDamaged) as caught:
+            await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY, empty=empty)
+        assert caught.value.value == str(firmware / "tpm.key")
+    with pytest.raises(VtpmDamaged):
+        await bench.vtpm.copy(bench.folder, bench.make("two"), IDENTITY)
+    assert permall(bench.folder) == b"state" and not (firmware / "tpm.kept").exists()
+    assert opened() == before and list(bench.runtime.iterdir()) == []
 
 
 async def test_a_failed_restore_loses_nothing(bench: Bench) -> None:
