@@ -4,8 +4,8 @@ Kernel, modules and qemu-ga come from the packages of the distribution that the 
 `apt-get download` and `dpkg -x`: no root is needed, and nothing is installed. The result is kept
 in the cache folder under a name that changes with this file and the packages.
 
-In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., qemu-ga on its
-virtio-serial port, acpid for the power button, a shell on ttyS0. It prints READY when it is up.
+In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., CDs as /dev/sr0.., qemu-ga
+on its virtio-serial port, acpid for the power button, a shell on ttyS0. It prints READY when it is up.
 """
 
 import hashlib
@@ -32,6 +32,14 @@ _MODULES = (
     "virtio_console",
     "button",
     "evdev",
+    "scsi_common",
+    "scsi_mod",
+    "virtio_scsi",
+    "cdrom",
+    "sr_mod",
+    "isofs",
+    "pvpanic",
+    "pvpanic_mmio",
 )
 
 _INIT = f"""#!/bin/busybox sh
@@ -132,10 +140,10 @@ def _fill(root: Path, tree: Path) -> None:
         (tree / folder).mkdir(parents=True)
     _program(Path(shutil.which("busybox") or "/bin/busybox"), tree / "bin/busybox", tree)
     _program(next(root.glob("usr/sbin/qemu-ga")), tree / "usr/sbin/qemu-ga", tree)
-    for module in _MODULES:
-        for found in root.glob(f"*/modules/*/kernel/**/{module}.ko*"):
-            _module(found, tree / "modules" / f"{module}.ko")
-    for found in root.glob("usr/lib/modules/*/kernel/**/*.ko*"):
+    for found in [
+        *root.glob("lib/modules/*/kernel/**/*.ko*"),
+        *root.glob("usr/lib/modules/*/kernel/**/*.ko*"),
+    ]:
         name = found.name.split(".")[0].replace("-", "_")
         if name in _MODULES:
             _module(found, tree / "modules" / f"{name}.ko")
