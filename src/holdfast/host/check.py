@@ -43,7 +43,11 @@ async def check(host: CheckedHost) -> list[CheckLine]:
             _line("qemu", "QEMU", _qemu(host)),
             _line("firmware", "UEFI firmware", asyncio.to_thread(check_programs.check_firmware, root)),
             _line("swtpm", "vTPM", check_programs.check_swtpm(root, host.runner)),
-            _line("image-tools", "Image tools", asyncio.to_thread(check_programs.check_image_tools, root)),
+            _line(
+                "image-tools",
+                "Image tools",
+                asyncio.to_thread(check_programs.check_image_tools, root, host.account),
+            ),
             _line("network", "Network", asyncio.to_thread(check_programs.check_network, root)),
             _line("privileges", "Privileges", asyncio.to_thread(check_kernel.check_privileges, host.account)),
             _line("memory", "Memory", asyncio.to_thread(check_kernel.check_memory, root)),

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from holdfast.host.check_kernel import Account
 from holdfast.host.firmware import find_firmware, lacks_2023_certificates
-from holdfast.host.kernel_modules import ModuleState, module_state
+from holdfast.host.kernel_modules import ModuleState, built_with, module_state
 from holdfast.host.processes import Completed
+from holdfast.host.sub_ids import command_for_range, file_without_range
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, CheckStatus
 
@@ -33,7 +35,9 @@ IMAGE_TOOLS = {
     "mcopy": "mtools",
     "mkfs.ext4": "e2fsprogs",
     "sfdisk": "fdisk",
+    "xorriso": "xorriso",
 }
+IMAGE_TOOLS_AS_USER = {**IMAGE_TOOLS, "newuidmap": "uidmap", "fakeroot": "fakeroot"}
 _FOLDERS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
 _CAP_NET_ADMIN = 12  # capabilities(7)
 
@@ -154,20 +158,31 @@ async def check_swtpm(root: Path, runner: Runner) -> CheckLine:
     return line(CheckStatus.OK, f"swtpm {version} with TPM 2.0 and seccomp")
 
 
-def check_image_tools(root: Path) -> CheckLine:
-    lacking = {name: package for name, package in IMAGE_TOOLS.items() if not find_program(root, name)}
-    if not lacking:
-        status, text, cure = CheckStatus.OK, f"{', '.join(IMAGE_TOOLS)} are installed", ""
-    else:
-        # Without qemu-img no image can be looked at; the others only serve building one's own.
-        status = CheckStatus.MISSING if "qemu-img" in lacking else CheckStatus.LIMITED
-        text = f"not installed: {', '.join(lacking)}"
-        cure = f"Install {', '.join(sorted(set(lacking.values())))}."
-    return CheckLine(id="image-tools", title="Image tools", status=status, text=text, cure=cure)
+def check_image_tools(root: Path, account: Account) -> CheckLine:
+    """Programs for images and seed discs; whoever is not root builds images in a user namespace."""
+    tools = IMAGE_TOOLS if account.uid == 0 else IMAGE_TOOLS_AS_USER
+    lacking = {name: package for name, package in tools.items() if not find_program(root, name)}
+    ranges = file_without_range(root, account.name, account.uid) if account.uid else None
+    texts, cures = [], []
+    if lacking:
+        texts.append(f"not installed: {', '.join(lacking)}")
+        cures.append(f"Install {', '.join(sorted(set(lacking.values())))}.")
+    if ranges:
+        texts.append(f"{account.name} has no range of ids in {ranges}, so it cannot build images")
+        cures.append(f"As root: {command_for_range(account.name)}")
+    # Without qemu-img no image can be looked at; the others only serve building one's own and seeds.
+    status = CheckStatus.LIMITED if texts else CheckStatus.OK
+    return CheckLine(
+        id="image-tools",
+        title="Image tools",
+        status=CheckStatus.MISSING if "qemu-img" in lacking else status,
+        text="; ".join(texts) or f"{', '.join(tools)} are installed",
+        cure=" ".join(cures),
+    )
 
 
 def check_network(root: Path) -> CheckLine:
-    """Bridged switches need a privilege, a device, a module and two programs; else user mode serves."""
+    """Bridged switches need a privilege, a device, a kernel and two programs; else user mode serves."""
     faults = []
     if not _may_change_network(root):
         faults.append(("no privilege to make bridges (CAP_NET_ADMIN)", "run the daemon as root"))
@@ -175,26 +190,37 @@ def check_network(root: Path) -> CheckLine:
         faults.append(("/dev/net/tun is missing", "load the module tun"))
     if module_state(root, "bridge") is ModuleState.ABSENT:
         faults.append(("the kernel has no bridge module", "use the distribution's full kernel"))
+    elif _filters_vlans(root) is False:
+        faults.append(
+            (
+                "the kernel's bridge has no VLAN filtering, so NICs cannot have a VLAN",
+                "use a kernel with CONFIG_BRIDGE_VLAN_FILTERING or a switch for each network",
+            )
+        )
     for name, package in (("nft", "nftables"), ("dnsmasq", "dnsmasq-base")):
         if not find_program(root, name):
             faults.append((f"{name} is not installed", f"install {package}"))
-    passt = find_program(root, "passt") is not None
-    if not faults and passt:
+    if not faults:
         return CheckLine(
             id="network",
             title="Network",
             status=CheckStatus.OK,
-            text="bridges with DHCP, DNS and NAT; user-mode network by passt",
+            text="bridges with VLANs, DHCP, DNS and NAT; user-mode network by QEMU itself",
         )
-    user_mode = "user-mode network by passt works" if passt else "passt is not installed"
-    cures = [cure for _, cure in faults] + ([] if passt else ["install passt"])
     return CheckLine(
         id="network",
         title="Network",
         status=CheckStatus.LIMITED,
-        text="; ".join([*(fault for fault, _ in faults), user_mode]),
-        cure="To have it all: " + ", ".join(cures) + ".",
+        text="; ".join([*(fault for fault, _ in faults), "user-mode network by QEMU itself works"]),
+        cure="To have it all: " + ", ".join(cure for _, cure in faults) + ".",
     )
+
+
+def _filters_vlans(root: Path) -> bool | None:
+    """By any bridge that there is (its folder in /sys shows it), else by the kernel's settings."""
+    for bridge in (root / "sys/class/net").glob("*/bridge"):
+        return (bridge / "vlan_filtering").exists()
+    return built_with(root, "CONFIG_BRIDGE_VLAN_FILTERING")
 
 
 def _may_change_network(root: Path) -> bool:

@@ -1,9 +1,13 @@
-"""Whether the running kernel has a module: loaded, loadable, or not at all. Nothing is kept."""
+"""What the running kernel has: modules (loaded, loadable, or not at all) and options. Nothing is kept."""
 
+import gzip
 import platform
 import re
+import zlib
 from enum import StrEnum
 from pathlib import Path
+
+_LARGEST_CONFIG = 4 * 1024 * 1024
 
 
 class ModuleState(StrEnum):
@@ -17,10 +21,7 @@ def module_state(root: Path, name: str) -> ModuleState:
     """State of a module by its name with underscores, from /sys/module and kmod's index files."""
     if (root / "sys/module" / name).is_dir():
         return ModuleState.LOADED
-    try:
-        release = (root / "proc/sys/kernel/osrelease").read_text().strip()
-    except OSError:
-        release = platform.release()
+    release = _release(root)
     # Underscores and dashes are one and the same to kmod; files may be compressed.
     file_name = re.compile(rf"/{name.replace('_', '[-_]')}\.ko(?:\.\w+)?(?::|$)", re.MULTILINE)
     for index, state in (("modules.builtin", ModuleState.LOADED), ("modules.dep", ModuleState.LOADABLE)):
@@ -31,3 +32,25 @@ def module_state(root: Path, name: str) -> ModuleState:
         if file_name.search(text):
             return state
     return ModuleState.ABSENT
+
+
+def built_with(root: Path, option: str) -> bool | None:
+    """Whether the kernel has an option, built in or as a module; None where its settings lie nowhere.
+
+    An option whose own needs are not met is not mentioned in the settings at all.
+    """
+    for path in (root / "proc/config.gz", root / "boot" / f"config-{_release(root)}"):
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                text = file.read(_LARGEST_CONFIG)
+        except (OSError, EOFError, zlib.error):
+            continue
+        return re.search(rf"^{option}=[ym]$".encode(), text, re.MULTILINE) is not None
+    return None
+
+
+def _release(root: Path) -> str:
+    try:
+        return (root / "proc/sys/kernel/osrelease").read_text().strip()
+    except OSError:
+        return platform.release()

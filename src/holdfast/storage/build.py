@@ -23,6 +23,7 @@ from holdfast.host.files import sync_folder
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes, ProgramMissing
 from holdfast.host.space import require_space
+from holdfast.host.sub_ids import command_for_range, file_without_range
 from holdfast.spec.errors import Failed, Unsupported
 from holdfast.spec.units import GIB
 from holdfast.storage.apt_sources import host_archives
@@ -243,14 +244,13 @@ def require_sub_ids(root: Path = Path("/")) -> None:
         UserNamespacesMissing: there is none; the cure is the command that gives one.
     """
     user = pwd.getpwuid(os.geteuid()).pw_name
-    for path in (root / "etc/subuid", root / "etc/subgid"):
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        if not any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines):
-            raise UserNamespacesMissing(
-                f"the user {user} has no range of ids in {path}, so it cannot build images",
-                value=user,
-                cure=f"As root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
-            )
+    lacking = file_without_range(root, user, os.geteuid())
+    if lacking:
+        raise UserNamespacesMissing(
+            f"the user {user} has no range of ids in {lacking}, so it cannot build images",
+            value=user,
+            cure=f"As root: {command_for_range(user)}",
+        )
 
 
 def _write_tree(root: Path, texts: dict[str, str], mode: int) -> None:

@@ -1,6 +1,7 @@
 """Each line of the host check: ok, limited or missing, and a cure wherever it is not ok."""
 
 import asyncio
+import gzip
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from holdfast.host import check_kernel, check_programs
 from holdfast.host.check import CheckedHost, check
 from holdfast.host.check_kernel import Account
 from holdfast.host.clock import clock_synchronised
-from holdfast.host.kernel_modules import ModuleState, module_state
+from holdfast.host.kernel_modules import ModuleState, built_with, module_state
 from holdfast.host.processes import Completed, ProgramMissing
 from holdfast.spec.host import AccelerationVerdict, CheckLine, CheckStatus
 from holdfast.spec.vm import Acceleration
@@ -54,7 +55,7 @@ class Tools:
 def full_host(root: Path) -> Path:
     """The hybrid host with everything installed, loaded and delegated."""
     hybrid_host(root)
-    for name in ("swtpm", "swtpm_setup", "qemu-img", "mmdebstrap", "mcopy", "passt"):
+    for name in ("swtpm", "swtpm_setup", "qemu-img", "mmdebstrap", "mcopy", "xorriso"):
         program(root, f"usr/bin/{name}")
     for name in ("mkfs.ext4", "sfdisk", "nft", "dnsmasq"):
         program(root, f"usr/sbin/{name}")
@@ -197,11 +198,27 @@ async def test_swtpm(tmp_path: Path, told: bytes, status: CheckStatus) -> None:
 
 def test_tools_name_their_packages(tmp_path: Path) -> None:
     root = full_host(tmp_path)
-    (root / "usr/bin/mcopy").unlink()
-    line = check_programs.check_image_tools(root)
-    assert (line.status, line.cure) == (CheckStatus.LIMITED, "Install mtools.")
+    for name, package in (("mcopy", "mtools"), ("xorriso", "xorriso")):
+        (root / "usr/bin" / name).unlink()
+        line = check_programs.check_image_tools(root, ROOT_USER)
+        assert (line.status, line.cure) == (CheckStatus.LIMITED, f"Install {package}.")
+        program(root, f"usr/bin/{name}")
     (root / "usr/bin/qemu-img").unlink()
-    assert check_programs.check_image_tools(root).status is CheckStatus.MISSING
+    assert check_programs.check_image_tools(root, ROOT_USER).status is CheckStatus.MISSING
+
+
+def test_an_ordinary_user_needs_more_to_build_images(tmp_path: Path) -> None:
+    root, eve = full_host(tmp_path), Account(1000, "eve", frozenset({"eve"}))
+    line = check_programs.check_image_tools(root, eve)
+    assert line.status is CheckStatus.LIMITED
+    assert "newuidmap, fakeroot" in line.text and "etc/subuid" in line.text
+    assert "Install fakeroot, uidmap." in line.cure and line.cure.endswith(" eve")
+    for name in ("newuidmap", "fakeroot"):
+        program(root, f"usr/bin/{name}")
+    put(root, {"etc/subuid": "eve:100000:65536\n", "etc/subgid": "adam:100000:65536\n"})
+    assert "etc/subgid" in check_programs.check_image_tools(root, eve).text
+    put(root, {"etc/subgid": "adam:100000:65536\n1000:165536:65536\n"})
+    assert check_programs.check_image_tools(root, eve).status is CheckStatus.OK
 
 
 def test_a_user_without_the_privilege_gets_user_mode(tmp_path: Path) -> None:
@@ -209,7 +226,42 @@ def test_a_user_without_the_privilege_gets_user_mode(tmp_path: Path) -> None:
     put(root, {"proc/self/status": "CapEff:\t0000000000000000\n"})
     line = check_programs.check_network(root)
     assert line.status is CheckStatus.LIMITED
-    assert "CAP_NET_ADMIN" in line.text and "passt works" in line.text
+    assert "CAP_NET_ADMIN" in line.text and "user-mode network by QEMU itself works" in line.text
+
+
+@pytest.mark.parametrize(
+    ("files", "status"),
+    [
+        ({"boot/config-6.12.0-amd64": "CONFIG_BRIDGE=m\nCONFIG_BRIDGE_VLAN_FILTERING=y\n"}, CheckStatus.OK),
+        ({"boot/config-6.12.0-amd64": "CONFIG_BRIDGE=m\n"}, CheckStatus.LIMITED),
+        (
+            {"boot/config-6.12.0-amd64": "# CONFIG_BRIDGE_VLAN_FILTERING is not set\n"},
+            CheckStatus.LIMITED,
+        ),
+        ({"sys/class/net/br0/bridge/vlan_filtering": "0\n"}, CheckStatus.OK),
+        (
+            {
+                "sys/class/net/br0/bridge/stp_state": "0\n",
+                "boot/config-6.12.0-amd64": "CONFIG_BRIDGE_VLAN_FILTERING=y\n",
+            },
+            CheckStatus.LIMITED,
+        ),
+        ({"proc/config.gz": "not compressed"}, CheckStatus.OK),
+    ],
+)
+def test_a_bridge_without_vlans_is_told(tmp_path: Path, files: dict[str, str], status: CheckStatus) -> None:
+    root = full_host(tmp_path)
+    put(root, files)
+    line = check_programs.check_network(root)
+    assert line.status is status
+    assert ("VLAN filtering" in line.text) == ("VLAN_FILTERING" in line.cure) == bool(line.cure)
+
+
+def test_compressed_settings_of_the_kernel_are_read(tmp_path: Path) -> None:
+    root = full_host(tmp_path)
+    with gzip.open(root / "proc/config.gz", "wb") as file:
+        file.write(b"CONFIG_BRIDGE=y\nCONFIG_A_AND_MORE=y\nCONFIG_B=m\n")
+    assert [built_with(root, f"CONFIG_{name}") for name in ("BRIDGE", "A", "B")] == [True, False, True]
 
 
 def test_modules(tmp_path: Path) -> None:
