@@ -20,7 +20,7 @@ from holdfast.machine.devices.disks import disks
 from holdfast.machine.devices.display import display
 from holdfast.machine.devices.firmware import firmware
 from holdfast.machine.devices.kernel import kernel
-from holdfast.machine.devices.memory import BACKEND, memory
+from holdfast.machine.devices.memory import memory
 from holdfast.machine.devices.monitor import monitor
 from holdfast.machine.devices.nics import nics
 from holdfast.machine.devices.panic import panic
@@ -104,7 +104,7 @@ def _process(inputs: MachineInputs) -> list[str]:
 def _platform(inputs: MachineInputs) -> list[str]:
     spec, acceleration, flash = inputs.spec, inputs.acceleration, inputs.firmware
     smm = flash is not None and flash.smm
-    parts = board(inputs.machine_type, acceleration, spec.cpus, BACKEND, flash=flash is not None, smm=smm)
+    parts = board(inputs.machine_type, acceleration, spec.cpus, flash=flash is not None, smm=smm)
     parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model)
     parts += memory(spec.memory, acceleration)
     parts += clock(spec.os) + firmware(flash) + tpm(inputs.tpm)

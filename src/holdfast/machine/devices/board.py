@@ -12,11 +12,9 @@ _ACTIONS = ["-action", "reboot=reset,shutdown=pause,panic=none"]
 _SLEEP = ["-global", "ICH9-LPC.disable_s3=1", "-global", "ICH9-LPC.disable_s4=1"]
 
 
-def board(
-    machine_type: str, acceleration: Acceleration, cpus: int, memory_backend: str, *, flash: bool, smm: bool
-) -> list[str]:
-    """`memory_backend` is the id of the object that is the RAM; `flash` says that firmware is given."""
-    machine = [quoted(machine_type), f"memory-backend={memory_backend}", "hpet=off", "vmport=off"]
+def board(machine_type: str, acceleration: Acceleration, cpus: int, *, flash: bool, smm: bool) -> list[str]:
+    """`flash` says that firmware is given, `smm` that it needs System Management Mode."""
+    machine = [quoted(machine_type), "hpet=off", "vmport=off"]
     machine.append(f"smm={'on' if smm else 'off'}")
     if flash:
         machine += ["pflash0=fw", "pflash1=vars"]

@@ -1,0 +1,6 @@
+"""Real QEMU gets the same example machines as the golden files."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "unit" / "machine"))
