@@ -9,6 +9,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "guests")]
 
 from live_host import LiveHost, live_host
+from namespaces import Peers, own_namespace
 from small_guest import SmallGuest, small_guest
 
 
@@ -48,3 +49,16 @@ def small_vm(name: str, append: str, **more: object) -> dict[str, object]:
         "nics": [],
         **more,
     }
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    with own_namespace():
+        yield
+
+
+@pytest.fixture
+def peer(namespace: None) -> Iterator[Peers]:
+    peers = Peers()
+    yield peers
+    peers.close()

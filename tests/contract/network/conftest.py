@@ -1,70 +1,24 @@
-"""A network namespace for the test itself: the main thread moves into it, and every thread and
-process that the test starts afterwards is born there. The machine's own network is never touched."""
+"""The tests of switches run in a network namespace of their own."""
 
-import ctypes
-import os
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+sys.path.insert(0, str(Path(__file__).parents[2] / "guests"))
 
-
-def _call(result: int) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def ip(*argv: str) -> str:
-    return subprocess.run(["ip", *argv], check=True, capture_output=True, text=True, timeout=20).stdout
+from namespaces import Peers, own_namespace
 
 
 @pytest.fixture
 def namespace() -> Iterator[None]:
-    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
-        pytest.skip("needs root and /dev/net/tun to make network namespaces")
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _call(_libc.unshare(_CLONE_NEWNET))
-        try:
-            ip("link", "set", "lo", "up")
-            yield
-        finally:
-            _call(_libc.setns(home, _CLONE_NEWNET))
-    finally:
-        os.close(home)
+    with own_namespace():
+        yield
 
 
 @pytest.fixture
-def peer(namespace: None) -> Iterator["Peers"]:
+def peer(namespace: None) -> Iterator[Peers]:
     peers = Peers()
     yield peers
-    for name in peers.names:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=20)
-
-
-class Peers:
-    """Further namespaces, each joined to this one by a veth pair whose near end has a given name."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def add(self, near: str, mac: str | None = None) -> str:
-        name = f"hftest-{os.getpid()}-{len(self.names)}"
-        ip("netns", "add", name)
-        self.names.append(name)
-        ip("link", "add", near, "type", "veth", "peer", "name", "eth0", "netns", name)
-        if mac:
-            ip("-n", name, "link", "set", "eth0", "address", mac)
-        ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", name, "link", "set", "eth0", "up")
-        ip("link", "set", near, "up")
-        return name
-
-    def run(self, name: str, *argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["ip", "netns", "exec", name, *argv], check=False, capture_output=True, text=True, timeout=30
-        )
+    peers.close()
