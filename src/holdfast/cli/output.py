@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -32,44 +32,47 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Left-aligned columns, each as wide as its widest cell: easy to read and to cut."""
+def columns_of(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Lines of left-aligned columns, each as wide as its widest cell: easy to read and to cut."""
     cells = [[each.upper() for each in columns], *([escape(cell) for cell in row] for row in rows)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
+        yield line.rstrip()
 
 
-def fields(value: dict[str, Any], prefix: str = "") -> None:
-    """A nested value, one `name: value` a line."""
-    for key, each in value.items():
-        if isinstance(each, dict):
-            fields(each, f"{prefix}{key}.")
-        elif isinstance(each, list) and each and isinstance(each[0], dict):
-            for index, item in enumerate(each):
-                fields(item, f"{prefix}{key}.{index}.")
-        else:
-            shown = ", ".join(map(str, each)) if isinstance(each, list) else each
-            sys.stdout.write(f"{prefix}{key}: {escape('-' if shown in (None, '') else shown)}\n")
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    for line in columns_of(columns, rows):
+        sys.stdout.write(line + "\n")
 
 
-def show(value: Any, format_: Format) -> None:
+def show(value: dict[str, Any], format_: Format, sheet: Callable[[dict[str, Any]], str]) -> None:
+    """One thing: as it came, or as its sheet."""
     if format_ is Format.JSON:
         print_json(value)
     else:
-        fields(value)
+        sys.stdout.write(sheet(value))
 
 
-def show_list(items: list[dict[str, Any]], columns: Sequence[str], format_: Format) -> None:
+def show_list(
+    items: list[dict[str, Any]],
+    columns: Sequence[str],
+    format_: Format,
+    words: Mapping[str, Callable[[Any], str | None]] | None = None,
+) -> None:
+    """Things in a table; `words` says how the values of a column are told to people."""
     if format_ is Format.JSON:
         print_json(items)
         return
 
-    def cell(value: Any) -> Any:
-        return ",".join(map(str, value)) if isinstance(value, list) else "-" if value is None else value
+    def cell(item: dict[str, Any], column: str) -> Any:
+        value = item.get(column)
+        if words and column in words:
+            value = words[column](value)
+        return ", ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else value
 
-    table(columns, ([cell(item.get(column)) for column in columns] for item in items))
+    heads = [column.replace("_", " ") for column in columns]
+    table(heads, ([cell(item, column) for column in columns] for item in items))
 
 
 def say(text: str) -> None:

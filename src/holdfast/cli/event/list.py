@@ -1,6 +1,6 @@
 """`holdfast event list`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,14 @@ def print_events(subject: str | None, limit: int, follow: bool, format_: Format)
 
     from holdfast.cli.output import escape
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.words import moment, pairs
 
-    def put(event: dict[str, object]) -> None:
+    def put(event: dict[str, Any]) -> None:
         if format_ is Format.JSON:
             line = json.dumps(event)
         else:
-            data = json.dumps(event["data"])
-            line = "  ".join(escape(part) for part in (event["time"], event["kind"], event["subject"], data))
+            parts = (moment(event["time"]), event["kind"], event["subject"], pairs(event["data"]))
+            line = "  ".join(escape(part) for part in parts if part)
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

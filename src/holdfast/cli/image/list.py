@@ -17,7 +17,9 @@ def command(
     """List the images."""
     from holdfast.cli.output import show_list
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.words import size
 
     with connect() as client:
         items = list(client.every("/v1/images", {"filter": filter, "sort": sort}))
-    show_list(items, ("names", "kind", "origin", "virtual_size", "stored_size", "source"), format_)
+    columns = ("names", "kind", "origin", "virtual_size", "stored_size", "source")
+    show_list(items, columns, format_, {"virtual_size": size, "stored_size": size})

@@ -12,6 +12,7 @@ def command(name: ImageArgument, format_: FormatOption = Format.TABLE) -> None:
 
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.image import image_sheet
 
     with connect() as client:
-        show(client.wire("GET", f"/v1/images/{quote(name, safe='')}"), format_)
+        show(client.wire("GET", f"/v1/images/{quote(name, safe='')}"), format_, image_sheet)

@@ -16,6 +16,7 @@ def command(
     """Ask an operation to stop and be undone."""
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.operation import operation_sheet
 
     with connect() as client:
-        show(client.cancel(operation_id).model_dump(mode="json"), format_)
+        show(client.cancel(operation_id).model_dump(mode="json"), format_, operation_sheet)

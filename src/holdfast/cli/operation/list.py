@@ -17,7 +17,9 @@ def command(
     """List operations, newest first."""
     from holdfast.cli.output import show_list
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.words import moment, percent
 
     with connect() as client:
         items = list(client.every("/v1/operations", {"filter": filter, "sort": sort}))
-    show_list(items, ("id", "kind", "subject", "state", "progress", "phase"), format_)
+    columns = ("id", "kind", "subject", "state", "progress", "phase", "created")
+    show_list(items, columns, format_, {"progress": percent, "created": moment})

@@ -11,6 +11,7 @@ def command(name: str, format_: FormatOption = Format.TABLE) -> None:
 
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.operation import operation_sheet
 
     with connect() as client:
-        show(client.wire("GET", f"/v1/operations/{quote(name, safe='')}"), format_)
+        show(client.wire("GET", f"/v1/operations/{quote(name, safe='')}"), format_, operation_sheet)

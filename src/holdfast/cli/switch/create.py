@@ -19,7 +19,8 @@ def command(
     """Make a switch."""
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.switch import switch_sheet
 
     body = {"name": name, "type": type, "subnet": subnet, "interface": interface}
     with connect() as client:
-        show(client.wire("POST", "/v1/switches", body), format_)
+        show(client.wire("POST", "/v1/switches", body), format_, switch_sheet)

@@ -12,6 +12,7 @@ def command(name: SwitchArgument, format_: FormatOption = Format.TABLE) -> None:
 
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.switch import switch_sheet
 
     with connect() as client:
-        show(client.wire("GET", f"/v1/switches/{quote(name, safe='')}"), format_)
+        show(client.wire("GET", f"/v1/switches/{quote(name, safe='')}"), format_, switch_sheet)

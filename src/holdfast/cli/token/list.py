@@ -17,7 +17,9 @@ def command(
     """List the tokens."""
     from holdfast.cli.output import show_list
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.words import moment
 
     with connect() as client:
         items = list(client.every("/v1/tokens", {"filter": filter, "sort": sort}))
-    show_list(items, ("name", "role", "created", "expires", "last_used"), format_)
+    times = {"created": moment, "expires": moment, "last_used": moment}
+    show_list(items, ("name", "role", "created", "expires", "last_used"), format_, times)

@@ -17,8 +17,8 @@ def command(
 ) -> None:
     """Give a VM another name."""
     from holdfast.api.client import vm_path
-    from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.vm_output import show_vm
 
     with connect() as client:
-        show(client.wire("POST", vm_path(name, "rename"), {"name": new_name}), format_)
+        show_vm(client, client.wire("POST", vm_path(name, "rename"), {"name": new_name}), format_)

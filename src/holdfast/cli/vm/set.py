@@ -21,9 +21,9 @@ def command(
 ) -> None:
     """Change settings; CPUs and memory take effect at the next start."""
     from holdfast.api.client import vm_path
-    from holdfast.cli.output import show
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of
+    from holdfast.cli.vm_output import show_vm
 
     with connect() as client:
         disc = image_of(client, iso, "iso") if iso else iso
@@ -34,4 +34,4 @@ def command(
             "guest_agent": guest_agent,
             "iso": disc,
         }
-        show(client.wire("PATCH", vm_path(name), body), format_)
+        show_vm(client, client.wire("PATCH", vm_path(name), body), format_)

@@ -9,8 +9,8 @@ EXAMPLE = "holdfast vm show web --format json"
 def command(name: VmArgument, format_: FormatOption = Format.TABLE) -> None:
     """Show everything about a VM."""
     from holdfast.api.client import vm_path
-    from holdfast.cli.output import show
     from holdfast.cli.session import connect
+    from holdfast.cli.vm_output import show_vm
 
     with connect() as client:
-        show(client.wire("GET", vm_path(name)), format_)
+        show_vm(client, client.wire("GET", vm_path(name)), format_)
