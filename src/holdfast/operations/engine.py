@@ -8,7 +8,7 @@ daemon's own loop, whatever thread DBOS calls from, so they may touch VM owners 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _KEPT_OPERATIONS = 2000
 _PROGRESS_INTERVAL = 0.5  # seconds between two stored reports of one operation
+_CLOSING_PATIENCE = 10.0  # seconds for phases to let go when they are cancelled
 _CANCEL_WIRE = Cancelled("cancelled on request").as_dict()
 
 
@@ -55,6 +56,9 @@ class Operations:
         self._procedures: dict[str, Procedure] = {}
         self._running: dict[str, _Running] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._steps: set[asyncio.Task[Any]] = set()
+        self._work: set[asyncio.Future[None]] = set()
+        self._closing = False
         self._loop = asyncio.get_running_loop()
         self.before_finish: list[Callable[[Session, OperationRow], None]] = []
         """Called in the transaction that ends an operation."""
@@ -102,9 +106,13 @@ class Operations:
 
     async def close(self) -> None:
         """Leave everything as a crash would: what is under way goes on at the next launch."""
-        for running in self._running.values():
-            if running.task:
-                running.task.cancel()
+        self._closing = True
+        for work in self._work:
+            work.cancel()
+        # A step that is only storing its outcome ends by itself.
+        ending = {*self._steps, *self._background}
+        if ending:
+            await asyncio.wait(ending, timeout=_CLOSING_PATIENCE)
         await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
 
     async def submit(
@@ -200,15 +208,40 @@ class Operations:
             "fail": self._fail,
             "succeed": self._succeed,
         }
-        future = asyncio.run_coroutine_threadsafe(_awaited(handlers[what](operation_id, index)), self._loop)
-        return await asyncio.wrap_future(future)
+        handled = self._handled(handlers[what], operation_id, index)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(handled, self._loop))
+
+    async def _handled(
+        self, handler: Callable[[str, int], Awaitable[dict[str, Any]]], operation_id: str, index: int
+    ) -> dict[str, Any]:
+        self._stay_open()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (for the type checker: coroutines run in tasks)
+        self._steps.add(task)
+        try:
+            return await handler(operation_id, index)
+        finally:
+            self._steps.discard(task)
+
+    def _stay_open(self) -> None:
+        """Raises CancelledError while closing: of a step that ends with it DBOS records nothing."""
+        if self._closing:
+            raise asyncio.CancelledError
+
+    def _worked(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A phase's work as a task that `close` cancels."""
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
 
     async def _do(self, operation_id: str, index: int) -> dict[str, Any]:
         job, phase = await self._job(operation_id, index)
         running = self._running.setdefault(operation_id, _Running())
         if (await self.get(operation_id)).state is OperationState.UNDOING:
             return {"error": True}
-        running.task = asyncio.ensure_future(phase.do(job))
+        self._stay_open()
+        running.task = self._worked(phase.do(job))
         error: dict[str, Any] | None = None
         try:
             await asyncio.shield(running.task)
@@ -223,6 +256,7 @@ class Operations:
             ).as_dict()
         finally:
             running.task = None
+        self._stay_open()
 
         def store(session: Session) -> bool:
             row = records.load(session, operation_id)
@@ -237,11 +271,13 @@ class Operations:
 
     async def _undo(self, operation_id: str, index: int) -> dict[str, Any]:
         job, phase = await self._job(operation_id, index)
+        self._stay_open()
         try:
-            await phase.undo(job)
+            await self._worked(phase.undo(job))
         except Exception:
             # The remaining undos still run: each leftover less is worth it.
             log.exception("undo failed", operation=operation_id, kind=job.kind, phase=phase.title)
+        self._stay_open()
         return {}
 
     async def _fail(self, operation_id: str, _: int) -> dict[str, Any]:
@@ -328,7 +364,3 @@ class Operations:
         forgotten = await self._catalog.write(lambda session: records.forget_old(session, _KEPT_OPERATIONS))
         if forgotten:
             await DBOS.delete_workflows_async(forgotten)
-
-
-async def _awaited(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    return await work

@@ -38,7 +38,7 @@ class Write:
         self._log(job, f"do {self.line}")
         job.notes[self.line] = True
         job.progress(0.5, "half")
-        if self.then == "fail":
+        if self.then.startswith("fail"):
             raise Refused("it failed on purpose", value=self.line)
         if self.then == "bug":
             raise ZeroDivisionError
@@ -47,9 +47,25 @@ class Write:
         if self.then == "die" and not (Path(job.params["log"] + ".died")).exists():
             Path(job.params["log"] + ".died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.then == "hang once":
+            await self._hang_once(job)
 
     async def undo(self, job: Job) -> None:
         self._log(job, f"undo {self.line}")
+        if self.then == "fail, and hang once in undo":
+            await self._hang_once(job)
+
+    @staticmethod
+    async def _hang_once(job: Job) -> None:
+        """Also makes something else of its cancellation, as a phase well might."""
+        mark = Path(job.params["log"] + ".hung")
+        if mark.exists():
+            return
+        mark.touch()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise Refused("it was told to stop") from None
 
     def _log(self, job: Job, text: str) -> None:
         with Path(job.params["log"]).open("a") as file:
@@ -63,6 +79,8 @@ def procedures() -> list[Procedure]:
         Procedure("bug", (Write("a", "bug"),)),
         Procedure("hang", (Write("a"), Write("b", "hang"))),
         Procedure("die", (Write("a"), Write("b", "die"), Write("c"))),
+        Procedure("hang-once", (Write("a"), Write("b", "hang once"), Write("c"))),
+        Procedure("hang-once-in-undo", (Write("a"), Write("b", "fail, and hang once in undo"))),
         Procedure("die-in-undo", (Write("a", "die"), Write("b", "fail"))),
     ]
 
@@ -157,6 +175,53 @@ async def test_after_kill_9_the_interrupted_phase_runs_again(
     argv = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path)]
     done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    engine, catalog = await engine_in(tmp_path)
+    only = (await engine.list(PageQuery())).items[0]
+    ended = await asyncio.wait_for(engine.wait(only.id), 20)
+    assert ended.state is state
+    assert lines(tmp_path) == expected
+    await engine.close()
+    catalog.close()
+
+
+async def closed_in_the_middle(kind: str, folder: Path) -> None:
+    """Run by a process of its own: DBOS cannot be launched twice in one."""
+    engine, catalog = await engine_in(folder)
+    await engine.submit(kind, "x", {"log": str(folder / "log")}, "test")
+    while not (folder / "log.hung").exists():
+        await asyncio.sleep(0.01)
+    await asyncio.wait_for(engine.close(), 15)
+    only = (await engine.list(PageQuery())).items[0]
+    # Long enough for whatever DBOS would still make of it.
+    await asyncio.sleep(0.3)
+    assert (await engine.list(PageQuery())).items[0] == only
+    (folder / "before").write_text(f"{only.state.value} {(only.error or {}).get('message')}")
+    catalog.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "state", "expected"),
+    [
+        ("hang-once", "running None", OperationState.SUCCEEDED, ["do a", "do b", "do b", "do c"]),
+        (
+            "hang-once-in-undo",
+            "undoing it failed on purpose",
+            OperationState.FAILED,
+            ["do a", "do b", "undo b", "undo b", "undo a"],
+        ),
+    ],
+)
+async def test_an_orderly_close_leaves_what_is_under_way_to_the_next_launch(
+    tmp_path: Path, kind: str, before: str, state: OperationState, expected: list[str]
+) -> None:
+    program = (
+        "import asyncio,sys;sys.path.insert(0,sys.argv[1]);import test_engine as t;from pathlib import Path\n"
+        f"asyncio.run(t.closed_in_the_middle({kind!r},Path(sys.argv[2])))"
+    )
+    argv = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path)]
+    done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True, timeout=40)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "before").read_text() == before
     engine, catalog = await engine_in(tmp_path)
     only = (await engine.list(PageQuery())).items[0]
     ended = await asyncio.wait_for(engine.wait(only.id), 20)
