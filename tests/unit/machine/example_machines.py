@@ -1,6 +1,7 @@
 """Example machines: values alone, so that the golden files and real QEMU judge the same ones."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from holdfast.machine.plan import MachineInputs
@@ -35,22 +36,26 @@ def _card(number: int, attachment: NicAttachment) -> tuple[Nic, NicAttachment]:
     return Nic(id=f"nic{number}", mac=f"02:00:00:00:00:{number:02x}"), attachment
 
 
+def _made(
+    folder: Path, runtime: Path, acceleration: Acceleration, spec: VmSpec, **more: object
+) -> MachineInputs:
+    fixed = {
+        "vm_id": _ID,
+        "name": "web",
+        "acceleration": acceleration,
+        "machine_type": MACHINE_TYPE,
+        "runtime": runtime,
+        "console_log": folder / "console.log",
+    }
+    return MachineInputs(**(fixed | {"spec": spec} | more))  # type: ignore[arg-type]
+
+
 def machines(
     folder: Path, runtime: Path, acceleration: Acceleration = Acceleration.TCG
 ) -> dict[str, MachineInputs]:
     """By name. Disks, discs, kernel and variables are files in `folder`; sockets are in `runtime`."""
 
-    def made(spec: VmSpec, **more: object) -> MachineInputs:
-        fixed = {
-            "vm_id": _ID,
-            "name": "web",
-            "acceleration": acceleration,
-            "machine_type": MACHINE_TYPE,
-            "runtime": runtime,
-            "console_log": folder / "console.log",
-        }
-        return MachineInputs(**(fixed | {"spec": spec} | more))  # type: ignore[arg-type]
-
+    made = partial(_made, folder, runtime, acceleration)
     trusted = {
         "firmware": FirmwareAttachment(code=OVMF, variables=folder / "variables.fd", smm=True),
         "tpm": TpmAttachment(socket=runtime / "swtpm.sock"),
