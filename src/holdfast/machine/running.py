@@ -24,7 +24,7 @@ from holdfast.spec.errors import Failed, HoldfastError
 from holdfast.spec.units import MIB, format_size
 
 _ROLE = "qemu"
-_GREETING_SECONDS = 60.0  # a loaded host may take long to load QEMU; its end is noticed at once
+_GREETING_SECONDS = 300.0  # 2,048 emulated CPUs take 90 s to make; QEMU's end is noticed at once
 _QUIT_SECONDS = 10.0
 _MEMORY_SECONDS = 3600.0
 _PROGRESS_SECONDS = 0.5
@@ -256,7 +256,7 @@ class Machines:
         path = inputs.runtime / "qmp.sock"
         listener = _listen(path)
         try:
-            argv = arguments(replace(inputs, monitor_fd=listener.fileno()))
+            argv = arguments(replace(inputs, monitor_fd=listener.fileno()), capabilities)
             ref = await self._processes.spawn(
                 [capabilities.binary, *argv],
                 owner=f"vm:{inputs.vm_id}",

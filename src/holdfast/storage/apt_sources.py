@@ -10,13 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-DEBIAN = "http://deb.debian.org/debian"
-SECURITY = "http://deb.debian.org/debian-security"
-KEYRINGS = (
-    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
-    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
-)
-"""Of the package debian-archive-keyring: where the host says none."""
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Of the package debian-archive-keyring, in the guest."""
 
 _SUITES = ("bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing", "unstable")
 _MAX_FILE = 256 * 1024
@@ -50,14 +45,15 @@ class Archives:
         """The guest's own .sources file; it has Debian's keyring only."""
         return "\n".join(
             f"Types: deb\nURIs: {entry.uri}\nSuites: {entry.suite}\n"
-            f"Components: {' '.join(entry.components)}\nSigned-By: {KEYRINGS[0]}\n"
+            f"Components: {' '.join(entry.components)}\nSigned-By: {KEYRING}\n"
             for entry in self.entries
         )
 
 
 def host_archives(suite: str, root: Path = Path("/")) -> Archives:
-    """Archives of `suite` by the host's mirrors, or by deb.debian.org where the host is no Debian.
+    """Archives of `suite` by the host's mirrors; none where the host is no Debian.
 
+    With none mmdebstrap takes Debian's own servers, updates and security included (mmdebstrap(1)).
     Updates and security updates are there where the host has them for its own suite.
     """
     found = [entry for entry in _entries(root) if "main" in entry.components]
@@ -65,9 +61,7 @@ def host_archives(suite: str, root: Path = Path("/")) -> Archives:
     updates = _preferred(entry for entry in found if _is(entry.suite, "-updates"))
     security = _preferred(entry for entry in found if _is(entry.suite, "-security"))
     if release is None:
-        keyring = next((str(path) for path in KEYRINGS if (root / str(path)[1:]).exists()), None)
-        release = Entry(DEBIAN, suite, ("main",), keyring)
-        updates, security = release, Entry(SECURITY, suite, ("main",), keyring)
+        return Archives(())
     chosen = [(release, ""), (updates, "-updates"), (security, "-security")]
     return Archives(
         tuple(

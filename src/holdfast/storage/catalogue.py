@@ -63,7 +63,7 @@ def known() -> dict[str, Origin]:
     """The images of the catalogue by name."""
     text = files("holdfast.storage").joinpath("catalogue.toml").read_text(encoding="utf-8")
     return {
-        name: Origin(entry["url"], name, None, entry["checksums"], entry["algorithm"])
+        name: Origin(entry["url"], name, None, entry.get("checksums"), entry.get("algorithm", "sha256"))
         for name, entry in tomllib.loads(text).items()
     }
 

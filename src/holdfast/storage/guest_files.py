@@ -107,9 +107,10 @@ def first_programs() -> dict[str, str]:
 def root_files(archives: Archives, root_uuid: str, esp_serial: str) -> dict[str, str]:
     """Texts by path from the root, for the finished system; 0644."""
     esp_uuid = f"{esp_serial[:4]}-{esp_serial[4:]}".upper()
+    # Without archives of ours the guest keeps the list that mmdebstrap has written.
+    sources = {"etc/apt/sources.list": "", "etc/apt/sources.list.d/debian.sources": archives.deb822()}
     return {
-        "etc/apt/sources.list": "",
-        "etc/apt/sources.list.d/debian.sources": archives.deb822(),
+        **(sources if archives.entries else {}),
         "etc/cloud/cloud.cfg.d/90_holdfast.cfg": _CLOUD,
         "etc/default/grub.d/holdfast.cfg": _GRUB_DEFAULTS,
         "etc/default/locale": "LANG=C.UTF-8\n",

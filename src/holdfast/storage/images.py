@@ -13,7 +13,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -59,9 +59,12 @@ class ImageInUse(Conflict):
 
 
 class ImageUse(Protocol):
-    """Who needs an image's content, running or not; the room of VMs knows."""
+    """Who needs an image's content, running or not; the room of VMs knows.
 
-    async def vms_using(self, digest: str) -> Sequence[str]: ...
+    Asked in the very transaction that takes the record away: nobody can begin to need it meanwhile.
+    """
+
+    def vms_using(self, session: Session, digest: str) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -118,20 +121,25 @@ class ImageStore:
             ImageInUse: VMs need the content that would go; the detail lists them.
         """
         async with self._lock:
-            image = await self.get(name)
-            doomed = [each for each in image.names if each.lower() == name.lower()] or list(image.names)
-            last = len(doomed) == len(image.names)
-            users = list(await self._use.vms_using(image.digest)) if self._use and last else []
-            if users:
-                raise ImageInUse(
-                    f"image {name!r} is used by {', '.join(users[:5])}{' and others' if users[5:] else ''}",
-                    value=name,
-                    cure="Delete those VMs first, or clone them with a full copy.",
-                    detail={"vms": users},
-                )
-            await self._catalog.write(lambda session: _forget(session, image.digest, doomed, last))
-            if last:
-                await asyncio.to_thread(remove_tree, self.content(image.digest).parent)
+            gone = await self._catalog.write(lambda session: self._delete(session, name))
+            if gone:
+                await asyncio.to_thread(remove_tree, self.content(gone).parent)
+
+    def _delete(self, session: Session, name: str) -> str | None:
+        """The digest of the content that has no record any more."""
+        image = _to_image(session, _find(session, name))
+        doomed = [each for each in image.names if each.lower() == name.lower()] or list(image.names)
+        last = len(doomed) == len(image.names)
+        users = self._use.vms_using(session, image.digest) if self._use and last else ()
+        if users:
+            raise ImageInUse(
+                f"image {name!r} is used by {', '.join(users[:5])}{' and others' if users[5:] else ''}",
+                value=name,
+                cure="Delete those VMs first, or clone them with a full copy.",
+                detail={"vms": list(users)},
+            )
+        _forget(session, image.digest, doomed, last)
+        return image.digest if last else None
 
     async def publish(
         self,
@@ -186,10 +194,10 @@ class ImageStore:
 
     async def _collect(self, digest: str) -> None:
         """Remove content that has no name and that no VM needs."""
-        if self._use and await self._use.vms_using(digest):
-            return
 
         def forget(session: Session) -> bool:
+            if self._use and self._use.vms_using(session, digest):
+                return False
             if session.scalar(select(ImageNameRow).where(ImageNameRow.digest == digest)):
                 return False
             _forget(session, digest, [], True)
@@ -284,6 +292,17 @@ def _remove_unknown(images: Path, known: set[str]) -> None:
         elif entry.name in known:
             with contextlib.suppress(FileNotFoundError):
                 (entry / "content.part").unlink()
+
+
+def require_stored(session: Session, digests: Iterable[str]) -> None:
+    """In the transaction that begins to need them: every digest is in the store, and so remains.
+
+    Raises:
+        ImageNotFound: one was deleted meanwhile.
+    """
+    for digest in digests:
+        if session.get(ImageRow, digest) is None:
+            raise _not_found(digest)
 
 
 def _find(session: Session, wanted: str) -> ImageRow:

@@ -53,6 +53,7 @@ class GuestWatch:
         self._view = GuestView(agent="waiting")
         self._addresses: tuple[str, ...] = ()
         self._looked_at = 0.0
+        self._read_once = False
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] = asyncio.create_task(self._look_at_port(machine))
 
@@ -82,6 +83,7 @@ class GuestWatch:
             self._task.cancel()
             self._task = None
         self._view, self._addresses = GuestView(agent=agent), ()
+        self._read_once = False
         self._task = asyncio.create_task(self._seen(self._view, ()))  # type: ignore[arg-type]
 
     async def close(self) -> None:
@@ -90,6 +92,7 @@ class GuestWatch:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, HoldfastError):
                     await task
+        await self._agent.close()
 
     async def _meet(self) -> None:
         """Wait for the first answer, read everything once, then wait for an address."""
@@ -99,6 +102,7 @@ class GuestWatch:
             self._view = GuestView(agent="connected")
             await self._seen(self._view, self._addresses)
             self._view = await self._read()
+            self._read_once = True
             await self._seen(self._view, self._addresses)
             for wait in _ADDRESS_WAITS:
                 await self._find_addresses()
@@ -144,8 +148,11 @@ class GuestWatch:
         return tuple(found)
 
     async def refresh(self) -> None:
-        """Ask again for the addresses, where what is known is old."""
-        if self.connected and time.monotonic() - self._looked_at > _FRESH:
+        """Ask again for the addresses, where what is known is old.
+
+        Never before all else was read: whoever waits for an address finds the whole view with it.
+        """
+        if self.connected and self._read_once and time.monotonic() - self._looked_at > _FRESH:
             with contextlib.suppress(HoldfastError):
                 await self._find_addresses()
 

@@ -1,77 +1,118 @@
 """A real QEMU: launched, adopted, saved, restored, killed, and one that cannot start."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
-from holdfast.machine.capabilities import ask
+from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import Machines, QemuEnded
 from holdfast.spec.attachment import CdAttachment, DiskAttachment, Layer, SlirpAttachment
 from holdfast.spec.vm import Acceleration, DiskBus, Nic, VmSpec
 
 
-@pytest.fixture
-async def processes() -> AsyncIterator[Processes]:
-    made = Processes(SimpleNamespace(mark=uuid.uuid4().hex))  # type: ignore[arg-type]
-    yield made
-    for found in made.find():
-        await made.end(found.ref)
+class Forgetful:
+    async def get(self, key: str) -> dict[str, Any] | None:
+        return None
+
+    async def put(self, key: str, value: dict[str, Any]) -> None:
+        pass
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> MachineInputs:
-    folder = tmp_path / "a,b"
-    folder.mkdir()
-    (folder / "disk").write_bytes(b"\0" * 1048576)
-    layers = (Layer(path=folder / "disk", format="raw"),)
+def state_in(folder: Path) -> StateFolder:
+    return StateFolder(folder, folder / "r")
+
+
+def machines_of(processes: Processes) -> Machines:
+    return Machines(processes, CapabilityProbe(processes, Forgetful()))
+
+
+def inputs_in(folder: Path, vm_id: str) -> MachineInputs:
+    place = folder / "a,b"
+    place.mkdir(exist_ok=True)
+    (place / "disk").write_bytes(b"\0" * 1048576)
     return MachineInputs(
-        vm_id=str(uuid.uuid4()),
+        vm_id=vm_id,
         name="a,b",
         spec=VmSpec(cpus=1, memory=64 << 20),
         acceleration=Acceleration.TCG,
-        machine_type="q35",
-        runtime=folder,
-        log_folder=folder,
-        disks=tuple(DiskAttachment(id=f"disk{n}", bus=bus, layers=layers) for n, bus in [(0, DiskBus.SCSI)]),
+        machine_type="pc-q35-7.2",
+        runtime=place,
+        console_log=place / "console.log",
+        disks=(
+            DiskAttachment(id="disk0", bus=DiskBus.SCSI, layers=(Layer(path=place / "disk", format="raw"),)),
+        ),
         cds=(CdAttachment(id="cd0", path=None),),
         nics=((Nic(id="nic0", mac="52:54:00:00:00:01"), SlirpAttachment(host_name="h")),),
     )
 
 
-async def test_adopted_saved_and_restored(processes: Processes, inputs: MachineInputs) -> None:
-    machines, image = Machines(processes), inputs.runtime / "memory"
-    machine = await machines.launch(inputs)
-    assert await machine.status() == "prelaunch"
-    await machine.cont()
-    await machine.detach()
-    adopted = await machines.adopt(inputs.vm_id, inputs.runtime)
-    assert adopted is not None
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    made = Processes(state_in(tmp_path))
+    yield made
+    for found in made.find():
+        await made.end(found.ref, grace=0.0)
+
+
+async def test_adopted_after_kill_9_saved_and_restored(processes: Processes, tmp_path: Path) -> None:
+    vm_id = str(uuid.uuid4())
+    program = (
+        "import asyncio,os,signal,sys;sys.path.insert(0,sys.argv[1]);from pathlib import Path\n"
+        "import test_running as t;from holdfast.host.processes import Processes\n"
+        "async def main():\n"
+        "  folder=Path(sys.argv[2]);machines=t.machines_of(Processes(t.state_in(folder)))\n"
+        "  machine=await machines.launch(t.inputs_in(folder,sys.argv[3]),None,folder/'log')\n"
+        "  assert await machine.status()=='prelaunch';await machine.cont()\n"
+        "  os.kill(os.getpid(),signal.SIGKILL)\n"
+        "asyncio.run(main())"
+    )
+    argv = [sys.executable, "-c", program, str(Path(__file__).parent), str(tmp_path), vm_id]
+    done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+    machines, inputs = machines_of(processes), inputs_in(tmp_path, vm_id)
+    adopted = await machines.adopt(machines.find()[vm_id], inputs.runtime)
     assert await adopted.status() == "running"
     assert (await adopted.screenshot()).startswith(b"\x89PNG")
+    image = tmp_path / "memory"
+    image.touch()
     await adopted.save_memory(image, lambda *_: None)
     await adopted.quit()
-    restored = await machines.launch(replace(inputs, incoming=True))
+    assert machines.find() == {}
+    restored = await machines.launch(replace(inputs, incoming=True), None, tmp_path / "log")
     await restored.load_memory(image, lambda *_: None)
     await restored.cont()
     assert await restored.status() == "running"
     await restored.kill()
-    async with asyncio.timeout(5):
-        assert [event.name async for event in restored.events()][-1:] != ["SHUTDOWN"]
     assert restored.ended.is_set()
+    async with asyncio.timeout(5):
+        assert "SHUTDOWN" not in [event.name async for event in restored.events()]
 
 
-async def test_a_bad_start_shows_the_log(processes: Processes, inputs: MachineInputs) -> None:
+async def test_a_bad_start_shows_the_log(processes: Processes, tmp_path: Path) -> None:
+    inputs = replace(inputs_in(tmp_path, str(uuid.uuid4())), machine_type="pc-q35-0.0")
     with pytest.raises(QemuEnded) as caught:
-        await Machines(processes).launch(replace(inputs, machine_type="pc-q35-0.0"))
+        await machines_of(processes).launch(inputs, None, tmp_path / "log")
     assert "pc-q35-0.0" in caught.value.detail["log"]
+    assert processes.find() == []
 
 
-async def test_qemu_names_its_newest_board(processes: Processes) -> None:
-    assert (await ask(processes)).machine_type.startswith("pc-q35-")
+async def test_a_medium_is_changed_and_taken_out(processes: Processes, tmp_path: Path) -> None:
+    inputs = inputs_in(tmp_path, str(uuid.uuid4()))
+    machine = await machines_of(processes).launch(inputs, None, tmp_path / "log")
+    iso = tmp_path / "x.iso"
+    iso.write_bytes(b"\0" * 65536)
+    await machine.set_medium("cd0", iso)
+    await machine.set_medium("cd0", None)
+    await machine.kill()

@@ -1,3 +1,5 @@
+"""MAC addresses and subnets: free ones are found, bad ones refused."""
+
 import ipaddress
 
 import pytest

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from holdfast.catalog.store import Catalog
+from holdfast.catalog.tables import ImageRow
 from holdfast.host.folders import StateFolder
 from holdfast.spec.image import Image, ImageKind, ImageOrigin
 from holdfast.spec.names import BadName
@@ -24,7 +26,8 @@ from holdfast.storage.images import (
 class Users:
     vms: dict[str, list[str]] = field(default_factory=dict)
 
-    async def vms_using(self, digest: str) -> list[str]:
+    def vms_using(self, session: Session, digest: str) -> list[str]:
+        assert session.get(ImageRow, digest) is not None  # it is asked before anything is gone
         return self.vms.get(digest, [])
 
 

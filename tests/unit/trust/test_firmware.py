@@ -1,3 +1,5 @@
+"""The firmware build is chosen by QEMU's descriptors."""
+
 import json
 from pathlib import Path
 
