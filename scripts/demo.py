@@ -57,7 +57,7 @@ def bring_up() -> dict[str, Any]:
         holdfast("vm", "start", VM)
     elif vm["state"] == "paused":
         holdfast("vm", "resume", VM)
-    holdfast("vm", "wait", VM, "--agent")
+    holdfast("vm", "wait", VM, "--agent", "--address")
     vm = look("vm", "show", VM)
     if vm is None:
         raise SystemExit(f"the VM {VM} has gone away")

@@ -5,6 +5,7 @@ what the host lacks is found out now rather than in the middle.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,14 @@ from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
+from holdfast.storage.images import ImageNotFound
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.cloud_init import check_cloud_init
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
+
+DRIVER_DISC = "virtio-win"
+"""Name of the image with Windows' drivers, as `image pull` calls it."""
 
 _VM_OVERHEAD = 64 * MIB
 """Room that a new VM needs beside its disks' data: variable store, vTPM, logs, first writes."""
@@ -92,7 +97,6 @@ class Planner:
             disks.append(disk)
             if image and wanted.full_copy:
                 full_copies[disk.id] = image.digest
-        drives = (CdDrive(id="cd0", image=await self._iso(request.iso)),) if request.iso else ()
         cloud_init = request.cloud_init
         if cloud_init is not None:
             check_cloud_init(cloud_init)
@@ -104,7 +108,7 @@ class Planner:
             os=request.os,
             boot=boot,
             disks=tuple(disks),
-            cd_drives=drives,
+            cd_drives=await self._drives(request),
             nics=await self._nics(request.nics),
             cloud_init=cloud_init,
             guest_agent=request.guest_agent,
@@ -206,6 +210,16 @@ class Planner:
 
     async def _iso(self, name: str) -> str:
         return (await self._image(name, ImageKind.ISO)).digest
+
+    async def _drives(self, request: VmCreate) -> tuple[CdDrive, ...]:
+        """The disc asked for; for Windows, which reads no virtio by itself, its drivers in a second drive."""
+        disc = await self._iso(request.iso) if request.iso else None
+        if request.os is GuestOs.WINDOWS:
+            with contextlib.suppress(ImageNotFound):
+                drivers = await self._rooms.images.get(DRIVER_DISC)
+                if drivers.kind is ImageKind.ISO:
+                    return (CdDrive(id="cd0", image=disc), CdDrive(id="cd1", image=drivers.digest))
+        return (CdDrive(id="cd0", image=disc),) if disc else ()
 
     async def _disk(self, disk_id: str, wanted: NewDisk) -> tuple[Disk, Image | None]:
         image = await self._image(wanted.image, ImageKind.DISK) if wanted.image else None

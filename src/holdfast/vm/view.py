@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.spec.host import AccelerationVerdict
-from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm import Acceleration, GuestOs, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import GuestView, VmView
 from holdfast.vm.records import VmRecord
 
@@ -72,4 +72,8 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append("Secure Boot is off")
     if isinstance(boot, UefiBoot) and not boot.tpm:
         notices.append("Has no vTPM")
+    if record.spec.os is GuestOs.WINDOWS and not any(each.image for each in record.spec.cd_drives[1:]):
+        notices.append(
+            "Has no disc with Windows' drivers: run `holdfast image pull virtio-win`, then create the VM"
+        )
     return notices

@@ -43,6 +43,18 @@ def test_create_list_show(daemon: Any) -> None:
     assert shown["guest"]["agent"] == "unknown"
 
 
+def test_create_with_more_disks_and_a_port_of_a_switch(daemon: Any) -> None:
+    made = run(
+        daemon,
+        *("vm", "create", "db", "--image", "debian-12", "--disk", "8GiB", "--disk", "1TiB"),
+        *("--switch", "lan", "--vlan", "12", "--mac", "52:54:00:00:00:01"),
+    )
+    assert made.returncode == 0, made.stderr
+    request = daemon.vms.created[0]
+    assert [(disk.image, disk.size) for disk in request.disks] == [("debian-12", 8 * 2**30), (None, 2**40)]
+    assert [(nic.switch, nic.vlan, nic.mac) for nic in request.nics] == [("lan", 12, "52:54:00:00:00:01")]
+
+
 def test_files_are_sent_not_named(daemon: Any, tmp_path: Path) -> None:
     disc = tmp_path / "installer.iso"
     disc.write_bytes(b"disc")
@@ -59,7 +71,10 @@ def test_files_are_sent_not_named(daemon: Any, tmp_path: Path) -> None:
         (("vm", "create", "../x"), 2, "bad-request"),
         (("vm", "create", "x", "--cpus", "0"), 2, "bad-request"),
         (("vm", "create", "x", "--iso", "/no/such.iso"), 2, "no-such-file"),
+        (("vm", "create", "x", "--vlan", "5"), 2, "vlan-without-switch"),
+        (("vm", "create", "x", "--initrd", "i"), 2, "initrd-without-kernel"),
         (("vm", "wait", "x"), 2, "nothing-to-wait-for"),
+        (("vm", "wait", "x", "--state", "runing"), 2, "no-such-state"),
         (("vm", "show", "broken"), 1, "internal-error"),
     ],
 )
@@ -73,6 +88,14 @@ def test_refusals(daemon: Any, arguments: tuple[str, ...], code: int, error_id: 
 def test_a_refusal_as_json(daemon: Any) -> None:
     refused = run(daemon, "vm", "show", "nobody", "--format", "json")
     assert json.loads(refused.stderr)["id"] == "vm-not-found"
+
+
+def test_waiting_for_an_address(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    late = run(daemon, "vm", "wait", "web", "--address", "--timeout", "0.5")
+    assert late.returncode == EXIT_CODES["TimedOut"], late.stderr
+    daemon.vms._set("web", addresses=("10.0.2.15",))
+    assert run(daemon, "vm", "wait", "web", "--address", "--timeout", "20").returncode == 0
 
 
 def test_no_daemon(tmp_path: Path) -> None:

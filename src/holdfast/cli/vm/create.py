@@ -7,6 +7,16 @@ import typer
 from holdfast.cli.names import complete_image, complete_switch
 from holdfast.cli.output import Format, FormatOption
 from holdfast.cli.waiting import NoWait
+from holdfast.spec.errors import InvalidInput
+
+
+class VlanWithoutSwitch(InvalidInput):
+    id = "vlan-without-switch"
+
+
+class InitrdWithoutKernel(InvalidInput):
+    id = "initrd-without-kernel"
+
 
 EXAMPLE = "holdfast vm create web --image debian-12 --cpus 2 --memory 1GiB --disk 8GiB --user me --start"
 
@@ -18,10 +28,15 @@ def command(
     ] = None,
     cpus: Annotated[int, typer.Option(help="Virtual CPUs.")] = 1,
     memory: Annotated[str, typer.Option(help="For example 1GiB.")] = "1GiB",
-    disk: Annotated[str | None, typer.Option(help="Size of the first disk, for example 8GiB.")] = None,
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(help="Size, for example 8GiB; the first holds the image, each further one is empty."),
+    ] = None,
     switch: Annotated[
         str | None, typer.Option(help="Switch; none: user-mode network.", autocompletion=complete_switch)
     ] = None,
+    vlan: Annotated[int | None, typer.Option(help="VLAN of its port on the switch, 1 to 4094.")] = None,
+    mac: Annotated[str | None, typer.Option(help="MAC address; none: a free one.")] = None,
     user: Annotated[str | None, typer.Option(help="User that cloud-init makes.")] = None,
     ssh_key: Annotated[list[str] | None, typer.Option(help="Public key, or a file with one.")] = None,
     cloud_init: Annotated[str | None, typer.Option(help="File with cloud-init user data.")] = None,
@@ -39,6 +54,10 @@ def command(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Make a VM. Files are sent to the daemon; it never opens a path itself."""
+    if vlan is not None and switch is None:
+        raise VlanWithoutSwitch(f"VLAN {vlan} needs a switch", value=vlan, cure="Name it with --switch NAME.")
+    if initrd and not kernel:
+        raise InitrdWithoutKernel("an initrd needs a kernel", cure="Name it with --kernel FILE.")
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of, text_of
     from holdfast.cli.waiting import finish
@@ -51,11 +70,13 @@ def command(
         "secure_boot": secure_boot,
         "tpm": tpm,
         "guest_agent": guest_agent,
-        "nics": [{"switch": switch}],
+        "nics": [{"switch": switch, "vlan": vlan, "mac": mac}],
         "start": start,
     }
-    if image or disk:
-        body["disks"] = [{"image": image, "size": disk, "full_copy": full_copy}]
+    sizes = disk or []
+    if image or sizes:
+        first = {"image": image, "size": sizes[0] if sizes else None, "full_copy": full_copy}
+        body["disks"] = [first, *({"size": size} for size in sizes[1:])]
     if user or ssh_key or cloud_init:
         keys = [text_of(key) for key in ssh_key or ()]
         user_data = text_of(cloud_init) if cloud_init else None
