@@ -22,6 +22,7 @@ from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
+from holdfast.storage.images import require_stored
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
 from holdfast.vm.guest import AgentNotThere
@@ -29,6 +30,7 @@ from holdfast.vm.log_tail import tail
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.usage import images_of
 from holdfast.vm.view import show
 
 Lines = list[str]  # `list` is a verb of the registry below
@@ -81,6 +83,7 @@ class VmRegistry:
         plan = await self._planner.plan(request)
 
         def reserve(session: Session, operation: str) -> None:
+            require_stored(session, images_of(plan.spec, plan.full_copies))
             records.insert(session, plan.vm_id, request.name, plan.spec, operation)
 
         params = {**plan.params(), "requested": _now()}
@@ -113,6 +116,7 @@ class VmRegistry:
 
         def reserve(session: Session, operation: str) -> None:
             self._reserve(session, owner, Verb.CLONE, operation)
+            require_stored(session, images_of(plan.spec, plan.full_copies))
             records.insert(session, plan.vm_id, request.name, plan.spec, operation)
 
         params = {**plan.params(), "source": owner.record.id}

@@ -1,9 +1,13 @@
 """Who uses what: the answers that other rooms need before they let something be deleted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from holdfast.catalog.tables import OperationRow, VmRow
 from holdfast.spec.vm import KernelBoot, VmSpec
-from holdfast.vm.records import VmRecords
+from holdfast.vm.records import VmRecords, to_record
 
 
 class VmUsage:
@@ -20,13 +24,25 @@ class VmUsage:
             if any(nic.switch and nic.switch.lower() == switch.lower() for nic in record.spec.nics)
         ]
 
-    async def vms_using(self, digest: str) -> Sequence[str]:
-        """Names of the VMs whose disks, drives or kernel are an image."""
-        return [record.name for record in await self._records.all() if digest in _digests(record.spec)]
+    def vms_using(self, session: Session, digest: str) -> Sequence[str]:
+        """Names of the VMs whose disks, drives or kernel are an image, or are being copied from it.
+
+        Looks in the caller's transaction: what it finds holds until that ends.
+        """
+        rows = session.scalars(select(VmRow).order_by(VmRow.number))
+        return [row.name for row in rows if digest in _needed(session, row)]
 
 
-def _digests(spec: VmSpec) -> set[str | None]:
-    found: set[str | None] = {disk.image for disk in spec.disks} | {drive.image for drive in spec.cd_drives}
+def images_of(spec: VmSpec, full_copies: Mapping[str, str] | None = None) -> set[str]:
+    """Digests of what a VM cannot be without; `full_copies`: what its disks are being copied from."""
+    found = {disk.image for disk in spec.disks} | {drive.image for drive in spec.cd_drives}
     if isinstance(spec.boot, KernelBoot):
         found |= {spec.boot.kernel, spec.boot.initrd}
-    return found
+    return {digest for digest in found if digest is not None} | set((full_copies or {}).values())
+
+
+def _needed(session: Session, row: VmRow) -> set[str]:
+    record = to_record(row)
+    operation = session.get(OperationRow, row.operation) if row.operation else None
+    found = images_of(record.spec, operation.params.get("full_copies") if operation else None)
+    return found | images_of(record.running_spec) if record.running_spec else found
