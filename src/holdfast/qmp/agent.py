@@ -311,6 +311,7 @@ def _reachable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         or address.is_multicast
         or address.is_unspecified
         or address.is_reserved
+        or (address.version == 6 and address.is_site_local)  # deprecated by RFC 3879; QEMU's own network
     )
 
 

@@ -226,12 +226,21 @@ async def test_a_guest_that_goes_down_at_once_has_taken_it_up(tmp_path: Path) ->
 
 async def test_addresses_are_those_that_others_can_reach(tmp_path: Path) -> None:
     told = ["fe80::1", "2001:db8::1", "127.0.0.1", "169.254.1.1", "10.0.2.15", "0.0.0.0", "ff02::1"]
-    told += ["::1", "nonsense", "10.0.2.15", "192.168.1.1", "10.0.0.1"]
+    told += [
+        "fec0::5054:ff:fe12:3456",
+        "feff::1",
+        "fd00::1",
+        "::1",
+        "nonsense",
+        "10.0.2.15",
+        "192.168.1.1",
+        "10.0.0.1",
+    ]
     entries = [{"ip-address": each} for each in told]
     value = [{"name": "lo"}, {"name": "eth0", "ip-addresses": entries}]
     async with served(tmp_path, FakeAgent(returns(value))) as agent:
         found = await agent.addresses(5)
-    assert found == ["10.0.2.15", "192.168.1.1", "10.0.0.1", "2001:db8::1"]
+    assert found == ["10.0.2.15", "192.168.1.1", "10.0.0.1", "2001:db8::1", "fd00::1"]
 
 
 async def test_a_file_without_end_is_read_up_to_its_bound(tmp_path: Path) -> None:
