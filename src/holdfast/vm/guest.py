@@ -33,6 +33,8 @@ _FIRST_ANSWER = 120.0  # seconds; under emulation the port opens long before the
 _ADDRESS_WAITS = (0.5, 1, 1, 2, 2, 4, 8, 15, 30, 60, 120)  # seconds between two looks for an address
 _FRESH = 10.0  # seconds for which addresses are not asked for again
 _SHORT = 10.0  # seconds for one small question
+_GLANCE = 1.0  # seconds for which somebody who only looks is kept waiting by a silent agent
+_PATIENCE = 1.0  # seconds that somebody who looks at a VM waits for a guest that hangs
 _IDENTIFIER = re.compile(r"[^\x20-\x7e]")
 
 
@@ -135,9 +137,9 @@ class GuestWatch:
         except AgentRefused:
             return None
 
-    async def _find_addresses(self) -> None:
+    async def _find_addresses(self, limit: float = _SHORT) -> None:
         self._looked_at = time.monotonic()
-        found = await self._ask(self._agent.addresses(_SHORT)) or ()
+        found = await self._ask(self._agent.addresses(limit)) or ()
         self._addresses = tuple(found) or await self._leased()
         await self._seen(self._view, self._addresses)
 
@@ -154,14 +156,14 @@ class GuestWatch:
         """
         if self.connected and self._read_once and time.monotonic() - self._looked_at > _FRESH:
             with contextlib.suppress(HoldfastError):
-                await self._find_addresses()
+                await self._find_addresses(_GLANCE)
 
-    async def shut_down(self) -> bool:
-        """Ask the guest's agent to power off. False where it is not there to be asked."""
+    async def shut_down(self, limit: float) -> bool:
+        """Ask the guest's agent to power off. False where it does not take it up in `limit` seconds."""
         if not self.connected:
             return False
         try:
-            await self._agent.shut_down(_SHORT)
+            await self._agent.shut_down(min(limit, _SHORT))
         except HoldfastError:
             return False
         return True

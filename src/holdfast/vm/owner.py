@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _LOG_LINES = 40
+_AGENTS_PART = 0.3  # of the time that a guest has to stop
 
 
 class VmDied(Failed):
@@ -222,15 +223,18 @@ class VmOwner:
             await self._machine().cont()
             await self._set_state(VmState.RUNNING, "vm.resumed")
 
-    async def ask_to_stop(self, operation: str | None) -> bool:
-        """Ask the guest to power off. False: there is nothing to stop."""
+    async def ask_to_stop(self, operation: str | None, limit: float) -> bool:
+        """Ask the guest to power off. False: there is nothing to stop.
+
+        `limit`: seconds that it has in all; the agent gets a part of them, then the power button.
+        """
         if not self.admits(Verb.STOP, operation):
             return False
         machine = self._machine()
         if self.record.state is VmState.PAUSED:
             await machine.cont()
         await self._set_state(VmState.STOPPING, "vm.stopping")
-        asked = self.guest is not None and await self.guest.shut_down()
+        asked = self.guest is not None and await self.guest.shut_down(limit * _AGENTS_PART)
         if not asked:
             await machine.powerdown()
         return True
@@ -293,6 +297,9 @@ class VmOwner:
             await self.at_rest()
         elif self.record.state is VmState.SAVED:
             await self.request(self._drop_saved)
+        else:
+            # It is being started: without its processes the start fails, and undoes itself.
+            await take_down(self._rooms, self.record)
 
     async def _drop_saved(self) -> None:
         def off(row: VmRow) -> None:
