@@ -34,7 +34,6 @@ _ADDRESS_WAITS = (0.5, 1, 1, 2, 2, 4, 8, 15, 30, 60, 120)  # seconds between two
 _FRESH = 10.0  # seconds for which addresses are not asked for again
 _SHORT = 10.0  # seconds for one small question
 _GLANCE = 1.0  # seconds for which somebody who only looks is kept waiting by a silent agent
-_PATIENCE = 1.0  # seconds that somebody who looks at a VM waits for a guest that hangs
 _IDENTIFIER = re.compile(r"[^\x20-\x7e]")
 
 
