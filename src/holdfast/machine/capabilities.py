@@ -36,7 +36,6 @@ _FEATURES: dict[str, tuple[str, str, str]] = {
     "file_migration": ("migrate", "channels.addr.transport", "file"),
     "io_uring": ("blockdev-add", "aio", "io_uring"),
     "screendump_png": ("screendump", "format", "png"),
-    "netdev_stream": ("netdev_add", "type", "stream"),
 }
 
 
@@ -80,8 +79,6 @@ class Capabilities:
     io_uring: bool
     """Disks can use io_uring: QEMU was built with it and this host allows it."""
     screendump_png: bool
-    netdev_stream: bool
-    """Network by a UNIX socket, as passt speaks it (QEMU 7.2)."""
     kvm: bool
     """QEMU was built with KVM; whether this host has it is another question."""
 
@@ -210,6 +207,5 @@ def _capabilities(binary: str, stored: dict[str, Any], host_has_io_uring: bool) 
         file_migration=stored["file_migration"],
         io_uring=stored["io_uring"] and host_has_io_uring,
         screendump_png=stored["screendump_png"],
-        netdev_stream=stored["netdev_stream"],
         kvm=stored["kvm"],
     )

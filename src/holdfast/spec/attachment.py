@@ -21,13 +21,6 @@ class TapAttachment(Frozen):
     interface: str
 
 
-class StreamAttachment(Frozen):
-    """A UNIX stream socket on which a user-mode network (passt) listens."""
-
-    kind: Literal["stream"] = "stream"
-    path: Path
-
-
 class SlirpAttachment(Frozen):
     """QEMU's built-in user-mode network."""
 
@@ -37,7 +30,7 @@ class SlirpAttachment(Frozen):
     """(host port on 127.0.0.1, guest port), TCP."""
 
 
-NicAttachment = TapAttachment | StreamAttachment | SlirpAttachment
+NicAttachment = TapAttachment | SlirpAttachment
 
 
 class Layer(Frozen):

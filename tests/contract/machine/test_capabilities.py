@@ -71,7 +71,6 @@ async def test_the_real_one_and_its_memory(processes: Processes) -> None:
     assert not found.has_device("pci-device")  # abstract: nothing can be made of it
     assert found.has_command("blockdev-add")
     assert not found.has_command("SHUTDOWN")
-    assert found.netdev_stream
     assert found.screendump_png
     assert found.mapped_ram is (found.version >= (9, 0, 0))
     assert found.file_migration is (found.version >= (8, 2, 0))

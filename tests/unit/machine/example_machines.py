@@ -12,7 +12,6 @@ from holdfast.spec.attachment import (
     Layer,
     NicAttachment,
     SlirpAttachment,
-    StreamAttachment,
     TapAttachment,
     TpmAttachment,
 )
@@ -109,5 +108,5 @@ def with_descriptors(inputs: MachineInputs) -> MachineInputs:
     """The same with network backends that only a prepared host has."""
     tap = TapAttachment(fd=30, vhost_fd=31, interface="hf0")
     plain = TapAttachment(fd=32, interface="hf1")
-    stream = StreamAttachment(path=inputs.runtime / "passt.sock")
-    return replace(inputs, nics=(_card(0, tap), _card(3, plain), _card(1, stream)), monitor_fd=29)
+    slirp = SlirpAttachment(host_name="web")
+    return replace(inputs, nics=(_card(0, tap), _card(3, plain), _card(1, slirp)), monitor_fd=29)

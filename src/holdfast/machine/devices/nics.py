@@ -5,7 +5,7 @@ from typing import Any
 
 from holdfast.machine.devices.ports import NIC_PORTS
 from holdfast.machine.devices.quoting import device, option
-from holdfast.spec.attachment import NicAttachment, SlirpAttachment, TapAttachment
+from holdfast.spec.attachment import NicAttachment, TapAttachment
 from holdfast.spec.vm import Nic
 
 
@@ -31,8 +31,5 @@ def _network(attachment: NicAttachment) -> dict[str, Any]:
     if isinstance(attachment, TapAttachment):
         vhost = {} if attachment.vhost_fd is None else {"vhost": True, "vhostfd": str(attachment.vhost_fd)}
         return {"type": "tap", "fd": str(attachment.fd), **vhost}
-    if isinstance(attachment, SlirpAttachment):
-        forwards = [{"str": f"tcp:127.0.0.1:{host}-:{guest}"} for host, guest in attachment.forwards]
-        return {"type": "user", "hostname": attachment.host_name, "hostfwd": forwards}
-    address = {"type": "unix", "path": str(attachment.path)}
-    return {"type": "stream", "server": False, "addr": address}
+    forwards = [{"str": f"tcp:127.0.0.1:{host}-:{guest}"} for host, guest in attachment.forwards]
+    return {"type": "user", "hostname": attachment.host_name, "hostfwd": forwards}
