@@ -103,6 +103,8 @@ def main() -> None:
         console.print(plain(f"Notice: {notice}"))
     console.print("\nNow try:")
     following = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+    following.add_column(no_wrap=True)
+    following.add_column(overflow="fold")
     for command, meaning in NEXT:
         following.add_row(command, meaning)
     console.print(following)

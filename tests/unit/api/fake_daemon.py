@@ -116,9 +116,10 @@ class FakeVms:
         self.console: Path | None = None
 
     def _get(self, name: str) -> VmView:
-        if name not in self.known:
-            raise VmNotFound(f"there is no VM {name!r}", value=name, cure="List them.")
-        return self.known[name]
+        for vm in self.known.values():
+            if name in (vm.name, vm.id):
+                return vm
+        raise VmNotFound(f"there is no VM {name!r}", value=name, cure="List them.")
 
     def _set(self, name: str, **update: Any) -> VmView:
         self.known[name] = self._get(name).model_copy(update=update)

@@ -21,5 +21,8 @@ def command(
 
     with connect() as client:
         items = list(client.every("/v1/operations", {"filter": filter, "sort": sort}))
+    if format_ is Format.TABLE:
+        # The last step of what has ended tells nothing.
+        items = [{**each, "phase": None if each["ended"] else each["phase"]} for each in items]
     columns = ("id", "kind", "subject", "state", "progress", "phase", "created")
     show_list(items, columns, format_, {"progress": percent, "created": moment})

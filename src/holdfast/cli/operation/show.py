@@ -2,7 +2,7 @@
 
 from holdfast.cli.output import Format, FormatOption
 
-EXAMPLE = "holdfast operation show 7f3b"
+EXAMPLE = "holdfast operation show 3f0c6a52-..."
 
 
 def command(name: str, format_: FormatOption = Format.TABLE) -> None:

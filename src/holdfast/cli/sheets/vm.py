@@ -27,7 +27,7 @@ def vm_sheet(
     _what_it_is(sheet, vm, names)
     if operation:
         sheet.line("Operation", f"{operation['kind']} {operation['progress']:.0%} {operation['phase']}")
-    _guest(sheet, vm["guest"])
+    _guest(sheet, vm["guest"], has_firmware=vm["spec"]["boot"]["kind"] == "uefi")
     sheet.line("Folder", vm["folder"])
     _parts(sheet, vm["spec"], names)
     sheet.list("After the next start", (_pending(key, each) for key, each in vm["pending"].items()))
@@ -61,12 +61,13 @@ def _boot(boot: dict[str, Any], names: Mapping[str, str]) -> str:
     return f"UEFI, {secure}, {'vTPM' if boot['tpm'] else 'no vTPM'}"
 
 
-def _guest(sheet: Sheet, guest: dict[str, Any]) -> None:
+def _guest(sheet: Sheet, guest: dict[str, Any], has_firmware: bool) -> None:
     sheet.line("Guest agent", _AGENT.get(guest["agent"], guest["agent"]))
     if guest["agent"] != "connected":
         return
-    sheet.line("Secure Boot", _SECURE_BOOT.get(guest["secure_boot"]))
-    sheet.line("TPM", guest["tpm_version"])
+    if has_firmware:
+        sheet.line("Secure Boot", _SECURE_BOOT.get(guest["secure_boot"]))
+        sheet.line("TPM", guest["tpm_version"])
     sheet.line("Guest OS", guest["os_name"])
     sheet.line("Kernel", guest["kernel"])
     sheet.line("Host name", guest["host_name"])

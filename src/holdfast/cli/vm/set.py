@@ -6,6 +6,12 @@ import typer
 
 from holdfast.cli.names import VmArgument
 from holdfast.cli.output import Format, FormatOption
+from holdfast.spec.errors import InvalidInput
+
+
+class NothingToChange(InvalidInput):
+    id = "nothing-to-change"
+
 
 EXAMPLE = "holdfast vm set web --cpus 4 --memory 2GiB"
 
@@ -25,6 +31,8 @@ def command(
     from holdfast.cli.uploading import image_of
     from holdfast.cli.vm_output import show_vm
 
+    if (cpus, memory, secure_boot, guest_agent, iso) == (None,) * 5:
+        raise NothingToChange("no setting was named", cure="See `holdfast vm set --help`.")
     with connect() as client:
         disc = image_of(client, iso, "iso") if iso else iso
         body = {
