@@ -40,7 +40,7 @@ _MODULES = (
     "sr_mod",
     "isofs",
     "pvpanic",
-    "pvpanic_mmio",
+    "pvpanic_pci",
 )
 
 _INIT = f"""#!/bin/busybox sh

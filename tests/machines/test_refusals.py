@@ -67,8 +67,9 @@ def failed(host: LiveHost, method: str, path: str, body: object = None) -> dict[
 
 def cli(host: LiveHost, *arguments: str, code: str) -> dict[str, Any]:
     """Run the command line with --format json; the exit code must be that of the kind `code`."""
+    arguments = (*arguments, "--format", "json")
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast", *arguments, "--format", "json"],
+        [sys.executable, "-m", "holdfast", *arguments],
         env={**os.environ, "HOLDFAST_SOCKET": str(host.state.socket)},
         capture_output=True,
         text=True,
@@ -143,8 +144,6 @@ def test_impossible_numbers_of_cpus(shared: LiveHost) -> None:
             "bad-request",
             "InvalidInput",
         )
-    error = refused(shared, "POST", "/v1/vms", plain_vm("many", cpus=2000))
-    well_said(error, "too-many-cpus", "Unsupported", "2000")
 
 
 def test_what_is_not_there(shared: LiveHost, small: SmallGuest) -> None:
@@ -213,12 +212,13 @@ def test_a_disk_smaller_than_its_image(shared: LiveHost, tmp_path: Path) -> None
 
 
 def test_qemu_that_dies_during_start(shared: LiveHost, small: SmallGuest) -> None:
-    """Its kernel is no kernel: QEMU says so and ends."""
+    """Its initrd is a folder: QEMU says so and ends."""
     junk = shared.state.root / "junk"
     shared.do("POST", "/v1/vms", small_vm("doomed", small.append))
     digest = shared.call("GET", "/v1/images/small-initrd")["digest"].removeprefix("sha256:")
     content = shared.state.images / digest / "content"
     content.rename(junk)
+    content.mkdir()
     try:
         error = failed(shared, "POST", "/v1/vms/doomed/start")
         well_said(error, "qemu-ended", "Failed", "small")
@@ -227,6 +227,7 @@ def test_qemu_that_dies_during_start(shared: LiveHost, small: SmallGuest) -> Non
         kept = failed(shared, "POST", "/v1/vms", small_vm("still-born", small.append, start=True))
         well_said(kept, "qemu-ended", "Failed")
     finally:
+        content.rmdir()
         junk.rename(content)
     assert [each["name"] for each in check_invariants(shared)] == ["doomed"]
     shared.do("DELETE", "/v1/vms/doomed")
@@ -239,8 +240,6 @@ def test_an_agent_that_never_answers(shared: LiveHost, small: SmallGuest) -> Non
     assert view.state is VmState.RUNNING and view.guest.agent == "waiting"
     error = refused(shared, "POST", "/v1/vms/mute/exec", {"argv": ["true"]})
     well_said(error, "guest-agent-not-there", "Unsupported", "mute")
-    error = cli(shared, "vm", "wait", "mute", "--agent", "--timeout", "2", code="TimedOut")
-    well_said(error, "wait-timed-out", "TimedOut", "mute")
     error = cli(shared, "vm", "stop", "mute", "--timeout", "2", code="TimedOut")
     well_said(error, "guest-did-not-stop", "TimedOut", "mute", "2")
     assert shared.vm("mute").state is VmState.RUNNING

@@ -18,9 +18,23 @@ def command(
     """Run the host daemon. Options win over HOLDFAST_* variables, those over the file."""
     import asyncio
     import importlib
+    import os
+    import sys
 
+    from holdfast.cli.exit_codes import exit_code
+    from holdfast.cli.main import report
     from holdfast.daemon_config import load
+    from holdfast.spec.errors import HoldfastError
+
+    async def serve() -> None:
+        try:
+            await importlib.import_module("holdfast.daemon").run(settings)
+        except HoldfastError as error:
+            report(error, as_json=False)
+            sys.stderr.flush()
+            # As at its usual end: what the engine's threads are in the middle of goes on at the next start.
+            os._exit(exit_code(error))
 
     settings = load({"state": state, "runtime": runtime, "socket": socket, "listen": listen}, config)
     # The standard loop: uvloop starts no child processes as another user.
-    asyncio.run(importlib.import_module("holdfast.daemon").run(settings))
+    asyncio.run(serve())

@@ -247,13 +247,8 @@ class Operations:
             await asyncio.shield(running.task)
         except asyncio.CancelledError:
             error = _CANCEL_WIRE
-        except HoldfastError as refusal:
-            error = refusal.as_dict()
-        except Exception as bug:
-            log.exception("phase failed", operation=operation_id, kind=job.kind, phase=phase.title)
-            error = HoldfastError(
-                f"{phase.title} failed: {bug}", detail={"operation": operation_id}
-            ).as_dict()
+        except Exception as failure:
+            error = self._told(failure, job, phase)
         finally:
             running.task = None
         self._stay_open()
@@ -268,6 +263,20 @@ class Operations:
 
         failed = await self._catalog.write(store)
         return {"error": failed}
+
+    @staticmethod
+    def _told(failure: Exception, job: Job, phase: Phase) -> dict[str, Any]:
+        """A failure in wire form; what is no refusal of ours is a defect, and the log has all of it."""
+        refusal = _refusal(failure)
+        if refusal is None:
+            log.error("phase failed", operation=job.id, kind=job.kind, phase=phase.title, exc_info=failure)
+            refusal = HoldfastError(
+                f"{phase.title} failed: {failure}",
+                value=job.id,
+                cure="Look in the daemon's log for this operation's id and report what stands there.",
+                detail={"operation": job.id},
+            )
+        return refusal.as_dict()
 
     async def _undo(self, operation_id: str, index: int) -> dict[str, Any]:
         job, phase = await self._job(operation_id, index)

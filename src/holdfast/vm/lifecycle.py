@@ -58,9 +58,9 @@ class StopGuest(_OwnerPhase):
     async def do(self, job: Job) -> None:
         owner = await self._owner(job)
         limit = float(job.params["timeout_seconds"])
-        if not await owner.request(lambda: owner.ask_to_stop(job.id)):
-            return
         began = time.monotonic()
+        if not await owner.request(lambda: owner.ask_to_stop(job.id, limit)):
+            return
         while not await self._stopped(owner):
             waited = time.monotonic() - began
             if waited >= limit:
