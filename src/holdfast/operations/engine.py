@@ -373,3 +373,10 @@ class Operations:
         forgotten = await self._catalog.write(lambda session: records.forget_old(session, _KEPT_OPERATIONS))
         if forgotten:
             await DBOS.delete_workflows_async(forgotten)
+
+
+def _refusal(failure: BaseException) -> HoldfastError | None:
+    """The first refusal in a failure, which tasks side by side may have wrapped together."""
+    if isinstance(failure, BaseExceptionGroup):
+        return next((found for each in failure.exceptions if (found := _refusal(each))), None)
+    return failure if isinstance(failure, HoldfastError) else None

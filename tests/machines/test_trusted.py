@@ -1,0 +1,155 @@
+"""A trusted VM of the usual kind: Secure Boot and TPM as its own guest sees them, and what they outlive.
+
+One Debian guest serves all tests; they run in the order of this file.
+"""
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import with_small_images
+from debian_guest import debian_vm, with_debian
+from invariants import check_invariants
+from live_host import LiveHost, live_host
+from small_guest import SmallGuest
+
+from holdfast.spec.vm import VmState
+
+NAME = "Trusted One"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfYTC3uqUbUG6e0nCkVmpWeHYqV1wQyJ5d4wQ9l8Vjz me@there"
+_PCRS = "cat /sys/class/tpm/tpm0/pcr-sha256/*"
+_BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, small: SmallGuest) -> Iterator[LiveHost]:
+    with live_host(tmp_path_factory.mktemp("trusted")) as running:
+        yield with_debian(with_small_images(running, small))
+
+
+@pytest.fixture(scope="module")
+def trusted(shared: LiveHost) -> str:
+    """The VM; its daemon is killed while it boots."""
+    body = debian_vm(NAME, cloud_init={"user": "me", "ssh_keys": [KEY]})
+    shared.do("POST", "/v1/vms", body)
+    (before,) = shared.qemus()
+    shared.kill()
+    shared.start()
+    assert shared.vm(NAME).state is VmState.RUNNING
+    shared.wait_agent(NAME)
+    assert [marked.ref for marked in shared.qemus()] == [before.ref]
+    return NAME
+
+
+def wait_facts(host: LiveHost, name: str) -> None:
+    """Until everything that the guest says of itself has been read."""
+    deadline = time.monotonic() + 90
+    while host.vm(name).guest.tpm_version is None or not host.vm(name).addresses:
+        assert time.monotonic() < deadline, host.vm(name)
+        time.sleep(0.5)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_guest_sees_secure_boot_and_a_tpm(shared: LiveHost, trusted: str) -> None:
+    wait_facts(shared, trusted)
+    view = shared.vm(trusted)
+    assert view.guest.secure_boot is True and view.guest.tpm_version == "2.0"
+    assert view.guest.agent == "connected" and view.boot_seconds and view.addresses
+    assert view.guest.os_name and "Debian" in view.guest.os_name
+    assert view.guest.host_name == "trusted-one"
+    assert "Secure Boot is off" not in view.notices
+    # What the agent was asked for is what the kernel itself says.
+    said = shared.run_in(trusted, "dmesg | grep -i 'secure boot\\|secureboot\\|lockdown' || true")
+    assert "enabled" in said or "locked down" in said, said
+
+
+def test_cloud_init_has_done_its_part(shared: LiveHost, trusted: str) -> None:
+    shared.run_in(trusted, "cloud-init status --wait >/dev/null || true", limit=240)
+    assert shared.run_in(trusted, "hostname").strip() == "trusted-one"
+    assert KEY.split()[1] in shared.run_in(trusted, "cat ~me/.ssh/authorized_keys")
+    size = int(shared.run_in(trusted, "df -B1 --output=size / | tail -1"))
+    assert size > 7 * 1024**3
+
+
+def test_processes_are_unprivileged_and_tell_no_secrets(shared: LiveHost, trusted: str) -> None:
+    mark = f"vm:{shared.vm(trusted).id}"
+    keys = {path.read_bytes().strip() for path in shared.state.keys.rglob("*") if path.is_file()}
+    found = [each for each in shared.processes.find(owner=mark) if each.role in ("qemu", "swtpm")]
+    assert sorted(each.role for each in found) == ["qemu", "swtpm"]
+    for each in found:
+        folder = Path(f"/proc/{each.ref.pid}")
+        status = dict(
+            line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line
+        )
+        uids = set(status["Uid"].split())
+        assert os.getuid() != 0 or (len(uids) == 1 and int(uids.pop()) >= 1_900_000_000)
+        assert status["Seccomp"].strip() == "2" and int(status["CapEff"], 16) == 0
+        seen = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        assert not [key for key in keys if key and (key in seen or key.hex().encode() in seen)]
+    logs = [shared.log, *shared.state.vm(trusted).glob("*.log")]
+    text = b"".join(path.read_bytes() for path in logs)
+    assert not [key for key in keys if len(key) >= 16 and (key in text or key.hex().encode() in text)]
+
+
+def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
+    pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
+    assert len(pcrs.split()) == 24 and set(pcrs.split()[7]) != {"0"}
+    # A register that the guest extended is in the TPM's volatile state alone.
+    shared.do("POST", f"/v1/vms/{trusted}/save")
+    check_invariants(shared)
+    shared.kill()
+    shared.start()
+    shared.do("POST", f"/v1/vms/{trusted}/start")
+    shared.wait_agent(trusted)
+    assert shared.run_in(trusted, _BOOT_ID) == boot_id
+    assert shared.run_in(trusted, _PCRS) == pcrs
+    shared.kill()
+    shared.start()
+    shared.wait_agent(trusted)
+    assert shared.run_in(trusted, _PCRS) == pcrs
+    wait_facts(shared, trusted)
+    check_invariants(shared)
+
+
+def test_a_swtpm_that_dies_is_told(shared: LiveHost, trusted: str) -> None:
+    mark = f"vm:{shared.vm(trusted).id}"
+    (swtpm,) = shared.processes.find(owner=mark, role="swtpm")
+    os.kill(swtpm.ref.pid, signal.SIGKILL)
+    time.sleep(2)
+    shared.run_in(trusted, "true")
+    shared.call("POST", f"/v1/vms/{trusted}/kill")
+    check_invariants(shared)
+    shared.do("POST", f"/v1/vms/{trusted}/start")
+    shared.wait_agent(trusted)
+
+
+def test_a_clone_is_trusted_for_itself(shared: LiveHost, trusted: str) -> None:
+    machine_id = shared.run_in(trusted, "cat /etc/machine-id")
+    before = shared.vm(trusted)
+    shared.do("POST", f"/v1/vms/{trusted}/stop")
+    check_invariants(shared)
+    assert shared.vm(trusted).state is VmState.OFF
+    shared.do("POST", f"/v1/vms/{trusted}/clone", {"name": "copy"})
+    copy, path = shared.vm("copy"), Path("firmware/tpm/tpm2-00.permall")
+    assert copy.id != before.id and copy.spec.nics[0].mac != before.spec.nics[0].mac
+    assert digest(shared.state.vm("copy") / path) != digest(shared.state.vm(trusted) / path)
+    shared.do("DELETE", f"/v1/vms/{trusted}")
+    check_invariants(shared)
+    shared.do("POST", "/v1/vms/copy/start")
+    shared.wait_agent("copy")
+    wait_facts(shared, "copy")
+    view = shared.vm("copy")
+    assert view.guest.secure_boot is True and view.guest.tpm_version == "2.0"
+    shared.run_in("copy", "cloud-init status --wait >/dev/null || true", limit=240)
+    assert shared.run_in("copy", "hostname").strip() == "copy"
+    assert shared.run_in("copy", "cat /etc/machine-id") != machine_id
+    shared.do("DELETE", "/v1/vms/copy", force="true")
+    assert check_invariants(shared) == []
