@@ -127,7 +127,9 @@ async def test_a_verdict_is_remembered_and_asked_afresh(tmp_path: Path) -> None:
     first = await bench.probe().verdict()
     probe = bench.probe()
     assert await probe.verdict() == first and bench.runs == 2
-    assert await probe.verdict(afresh=True) == first and bench.runs == 4
+    again = await probe.verdict(afresh=True)
+    # The reason tells how long the guests took.
+    assert again == first.model_copy(update={"reason": again.reason}) and bench.runs == 4
     bench.facts.facts[first.key] = {"written": "by another version"}
     assert await bench.probe().verdict() == first and bench.runs == 6
 
