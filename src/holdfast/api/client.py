@@ -40,6 +40,14 @@ class WrongFingerprint(Unauthenticated):
     id = "wrong-fingerprint"
 
 
+class CertificateNotTrusted(Unauthenticated):
+    id = "certificate-not-trusted"
+
+
+class NotHttps(InvalidInput):
+    id = "not-https"
+
+
 class NoTokenFile(InvalidInput):
     id = "no-token-file"
 
@@ -57,7 +65,13 @@ class Place:
 
 
 def _token(place: Place) -> str:
-    path = place.token_file or Path(os.environ.get("HOLDFAST_TOKEN_FILE", ""))
+    named = place.token_file or os.environ.get("HOLDFAST_TOKEN_FILE")
+    if not named:
+        raise NoTokenFile(
+            f"{place.url} wants a token, and no file with one was named",
+            cure="Name it with HOLDFAST_TOKEN_FILE; `holdfast token create` on that host makes one.",
+        )
+    path = Path(named)
     try:
         return path.read_text().strip()
     except OSError as error:
@@ -97,8 +111,23 @@ def _pinned(place: Place) -> ssl.SSLContext:
     return context
 
 
-def _unreachable(place: Place, error: Exception) -> DaemonNotReachable:
+def _require_https(url: str) -> None:
+    """A token must never travel in the clear. Raises NotHttps."""
+    if not url.lower().startswith("https://"):
+        raise NotHttps(
+            f"{url!r} is not an https address", value=url, cure="Write HOLDFAST_URL as https://HOST:PORT."
+        )
+
+
+def _unreachable(place: Place, error: Exception) -> DaemonNotReachable | CertificateNotTrusted:
     where = str(place.socket or place.url)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return CertificateNotTrusted(
+            f"the certificate of {where} is vouched for by nobody",
+            value=where,
+            cure="Name its fingerprint (`holdfast token create` on that host prints it) with"
+            " HOLDFAST_FINGERPRINT, or the file of its issuer with HOLDFAST_CA.",
+        )
     return DaemonNotReachable(
         f"the daemon does not answer at {where}: {error}",
         value=where,
@@ -116,6 +145,7 @@ class Client:
         if place.socket is not None:
             transport, url = httpx.HTTPTransport(uds=str(place.socket)), "http://holdfast"
         else:
+            _require_https(str(place.url))
             context = _pinned(place)
             headers["Authorization"] = f"Bearer {_token(place)}"
             transport, url = httpx.HTTPTransport(verify=context), str(place.url)

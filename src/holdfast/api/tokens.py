@@ -104,7 +104,9 @@ class TokenStore:
         key = query.sort.lstrip("-")
         if key not in _SORTS:
             raise BadSort(
-                f"tokens cannot be sorted by {key!r}", value=key, cure=f"Use one of {sorted(_SORTS)}."
+                f"tokens cannot be sorted by {key!r}",
+                value=key,
+                cure=f"Use one of {', '.join(sorted(_SORTS))}.",
             )
 
         def load(session: Session) -> Page[TokenView]:

@@ -21,7 +21,7 @@ def lazy_group(commands: dict[str, str]) -> type[TyperGroup]:
             if hasattr(module, "app"):
                 found = typer.main.get_group(module.app)
             else:
-                one = typer.Typer(add_completion=False)
+                one = typer.Typer(add_completion=False, rich_markup_mode=None)
                 epilog = getattr(module, "EXAMPLE", None)
                 one.command(cmd_name, epilog=f"Example: {epilog}" if epilog else None)(module.command)
                 found = typer.main.get_command(one)  # type: ignore[assignment]
@@ -34,7 +34,13 @@ def lazy_group(commands: dict[str, str]) -> type[TyperGroup]:
 def group(package: str, commands: str, summary: str) -> typer.Typer:
     """The app of a folder; `commands` are its files' names (a trailing `_` avoids a keyword)."""
     modules = {name.rstrip("_"): f"{package}.{name}" for name in commands.split()}
-    app = typer.Typer(cls=lazy_group(modules), help=summary, no_args_is_help=True, add_completion=False)
+    app = typer.Typer(
+        cls=lazy_group(modules),
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+    )
 
     @app.callback()
     def _group() -> None:

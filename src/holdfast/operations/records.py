@@ -52,7 +52,9 @@ def page(session: Session, query: PageQuery, running_only: bool) -> Page[Operati
     key = "-created" if query.sort == "name" else query.sort
     if key.lstrip("-") not in _SORTS:
         raise BadSort(
-            f"operations cannot be sorted by {key!r}", value=key, cure=f"Use one of {sorted(_SORTS)}."
+            f"operations cannot be sorted by {key!r}",
+            value=key,
+            cure=f"Use one of {', '.join(sorted(_SORTS))}.",
         )
     column = getattr(OperationRow, key.lstrip("-"))
     statement = select(OperationRow)

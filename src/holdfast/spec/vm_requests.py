@@ -1,5 +1,6 @@
 """Requests about VMs, as the API and the CLI carry them."""
 
+import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -9,11 +10,23 @@ from holdfast.spec.names import Name
 from holdfast.spec.units import GIB, MIB, Size
 from holdfast.spec.vm import MAX_CPUS, MIN_MEMORY, CloudInit, DiskBus, GuestOs
 
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+
 
 def _short(text: str | None) -> str | None:
     if text is not None and len(text.encode()) > 64 * 1024:
         raise ValueError("cloud-init text is limited to 64 KiB")
     return text
+
+
+def _station(text: str) -> str:
+    """A MAC address of a single station (IEEE 802: the lowest bit of the first byte is 0)."""
+    mac = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(mac):
+        raise ValueError(f"{text!r} is not a MAC address; write it like 52:54:00:12:34:56")
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise ValueError(f"{text!r} is a group's MAC address or none at all; a NIC needs one of its own")
+    return mac
 
 
 class NewDisk(Frozen):
@@ -37,7 +50,8 @@ class NewNic(Frozen):
     switch: str | None = None
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
-    mac: str | None = None
+    mac: Annotated[str, Field(max_length=17), AfterValidator(_station)] | None = None
+    """Six bytes in hex, by colons or dashes; kept in lower case with colons."""
 
 
 class KernelSource(Frozen):

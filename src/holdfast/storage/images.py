@@ -357,7 +357,9 @@ def _matching(text: str) -> ColumnElement[bool]:
 def _page(session: Session, query: PageQuery) -> Page[Image]:
     key = query.sort.lstrip("-")
     if key not in _SORTS:
-        raise BadSort(f"images cannot be sorted by {key!r}", value=key, cure=f"Use one of {sorted(_SORTS)}.")
+        raise BadSort(
+            f"images cannot be sorted by {key!r}", value=key, cure=f"Use one of {', '.join(sorted(_SORTS))}."
+        )
     names = select(func.lower(func.min(ImageNameRow.name)))
     first_name = names.where(ImageNameRow.digest == ImageRow.digest).scalar_subquery()
     column = first_name if key == "name" else getattr(ImageRow, key)

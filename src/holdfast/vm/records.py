@@ -133,7 +133,9 @@ def set_spec(row: VmRow, spec: VmSpec) -> None:
 def page(session: Session, query: PageQuery, state: VmState | None) -> Page[VmSummary]:
     key = query.sort.lstrip("-")
     if key not in _SORTS:
-        raise BadSort(f"VMs cannot be sorted by {key!r}", value=key, cure=f"Use one of {sorted(_SORTS)}.")
+        raise BadSort(
+            f"VMs cannot be sorted by {key!r}", value=key, cure=f"Use one of {', '.join(sorted(_SORTS))}."
+        )
     column = getattr(VmRow, key)
     # Only the columns of a line: the specification is a large JSON text.
     fields = (

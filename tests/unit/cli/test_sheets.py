@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from holdfast.cli.sheets.check import check_sheet
 from holdfast.cli.sheets.host import host_sheet
 from holdfast.cli.sheets.operation import operation_sheet
 from holdfast.cli.sheets.vm import image_digests, vm_sheet
@@ -119,6 +120,16 @@ def test_an_operation_that_failed_tells_the_cure() -> None:
     assert "Make room." in text
     assert "no-space" in text
     assert "Progress" not in text
+
+
+def test_a_check_is_folded_under_its_text() -> None:
+    line = {"id": "x", "title": "Clock", "status": "limited", "text": "word " * 20, "cure": "Install it."}
+    lines = check_sheet([line, {**line, "status": "ok", "text": "fine", "cure": ""}], 60).splitlines()
+    assert all(len(each) <= 60 for each in lines)
+    assert lines[0].startswith("limited  Clock  word word")
+    assert lines[-2].strip() == "-> Install it."
+    assert lines[-1] == "ok       Clock  fine"
+    assert all(each.startswith(" " * 16) for each in lines[1:-1])
 
 
 def test_words() -> None:

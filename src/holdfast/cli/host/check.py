@@ -1,5 +1,8 @@
 """`holdfast host check`."""
 
+import shutil
+import sys
+
 from holdfast.cli.output import Format, FormatOption
 
 EXAMPLE = "holdfast host check"
@@ -7,8 +10,13 @@ EXAMPLE = "holdfast host check"
 
 def command(format_: FormatOption = Format.TABLE) -> None:
     """What this host can do, and the cure for what it cannot."""
-    from holdfast.cli.output import show_list
+    from holdfast.cli.output import print_json
     from holdfast.cli.session import connect
+    from holdfast.cli.sheets.check import check_sheet
 
     with connect() as client:
-        show_list(client.wire("GET", "/v1/host/check"), ("status", "title", "text", "cure"), format_)
+        lines = client.wire("GET", "/v1/host/check")
+    if format_ is Format.JSON:
+        print_json(lines)
+    else:
+        sys.stdout.write(check_sheet(lines, shutil.get_terminal_size((100, 24)).columns))

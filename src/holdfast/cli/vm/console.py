@@ -44,7 +44,7 @@ def _inward(websocket: Any, source: int, ended: int) -> None:
 
 
 def command(name: VmArgument) -> None:
-    """Use the serial console of a VM in this terminal; Ctrl-] leaves it."""
+    """Use a VM's serial console here; Ctrl-] leaves it."""
     from websockets.exceptions import ConnectionClosed
 
     from holdfast.cli.output import say
@@ -68,4 +68,5 @@ def command(name: VmArgument) -> None:
             termios.tcsetattr(source, termios.TCSAFLUSH, before)
             websocket.close()
             writer.join(2)
-    say("\nLeft the console.".strip())
+    sys.stderr.write("\n")
+    say("Left the console.")

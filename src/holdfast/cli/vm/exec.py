@@ -19,7 +19,7 @@ def command(
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Run a program in the guest through its agent; its exit code becomes ours."""
+    """Run a program in the guest; its exit code becomes ours."""
     from holdfast.cli.output import escape, print_json, say
     from holdfast.cli.session import connect
     from holdfast.spec.vm_requests import ExecRequest

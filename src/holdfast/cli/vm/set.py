@@ -25,7 +25,7 @@ def command(
     iso: Annotated[str | None, typer.Option(help="ISO file or image; '' empties the drive.")] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Change settings; CPUs and memory take effect at the next start."""
+    """Change settings; most take effect at the next start."""
     from holdfast.api.client import vm_path
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of
