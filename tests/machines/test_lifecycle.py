@@ -6,6 +6,8 @@ Every test gets a VM of its own where it changes one; after each, records and re
 import itertools
 import os
 import signal
+import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,7 +210,8 @@ def test_a_guest_that_restarts_stays_running(shared: LiveHost, vm: str) -> None:
     assert shared.wait_agent(vm).state is VmState.RUNNING
     assert qemu_pid(shared, vm) == pid
     assert shared.run_in(vm, _BOOT_ID) != boot_id
-    assert changes(shared, vm, after) == ["vm.guest-restarted"]
+    # A machine may reset more than once in one restart of its guest.
+    assert set(changes(shared, vm, after)) == {"vm.guest-restarted"}
 
 
 def test_a_panic_of_the_guests_kernel_is_told(shared: LiveHost, vm: str) -> None:
@@ -260,7 +263,9 @@ def _deafen(host: LiveHost, name: str) -> None:
 def test_a_guest_that_will_not_stop_runs_on(shared: LiveHost, vm: str) -> None:
     _deafen(shared, vm)
     pid, after = qemu_pid(shared, vm), newest(shared)
+    began = time.monotonic()
     ended = shared.end_of(begin(shared, vm, "stop", timeout_seconds=4))
+    assert time.monotonic() - began < 10
     assert ended.state is OperationState.FAILED and ended.error is not None
     assert ended.error["id"] == "guest-did-not-stop" and ended.error["kind"] == "TimedOut"
     assert ended.error["value"] == 4 and vm in ended.error["message"] and "kill" in ended.error["cure"]
@@ -308,4 +313,99 @@ def test_delete_by_force_ends_what_is_under_way(shared: LiveHost, vm: str) -> No
     shared.do("DELETE", f"/v1/vms/{vm}", force="true")
     shared.end_of(stop, limit=30)
     assert refusal(shared, "GET", f"/v1/vms/{vm}").wire_id == "vm-not-found"
+    check_invariants(shared)
+
+
+# A machine's doors, on one VM that stays
+
+
+def execute(host: LiveHost, name: str, *argv: str, **more: object) -> dict[str, object]:
+    answer: dict[str, object] = host.call("POST", f"/v1/vms/{name}/exec", {"argv": argv, **more})
+    return answer
+
+
+def test_a_screenshot_is_a_picture(shared: LiveHost, steady: str) -> None:
+    with shared.client() as client:
+        picture = client.screenshot(steady)
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n") and picture.rstrip(b"\0")[-8:-4] == b"IEND"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert width >= 320 and height >= 200
+    assert not list(shared.state.vm_runtime(shared.vm(steady).id).glob("*.png"))
+
+
+def test_the_console_is_a_conversation(shared: LiveHost, steady: str) -> None:
+    with shared.client() as client, client.websocket(steady, "console") as console:
+        console.send(b"\necho $((6 * 7))-answer\n")
+        heard = b""
+        while b"42-answer" not in heard:
+            heard += console.recv(timeout=20)
+    # The door opens again after it was left.
+    with shared.client() as client, client.websocket(steady, "console") as console:
+        console.send(b"\n")
+        assert console.recv(timeout=20)
+    lines = shared.call("GET", f"/v1/vms/{steady}/log", lines=50)
+    assert any("42-answer" in line for line in lines)
+
+
+def test_programs_run_in_the_guest(shared: LiveHost, steady: str) -> None:
+    assert execute(shared, steady, "cat", stdin="grüße\n")["stdout"] == "grüße\n"
+    answer = execute(shared, steady, "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (answer["exit_code"], answer["stdout"], answer["stderr"]) == (7, "out\n", "err\n")
+    assert execute(shared, steady, "sh", "-c", "kill -9 $$")["signal"] == 9
+    answer = execute(shared, steady, "sh", "-c", "head -c 900000 /dev/zero | tr '\\0' x")
+    assert len(str(answer["stdout"])) == 900_000 and not answer["truncated"]
+    answer = execute(shared, steady, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x")
+    assert len(str(answer["stdout"])) == 1 << 20 and answer["truncated"]
+    began = time.monotonic()
+    body = {"argv": ["sleep", "30"], "timeout_seconds": 1}
+    error = refusal(shared, "POST", f"/v1/vms/{steady}/exec", body)
+    assert error.wire_id == "agent-timed-out" and error.cure and time.monotonic() - began < 6
+    error = refusal(shared, "POST", f"/v1/vms/{steady}/exec", {"argv": ["/no/such/program"]})
+    assert error.wire_id == "agent-refused"
+    assert execute(shared, steady, "echo", "still there")["stdout"] == "still there\n"
+
+
+def test_every_log_can_be_read(shared: LiveHost, steady: str) -> None:
+    for source in ("console", "qemu", "swtpm"):
+        assert isinstance(shared.call("GET", f"/v1/vms/{steady}/log", source=source, lines=5), list)
+    assert refusal(shared, "GET", f"/v1/vms/{steady}/log", source="../../etc/passwd").wire_id == "bad-request"
+
+
+def test_a_vm_runs_as_a_user_of_its_own(shared: LiveHost, steady: str) -> None:
+    status = dict(
+        line.split(":", 1)
+        for line in Path(f"/proc/{qemu_pid(shared, steady)}/status").read_text().splitlines()
+        if ":" in line
+    )
+    assert status["Seccomp"].strip() == "2" and int(status["CapEff"], 16) == 0
+    if os.getuid() == 0:
+        assert len(set(status["Uid"].split())) == 1 and int(status["Uid"].split()[0]) > 1_900_000_000
+
+
+def _disc(folder: Path, text: str) -> Path:
+    (folder / text).mkdir()
+    (folder / text / "content").write_text(text)
+    disc = folder / f"{text}.iso"
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", disc, folder / text], check=True)
+    return disc
+
+
+def test_a_disc_is_changed_while_the_guest_runs(shared: LiveHost, small: SmallGuest, tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        shared.add_image(_disc(tmp_path, text), f"{text}-disc", "iso")
+    shared.do("POST", "/v1/vms", small_vm("discs", small.append, iso="first-disc", start=True))
+    shared.wait_agent("discs")
+    read = "mkdir -p /cd; mount -t iso9660 -o ro /dev/sr0 /cd; cat /cd/*; umount /cd"
+    assert "first" in shared.run_in("discs", read).lower()
+    shared.call("PATCH", "/v1/vms/discs", {"iso": "second-disc"})
+    deadline = time.monotonic() + 30
+    while "second" not in execute(shared, "discs", "sh", "-c", read)["stdout"].lower():  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    shared.call("PATCH", "/v1/vms/discs", {"iso": ""})
+    assert execute(shared, "discs", "sh", "-c", "mount -t iso9660 /dev/sr0 /cd")["exit_code"] != 0
+    assert refusal(shared, "DELETE", "/v1/images/small-kernel").wire_id == "image-in-use"
+    shared.do("DELETE", "/v1/vms/discs", force="true")
+    for text in ("first", "second"):
+        shared.call("DELETE", f"/v1/images/{text}-disc")
     check_invariants(shared)

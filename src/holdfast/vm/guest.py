@@ -106,7 +106,7 @@ class GuestWatch:
             self._read_once = True
             await self._seen(self._view, self._addresses)
             for wait in _ADDRESS_WAITS:
-                await self._find_addresses()
+                await self._find_place()
                 if self._addresses:
                     return
                 await asyncio.sleep(wait)
@@ -136,10 +136,14 @@ class GuestWatch:
         except AgentRefused:
             return None
 
-    async def _find_addresses(self, limit: float = _SHORT) -> None:
+    async def _find_place(self, limit: float = _SHORT) -> None:
+        """Where the guest is: addresses and host name."""
         self._looked_at = time.monotonic()
         found = await self._ask(self._agent.addresses(limit)) or ()
         self._addresses = tuple(found) or await self._leased()
+        # Its name may be given to it late too: cloud-init runs beside the agent.
+        name = _text(await self._ask(self._agent.host_name(limit)))
+        self._view = self._view.model_copy(update={"host_name": name or self._view.host_name})
         await self._seen(self._view, self._addresses)
 
     async def _leased(self) -> tuple[str, ...]:
@@ -155,7 +159,7 @@ class GuestWatch:
         """
         if self.connected and self._read_once and time.monotonic() - self._looked_at > _FRESH:
             with contextlib.suppress(HoldfastError):
-                await self._find_addresses(_GLANCE)
+                await self._find_place(_GLANCE)
 
     async def shut_down(self, limit: float) -> bool:
         """Ask the guest's agent to power off. False where it does not take it up in `limit` seconds."""
