@@ -183,3 +183,40 @@ def test_the_table_of_exit_codes_is_whole_and_documented() -> None:
 
 def test_escape() -> None:
     assert escape("a\x1b[0m\u202eb\n") == "a\\x1b[0m\\u202eb\\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error_id"),
+    [
+        ({"HOLDFAST_URL": "http://127.0.0.1:1", "HOLDFAST_FINGERPRINT": "sha256:0"}, "not-https"),
+        ({"HOLDFAST_URL": "{url}"}, "no-token-file"),
+        ({"HOLDFAST_URL": "{url}", "HOLDFAST_TOKEN_FILE": "{token}"}, "certificate-not-trusted"),
+        (
+            {"HOLDFAST_URL": "{url}", "HOLDFAST_TOKEN_FILE": "{token}", "HOLDFAST_FINGERPRINT": "sha256:0"},
+            "wrong-fingerprint",
+        ),
+    ],
+)
+def test_no_token_leaves_for_a_place_that_is_not_vouched_for(
+    tls_daemon: Any, tmp_path: Path, settings: dict[str, str], error_id: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("hf_secret")
+    places = {key: value.format(url=tls_daemon.url, token=token) for key, value in settings.items()}
+    refused = subprocess.run(
+        [*RUN, "vm", "list"], env={**os.environ, **places}, capture_output=True, text=True, check=False
+    )
+    assert f"id: {error_id}" in refused.stderr
+    assert "hf_secret" not in refused.stderr
+
+
+def test_a_screenshot_that_cannot_be_written(daemon: Any, tmp_path: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    refused = run(daemon, "vm", "screenshot", "web", "-o", str(tmp_path / "no/such.png"))
+    assert "id: cannot-write-file" in refused.stderr
+    assert run(daemon, "vm", "screenshot", "web", "-o", str(tmp_path / "a.png")).returncode == 0
+    assert (tmp_path / "a.png").exists()
+
+
+def test_a_change_of_nothing_is_refused(daemon: Any) -> None:
+    assert "id: nothing-to-change" in run(daemon, "vm", "set", "web").stderr
