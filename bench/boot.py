@@ -14,8 +14,8 @@ from debian_guest import debian_vm, with_debian
 from live_host import LiveHost, live_host
 from small_guest import small_guest
 
-from bench.by_hand import ByHand
-from bench.figures import Figure, parser, report, say, spread
+from bench._by_hand import ByHand
+from bench._figures import Figure, parser, report, say, spread
 
 
 def main(argv: list[str]) -> None:

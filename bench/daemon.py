@@ -15,7 +15,7 @@ from conftest import small_vm, with_small_images
 from live_host import LiveHost, live_host
 from small_guest import small_guest
 
-from bench.figures import Figure, parser, percentile, report, say
+from bench._figures import Figure, parser, percentile, report, say
 from holdfast.catalog.store import Catalog
 from holdfast.host.space import memory_figures
 from holdfast.spec.ids import new_id

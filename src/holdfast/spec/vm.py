@@ -3,11 +3,12 @@
 States (design: ONE stored enum; everything else is derived):
 
     off ──start──▶ starting ──▶ running ──stop──▶ stopping ──▶ off
-                      │            │  ▲
-                      ▼      pause ▼  │ resume
-                    failed       paused
+                                   │  ▲
+                             pause ▼  │ resume
+                                  paused
     running/paused ──save──▶ saving ──▶ saved ──start──▶ starting ──▶ running
-    (`migrating` is reserved for live migration; `failed` = QEMU ended by itself or never came up)
+    A start or save that fails leaves the state before it; `failed` = QEMU ended by itself.
+    (`migrating` is reserved for live migration.)
 """
 
 from enum import StrEnum

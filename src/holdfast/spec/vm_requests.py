@@ -13,9 +13,9 @@ from holdfast.spec.vm import MAX_CPUS, MIN_MEMORY, CloudInit, DiskBus, GuestOs
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
 
-def _short(text: str | None) -> str | None:
-    if text is not None and len(text.encode()) > 64 * 1024:
-        raise ValueError("cloud-init text is limited to 64 KiB")
+def _short(text: str) -> str:
+    if len(text.encode()) > 64 * 1024:
+        raise ValueError("an argument is limited to 64 KiB")
     return text
 
 
