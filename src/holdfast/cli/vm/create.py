@@ -21,6 +21,19 @@ class InitrdWithoutKernel(InvalidInput):
 EXAMPLE = "holdfast vm create web --image debian-12 --cpus 2 --memory 1GiB --disk 8GiB --user me --start"
 
 
+def _require_partners(vlan: int | None, switch: str | None, initrd: str | None, kernel: str | None) -> None:
+    """Options that mean nothing without another. Raises VlanWithoutSwitch, InitrdWithoutKernel."""
+    if vlan is not None and switch is None:
+        raise VlanWithoutSwitch(f"VLAN {vlan} needs a switch", value=vlan, cure="Name it with --switch NAME.")
+    if initrd and not kernel:
+        raise InitrdWithoutKernel("an initrd needs a kernel", cure="Name it with --kernel FILE.")
+
+
+def _disks(image: str | None, sizes: list[str], full_copy: bool) -> list[dict[str, Any]]:
+    first = {"image": image, "size": sizes[0] if sizes else None, "full_copy": full_copy}
+    return [first, *({"size": size} for size in sizes[1:])]
+
+
 def command(
     name: Annotated[str, typer.Argument(help="A name for the VM.")],
     image: Annotated[
@@ -54,10 +67,7 @@ def command(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Make a VM. Files are sent to the daemon; it never opens a path itself."""
-    if vlan is not None and switch is None:
-        raise VlanWithoutSwitch(f"VLAN {vlan} needs a switch", value=vlan, cure="Name it with --switch NAME.")
-    if initrd and not kernel:
-        raise InitrdWithoutKernel("an initrd needs a kernel", cure="Name it with --kernel FILE.")
+    _require_partners(vlan, switch, initrd, kernel)
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of, text_of
     from holdfast.cli.waiting import finish
@@ -73,10 +83,8 @@ def command(
         "nics": [{"switch": switch, "vlan": vlan, "mac": mac}],
         "start": start,
     }
-    sizes = disk or []
-    if image or sizes:
-        first = {"image": image, "size": sizes[0] if sizes else None, "full_copy": full_copy}
-        body["disks"] = [first, *({"size": size} for size in sizes[1:])]
+    if image or disk:
+        body["disks"] = _disks(image, disk or [], full_copy)
     if user or ssh_key or cloud_init:
         keys = [text_of(key) for key in ssh_key or ()]
         user_data = text_of(cloud_init) if cloud_init else None
