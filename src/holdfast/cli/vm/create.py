@@ -34,6 +34,23 @@ def _disks(image: str | None, sizes: list[str], full_copy: bool) -> list[dict[st
     return [first, *({"size": size} for size in sizes[1:])]
 
 
+def _cloud_init(user: str | None, keys: list[str], user_data: str | None) -> dict[str, Any]:
+    from holdfast.cli.uploading import text_of
+
+    return {
+        "user": user,
+        "ssh_keys": [text_of(key) for key in keys],
+        "user_data": text_of(user_data) if user_data else None,
+    }
+
+
+def _kernel(client: Any, kernel: str, initrd: str | None, append: str) -> dict[str, Any]:
+    from holdfast.cli.uploading import image_of
+
+    source = {"kernel": image_of(client, kernel, "kernel"), "append": append}
+    return {**source, "initrd": image_of(client, initrd, "initrd")} if initrd else source
+
+
 def command(
     name: Annotated[str, typer.Argument(help="A name for the VM.")],
     image: Annotated[
@@ -69,7 +86,7 @@ def command(
     """Make a VM. Files are sent to the daemon; it never opens a path itself."""
     _require_partners(vlan, switch, initrd, kernel)
     from holdfast.cli.session import connect
-    from holdfast.cli.uploading import image_of, text_of
+    from holdfast.cli.uploading import image_of
     from holdfast.cli.waiting import finish
 
     body: dict[str, Any] = {
@@ -86,15 +103,10 @@ def command(
     if image or disk:
         body["disks"] = _disks(image, disk or [], full_copy)
     if user or ssh_key or cloud_init:
-        keys = [text_of(key) for key in ssh_key or ()]
-        user_data = text_of(cloud_init) if cloud_init else None
-        body["cloud_init"] = {"user": user, "ssh_keys": keys, "user_data": user_data}
+        body["cloud_init"] = _cloud_init(user, ssh_key or [], cloud_init)
     with connect() as client:
         if iso:
             body["iso"] = image_of(client, iso, "iso")
         if kernel:
-            source = {"kernel": image_of(client, kernel, "kernel"), "append": append}
-            if initrd:
-                source["initrd"] = image_of(client, initrd, "initrd")
-            body["kernel"] = source
+            body["kernel"] = _kernel(client, kernel, initrd, append)
         finish(client, client.wire("POST", "/v1/vms", body), format_, no_wait)
