@@ -50,6 +50,7 @@ from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
 from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
 from holdfast.vm.registry import VmRegistry
@@ -57,6 +58,8 @@ from holdfast.vm.rooms import Rooms
 from holdfast.vm.usage import VmUsage
 
 log = structlog.get_logger(__name__)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class _Composition:
     registry: VmRegistry
     operations: Operations
     services: Services
+    facts: Facts
 
 
 def configure_logs() -> None:
@@ -146,7 +150,15 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         tokens=TokenStore(catalog),
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    return _Composition(rooms, registry, operations, services)
+    return _Composition(rooms, registry, operations, services, facts)
+
+
+async def _host_restarted(facts: Facts) -> bool:
+    """Whether the host has started anew since a daemon last ran on this state folder."""
+    boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
+    last = await facts.get("host-boot")
+    await facts.put("host-boot", {"id": boot})
+    return last is not None and last["id"] != boot
 
 
 async def _come_back(made: _Composition) -> None:
@@ -158,7 +170,7 @@ async def _come_back(made: _Composition) -> None:
         await rooms.machines.prepare()
     except HoldfastError as error:
         log.warning("QEMU cannot be used", error=error.message, cure=error.cure)
-    await recover(rooms, made.registry)
+    await recover(rooms, made.registry, HOST_RESTARTED if await _host_restarted(made.facts) else DIED)
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]

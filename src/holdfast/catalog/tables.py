@@ -1,4 +1,4 @@
-"""The tables. Stored types are their own, apart from the models that run: see the `records` modules of the rooms.
+"""The tables. Stored types are their own, apart from the models that run (the `records` modules of rooms).
 
 A change here comes with a migration in `migrations/versions/` (docs/recipes/add-a-persisted-field.md).
 """

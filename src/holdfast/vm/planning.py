@@ -21,6 +21,7 @@ from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic,
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
 from holdfast.storage.images import ImageNotFound
 from holdfast.trust.firmware import choose_firmware
+from holdfast.trust.variables import read_summary
 from holdfast.vm.cloud_init import check_cloud_init
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
@@ -50,6 +51,10 @@ class VmFolderExists(Conflict):
 
 class MacTaken(Conflict):
     id = "mac-taken"
+
+
+class NoSecureBootKeys(Unsupported):
+    id = "no-secure-boot-keys"
 
 
 class NoCdDrive(Conflict):
@@ -134,13 +139,27 @@ class Planner:
         if change.cpus is not None or change.memory is not None:
             update = {"cpus": change.cpus or spec.cpus, "memory": change.memory or spec.memory}
             await asyncio.to_thread(self._require_host, update["cpus"], update["memory"])
-        if change.secure_boot is not None and isinstance(spec.boot, UefiBoot):
-            update["boot"] = spec.boot.model_copy(update={"secure_boot": change.secure_boot})
+        if change.secure_boot is not None:
+            update["boot"] = await self._changed_boot(record, change.secure_boot)
         if change.guest_agent is not None:
             update["guest_agent"] = change.guest_agent
         if change.iso is not None:
             update["cd_drives"] = await self._changed_drive(record, change.iso)
         return spec.model_copy(update=update)
+
+    async def _changed_boot(self, record: VmRecord, secure_boot: bool) -> UefiBoot:
+        """Secure Boot goes by the firmware build; it needs keys in the VM's own variable store."""
+        boot = record.spec.boot
+        if isinstance(boot, UefiBoot):
+            store = self._rooms.state.vm(record.name) / "firmware" / "variables.fd"
+            if not secure_boot or (await asyncio.to_thread(read_summary, store)).secure_boot:
+                await asyncio.to_thread(choose_firmware, secure_boot)
+                return boot.model_copy(update={"secure_boot": secure_boot})
+        raise NoSecureBootKeys(
+            f"VM {record.name!r} was made without Secure Boot: its firmware holds no keys for it",
+            value=record.name,
+            cure="Make a new VM; Secure Boot is on by default.",
+        )
 
     async def _changed_drive(self, record: VmRecord, iso: str) -> tuple[CdDrive, ...]:
         digest = await self._iso(iso) if iso else None

@@ -55,16 +55,18 @@ class Settled:
 
 
 _S = VmState
-_DIED = "QEMU ended by itself while the daemon was not running"
+DIED = "QEMU ended by itself while the daemon was not running"
+HOST_RESTARTED = "the host was restarted or lost its power while the VM ran"
 
 
-def settle(state: VmState, found: Found, memory_saved: bool) -> Settled:
+def settle(state: VmState, found: Found, memory_saved: bool, why_gone: str = DIED) -> Settled:
     """Bring the record of a VM and what was found of it together.
 
     Args:
         state: the recorded state.
         found: what is there.
         memory_saved: a whole memory image lies in the VM's folder.
+        why_gone: what ends a machine that is gone without a record of it.
     """
     rest = _S.SAVED if memory_saved else _S.OFF
     if state is _S.SAVED:
@@ -79,7 +81,7 @@ def settle(state: VmState, found: Found, memory_saved: bool) -> Settled:
     if found is Found.POWERED_OFF or (found is Found.NOTHING and state is _S.STOPPING):
         return Settled(_S.OFF)
     if found in (Found.NOTHING, Found.HALF_STARTED):
-        return Settled(_S.FAILED, failure=_DIED)
+        return Settled(_S.FAILED, failure=why_gone)
     if found is Found.UNREACHABLE:
         return Settled(_S.FAILED, failure="QEMU did not answer its monitor after the daemon came back; ended")
     if state is _S.STOPPING:

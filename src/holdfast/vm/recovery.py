@@ -17,7 +17,7 @@ from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
 from holdfast.vm.log_tail import tail
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.reconcile import Found, Settled, found_by_status, settle
+from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
@@ -32,8 +32,10 @@ _TOGETHER = 16  # VMs looked at side by side
 _LOG_LINES = 40
 
 
-async def recover(rooms: Rooms, registry: VmRegistry) -> None:
+async def recover(rooms: Rooms, registry: VmRegistry, why_gone: str = DIED) -> None:
     """Every VM that was not at rest gets its owner; afterwards records and processes agree.
+
+    `why_gone` is what people are told of a VM whose machine is gone without a record of its end.
 
     VMs at rest with nothing left of them are not touched, however many there are.
     """
@@ -47,7 +49,7 @@ async def recover(rooms: Rooms, registry: VmRegistry) -> None:
     async def one(record: VmRecord) -> None:
         async with gate:
             mark = f"vm:{record.id}"
-            machine = await _recover_vm(rooms, registry, record, running.get(mark))
+            machine = await _recover_vm(rooms, registry, record, running.get(mark), why_gone)
             if machine is not None:
                 kept.add(mark)
 
@@ -76,13 +78,13 @@ def _drop_memory(rooms: Rooms, records: list[VmRecord]) -> None:
 
 
 async def _recover_vm(
-    rooms: Rooms, registry: VmRegistry, record: VmRecord, marked: Marked | None
+    rooms: Rooms, registry: VmRegistry, record: VmRecord, marked: Marked | None, why_gone: str
 ) -> RunningMachine | None:
     image = MemoryImage(rooms.state.vm(record.name))
     machine, found = await _look(rooms, record, marked)
     if record.state is VmState.STARTING and found in _NEVER_RAN:
         await asyncio.to_thread(image.unmark)
-    settled = settle(record.state, found, image.exists())
+    settled = settle(record.state, found, image.exists(), why_gone)
     if record.state in _HAD_MACHINE or settled.keep_machine:
         # The guest ran on after a restore: what was kept for the case that it fails is of no use.
         await settle_restore(rooms, record)

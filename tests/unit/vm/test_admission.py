@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from holdfast.spec.vm import VmState
 from holdfast.vm.admission import Accepted, AlreadySo, Refused, Verb, VmBusy, VmInWrongState, admit
-from holdfast.vm.reconcile import Found, found_by_status, settle
+from holdfast.vm.reconcile import HOST_RESTARTED, Found, found_by_status, settle
 
 states = st.sampled_from(list(VmState))
 verbs = st.sampled_from(list(Verb))
@@ -85,3 +85,8 @@ def test_statuses_of_qemu_are_understood() -> None:
     assert found_by_status("running") is Found.RUNNING
     assert found_by_status("io-error") is Found.PAUSED
     assert found_by_status("shutdown") is Found.POWERED_OFF
+
+
+def test_a_restarted_host_is_said_to_be_the_reason() -> None:
+    assert settle(VmState.RUNNING, Found.NOTHING, False, HOST_RESTARTED).failure == HOST_RESTARTED
+    assert settle(VmState.OFF, Found.NOTHING, False, HOST_RESTARTED).failure == ""
