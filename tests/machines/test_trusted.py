@@ -102,7 +102,7 @@ def test_processes_are_unprivileged_and_tell_no_secrets(shared: LiveHost, truste
 
 def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
     pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
-    assert len(pcrs.split()) == 24 and set(pcrs.split()[7]) != {"0"}
+    assert len(pcrs.split()) == 24 and len(set(pcrs.split())) > 5
     shared.do("POST", f"/v1/vms/{trusted}/save")
     check_invariants(shared)
     shared.kill()
