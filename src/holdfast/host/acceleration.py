@@ -115,11 +115,13 @@ class AccelerationProbe:
         self._limit = limit
         self._lock = asyncio.Lock()
         self._known: AccelerationVerdict | None = None
+        self._latest: AccelerationVerdict | None = None
+        """Also one that holds only for now: an obstacle that a person can remove."""
 
     @property
     def known(self) -> AccelerationVerdict | None:
-        """The verdict, where it is in; never probes."""
-        return self._known
+        """The latest verdict, where one is in; never probes."""
+        return self._latest
 
     async def verdict(self, *, afresh: bool = False) -> AccelerationVerdict:
         """Instant when remembered, else after a probe: 1 to 60 s.
@@ -127,6 +129,10 @@ class AccelerationProbe:
         Args:
             afresh: probe again even where a verdict is remembered.
         """
+        self._latest = await self._decide(afresh)
+        return self._latest
+
+    async def _decide(self, afresh: bool) -> AccelerationVerdict:
         if obstacle := kvm_obstacle(self._root):
             return _emulate(obstacle.reason, "none", "")
         if self._known and not afresh:
