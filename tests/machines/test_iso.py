@@ -26,7 +26,7 @@ def test_debians_installer_starts(tmp_path: Path) -> None:
         host.add_image(installer_disc(tmp_path / "installer.iso"), "installer", "iso")
         body = {"name": "new", "memory": "1GiB", "iso": "installer", "disks": [{"size": "4GiB"}]}
         host.do("POST", "/v1/vms", {**body, "nics": [], "start": True})
-        wait_console(host, "new", "Select a language", 500)
+        wait_console(host, "new", "Choose language", 500)
         assert "secure boot" not in str(host.vm("new").notices).lower()
         host.call("POST", "/v1/vms/new/kill")
         check_invariants(host)

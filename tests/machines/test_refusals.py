@@ -171,7 +171,7 @@ def _qcow2(path: Path, *options: str, size: str = "64M") -> Path:
 def _bad_images(folder: Path) -> dict[str, tuple[Path, str]]:
     """Name to file and the id that it must be refused with."""
     truncated = _qcow2(folder / "truncated")
-    filling = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 8M", truncated]
+    filling = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 8M", str(truncated)]
     subprocess.run(filling, check=True, capture_output=True)
     os.truncate(truncated, truncated.stat().st_size // 2)
     text = folder / "text"
