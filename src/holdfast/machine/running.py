@@ -8,14 +8,15 @@ itself is the truth about whether the machine is there; nothing about it is stor
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
+from holdfast.host.unix_sockets import listening
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
@@ -29,7 +30,7 @@ _QUIT_SECONDS = 10.0
 _MEMORY_SECONDS = 3600.0
 _PROGRESS_SECONDS = 0.5
 _LARGEST_SCREEN = 64 * MIB
-_LOG_TAIL = 4096
+_LOG_LINES = 40
 
 
 class QemuEnded(Failed):
@@ -254,7 +255,7 @@ class Machines:
         """
         capabilities = await self.prepare()
         path = inputs.runtime / "qmp.sock"
-        listener = _listen(path)
+        listener = listening(path)
         try:
             argv = arguments(replace(inputs, monitor_fd=listener.fileno()), capabilities)
             ref = await self._processes.spawn(
@@ -278,7 +279,7 @@ class Machines:
         try:
             return await QmpSession.connect(path, _GREETING_SECONDS)
         except QmpLost as error:
-            text = await asyncio.to_thread(_tail, log)
+            text = "\n".join(await asyncio.to_thread(tail, log, _LOG_LINES))
             said = text.strip().splitlines()[-1] if text.strip() else "it said nothing"
             raise QemuEnded(
                 f"QEMU ended while it was starting: {said}",
@@ -299,19 +300,6 @@ class Machines:
         return RunningMachine(self._processes, marked.ref, session, runtime, capabilities.mapped_ram)
 
 
-def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
 def _read_whole(path: Path) -> bytes:
     # The folder is the VM's user's: never follow what it may have put there.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -325,10 +313,3 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _tail(log: Path) -> str:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
-        return file.read(_LOG_TAIL).decode(errors="replace")
-    return ""

@@ -12,18 +12,18 @@ QEMU puts into a memory image is encrypted with a second key derived from the fi
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import secrets
 import shutil
-import socket
 from io import FileIO
 from pathlib import Path
 
 from holdfast.host.files import own, remove_tree, sync_folder, write_atomic
 from holdfast.host.folders import StateFolder
+from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
+from holdfast.host.unix_sockets import listening
 from holdfast.spec.attachment import TpmAttachment
 from holdfast.spec.errors import Conflict, Failed, NotFound
 from holdfast.trust.endorsement import EndorsementAuthority, derived_key
@@ -31,7 +31,8 @@ from holdfast.trust.endorsement import EndorsementAuthority, derived_key
 _ROLE = "swtpm"
 _MANUFACTURE_SECONDS = 120.0
 _READY_SECONDS = 60.0
-_TAIL = 4096
+_LOG_LINES = 40
+_SAID = 4096
 _KEY = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -102,7 +103,7 @@ class Vtpm:
                 pass_fds=(fd,),
             )
         if done.returncode != 0:
-            said = (done.stdout + done.stderr)[-_TAIL:].decode(errors="replace")
+            said = (done.stdout + done.stderr)[-_SAID:].decode(errors="replace")
             raise VtpmNotMade(
                 f"swtpm_setup ended with code {done.returncode}",
                 value=done.returncode,
@@ -158,7 +159,7 @@ class Vtpm:
     ) -> ProcessRef:
         modes = "mode=aes-256-cbc,format=hex"
         with (
-            _listen(path, identity) as listener,
+            listening(path, identity) as listener,
             _secret(key) as state_key,
             _secret(derived_key(key, "migration")) as migration_key,
         ):
@@ -201,7 +202,7 @@ class Vtpm:
                 "swtpm ended before it served its TPM",
                 value=ref.pid,
                 cure="See the end of its log in the detail.",
-                detail={"log": await asyncio.to_thread(_tail, log)},
+                detail={"log": "\n".join(await asyncio.to_thread(tail, log, _LOG_LINES))},
             )
 
     def find(self, vm_id: str) -> Marked | None:
@@ -264,22 +265,6 @@ def _fifo(path: Path, identity: Identity | None) -> FileIO:
     if identity:
         os.chown(path, identity.uid, identity.gid)
     return FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-
-
-def _listen(path: Path, identity: Identity | None) -> socket.socket:
-    """The control socket, open before swtpm runs, so that QEMU can connect without waiting."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        if identity:
-            os.chown(path, identity.uid, identity.gid)
-        listener.listen(1)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 def _clear(firmware: Path) -> None:
@@ -365,10 +350,3 @@ def _copy(source: Path, target: Path, identity: Identity | None) -> None:
     shutil.copytree(source / "tpm", target / "tpm.new", symlinks=True)
     (target / "tpm.new").chmod(0o700)
     _finish(target / "tpm.new", target / "tpm", identity)
-
-
-def _tail(log: Path) -> str:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL))
-        return file.read(_TAIL).decode(errors="replace")
-    return ""

@@ -19,13 +19,13 @@ import structlog
 
 from holdfast.catalog.clock import now
 from holdfast.catalog.tables import VmRow
+from holdfast.host.log_tail import tail
 from holdfast.machine.running import MachineEvent, RunningMachine
 from holdfast.spec.errors import Failed, HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.guest import GuestWatch
-from holdfast.vm.log_tail import tail
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms

@@ -10,12 +10,12 @@ import structlog
 
 from holdfast.catalog.tables import VmRow
 from holdfast.host.files import remove_tree
+from holdfast.host.log_tail import tail
 from holdfast.host.processes import Marked
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
-from holdfast.vm.log_tail import tail
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from holdfast.catalog.tables import OperationRow, VmRow
+from holdfast.host.log_tail import tail
 from holdfast.machine.running import RunningMachine
 from holdfast.network.user_mode import notice as user_mode_notice
 from holdfast.operations.engine import Operations
@@ -26,7 +27,6 @@ from holdfast.storage.images import require_stored
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
 from holdfast.vm.guest import AgentNotThere
-from holdfast.vm.log_tail import tail
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
