@@ -113,7 +113,7 @@ async def test_cancelling_a_probe_leaves_nothing_behind(processes: Processes) ->
     task = asyncio.create_task(
         run_probe(processes, QEMU, firmware_guest(), accelerator=Acceleration.TCG, cpu_model="qemu64")
     )
-    while not processes.find(role="probe"):  # noqa: ASYNC110  (a child of QEMU's kind announces nothing)
+    while not processes.find(role="probe"):
         await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
