@@ -23,6 +23,7 @@ from holdfast.spec.errors import Failed, TimedOut, Unsupported
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_OUTPUT = 1024 * 1024
+_LONGEST_ANSWER = 16 * 1024 * 1024
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER", "LOGNAME")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -215,15 +216,45 @@ class Processes:
                     child.wait(),
                 )
         except TimeoutError as error:
-            raise ToolTimedOut(
-                f"{Path(argv[0]).name} did not finish within {timeout:g} seconds", value=argv[0]
-            ) from error
+            raise _overdue(argv[0], timeout or 0.0) from error
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             if child.returncode is None:
                 await asyncio.shield(child.wait())
         return Completed(returncode, stdout, stderr)
+
+    async def converse(
+        self, argv: Sequence[str], *, owner: str, say: bytes, heard: Callable[[bytes], bool], limit: float
+    ) -> Completed:
+        """Run a program that answers and does not end: until `heard` is true of its output, or it ends.
+
+        Raises:
+            ProgramMissing: the program is not installed.
+            ToolTimedOut: neither happened within `limit` seconds.
+        """
+        child = await self._start_tool(
+            argv, None, stdin=subprocess.PIPE, env=self._environment(owner, "tool", {})
+        )
+        said = bytearray()
+        errors = asyncio.ensure_future(_tail(child.stderr, None))
+        try:
+            async with asyncio.timeout(limit):
+                assert child.stdin and child.stdout  # noqa: S101  (pipes were asked for)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    child.stdin.write(say)
+                    await child.stdin.drain()
+                while len(said) < _LONGEST_ANSWER and (chunk := await child.stdout.read(65536)):
+                    said += chunk
+                    if heard(bytes(said)):
+                        break
+        except TimeoutError as error:
+            raise _overdue(argv[0], limit) from error
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await asyncio.shield(child.wait())
+        return Completed(child.returncode or 0, bytes(said), await errors)
 
     @staticmethod
     async def _start_tool(
@@ -294,6 +325,14 @@ class Processes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self.wait(ref)
+
+
+def _overdue(program: str, limit: float) -> ToolTimedOut:
+    return ToolTimedOut(
+        f"{Path(program).name} did not finish within {limit:g} seconds",
+        value=program,
+        cure="Try again when the host is less busy.",
+    )
 
 
 def _missing(program: str) -> ProgramMissing:

@@ -5,6 +5,7 @@ and the list of machine types decide.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -28,7 +29,6 @@ _QUESTIONS: dict[str, dict[str, Any]] = {
     "qom-list-types": {"implements": "device", "abstract": False},
     "query-kvm": {},
     "query-qmp-schema": {},
-    "quit": {},
 }
 _FEATURES: dict[str, tuple[str, str, str]] = {
     # name: command, path of its argument, value that the argument must be able to have
@@ -150,7 +150,8 @@ class CapabilityProbe:
     async def _ask(self, binary: str) -> dict[str, Any]:
         stdin = b"".join(_wire(command, arguments) for command, arguments in _QUESTIONS.items())
         argv = (binary, "-machine", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio")
-        done = await self._processes.run(argv, owner="host", stdin=stdin, timeout=_LIMIT)
+        # Told to quit, or with its input at an end, it may leave before its long answers are out.
+        done = await self._processes.converse(argv, owner="host", say=stdin, heard=_heard, limit=_LIMIT)
         try:
             return _distilled(_answers(done))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -165,6 +166,16 @@ class CapabilityProbe:
 def _wire(command: str, arguments: dict[str, Any]) -> bytes:
     told = {"execute": command, "id": command, "arguments": arguments}
     return json.dumps(told).encode() + b"\n"
+
+
+def _heard(said: bytes) -> bool:
+    """Whether the last question is answered."""
+    if not said.endswith(b"\n"):
+        return False
+    with contextlib.suppress(ValueError, RecursionError):
+        answers = [json.loads(line) for line in said.splitlines()[-2:]]  # an event may come last
+        return any(isinstance(each, dict) and each.get("id") == list(_QUESTIONS)[-1] for each in answers)
+    return False
 
 
 def _answers(done: Completed) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def script(version: tuple[int, int, int]) -> str:
         "query-qmp-schema": [{"name": "quit", "meta-type": "command", "arg-type": "0"}],
     }
     lines = [json.dumps({"id": name, "return": value}) for name, value in answers.items()]
-    return "cat >/dev/null; cat <<'E'\n" + "\n".join([*lines, '{"event": "SHUTDOWN"}']) + "\nE\n"
+    return "head -n 6 >/dev/null; cat <<'E'\n" + "\n".join([*lines, '{"event": "SHUTDOWN"}']) + "\nE\n"
 
 
 @real

@@ -74,6 +74,18 @@ async def test_run_returns_output_and_code(state: StateFolder) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"hello", b"err\n")
 
 
+async def test_converse_ends_a_program_that_goes_on(state: StateFolder) -> None:
+    processes = Processes(state)
+    argv = ["sh", "-c", "read word; echo heard $word; sleep 60"]
+    done = await processes.converse(
+        argv, owner="host", say=b"hello\n", heard=lambda said: said == b"heard hello\n", limit=10
+    )
+    assert done.stdout == b"heard hello\n" and processes.find() == []
+    with pytest.raises(ToolTimedOut):
+        await processes.converse(argv, owner="host", say=b"x\n", heard=lambda said: False, limit=0.3)
+    assert processes.find() == []
+
+
 async def test_run_keeps_the_tail_of_endless_output(state: StateFolder) -> None:
     done = await Processes(state).run(["sh", "-c", "head -c 5000000 /dev/zero; echo end"], owner="host")
     assert len(done.stdout) == 1024 * 1024 and done.stdout.endswith(b"end\n")
