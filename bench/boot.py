@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / each) for each in ("machines", "guests")]
 
-from conftest import small_vm, with_small_images
 from debian_guest import debian_vm, with_debian
 from live_host import LiveHost, live_host
 from small_guest import small_guest
+from small_vms import small_vm, with_small_images
 
 from bench._by_hand import ByHand
 from bench._figures import Figure, parser, report, say, spread

@@ -11,9 +11,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / each) for each in ("machines", "guests")]
 
-from conftest import small_vm, with_small_images
 from live_host import LiveHost, live_host
 from small_guest import small_guest
+from small_vms import small_vm, with_small_images
 
 from bench._figures import Figure, parser, percentile, report, say
 from holdfast.catalog.store import Catalog

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import small_vm, with_small_images
 from invariants import check_invariants, wait_quiet
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
+from small_vms import small_vm, with_small_images
 
 from holdfast.api.client import DaemonNotReachable
 from holdfast.spec.errors import HoldfastError

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import small_vm, with_small_images
 from invariants import check_invariants, wait_quiet
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
+from small_vms import small_vm, with_small_images
 
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation, OperationState

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_vm, with_small_images
 from invariants import check_invariants
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
+from small_vms import small_vm, with_small_images
 
 from holdfast.cli.exit_codes import EXIT_CODES
 from holdfast.spec.errors import RemoteError

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import small_vm, with_small_images
 from live_host import LiveHost, OperationEndedBadly, live_host
 from namespaces import Peers, ip
 from small_guest import SmallGuest
+from small_vms import small_vm, with_small_images
 
 from holdfast.spec.errors import HoldfastError
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import with_small_images
 from debian_guest import debian_vm, with_debian
 from invariants import check_invariants
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
+from small_vms import with_small_images
 
 from holdfast.spec.vm import VmState
 
