@@ -70,10 +70,10 @@ while :; do setsid cttyhack sh; done
 
 _UDHCPC = """#!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
+for each in $dns; do echo "nameserver $each"; done >/etc/resolv.conf  # before the address is seen
 ip addr flush dev $interface
 ip addr add $ip/${mask:-24} dev $interface
 [ -n "$router" ] && ip route replace default via ${router%% *} dev $interface
-for each in $dns; do echo "nameserver $each"; done >/etc/resolv.conf
 """
 
 _OFF = "#!/bin/sh\nsync\nexec /bin/busybox poweroff -f\n"
