@@ -15,7 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -39,10 +39,16 @@ class CatalogFull(Insufficient):
 
 
 def _configure(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin`, not by sqlite3's own rules
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    """sqlite3 begins none for reads: two looks of one reader would see two states of the records."""
+    connection.exec_driver_sql("BEGIN")
 
 
 def _migrations() -> Config:
@@ -100,6 +106,7 @@ class Catalog:
         path.touch(mode=0o600, exist_ok=True)
         engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
         event.listen(engine, "connect", _configure)
+        event.listen(engine, "begin", _begin)
         try:
             with engine.connect() as connection:
                 verdict = connection.exec_driver_sql("PRAGMA quick_check").scalar()

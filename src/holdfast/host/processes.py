@@ -316,8 +316,10 @@ class Processes:
             await _gone(ref.pid, still=lambda: self.alive(ref))
 
     async def end(self, ref: ProcessRef, grace: float = 5.0) -> None:
-        """SIGTERM, and SIGKILL after `grace` seconds; returns when the process is gone."""
+        """SIGTERM, and SIGKILL after `grace` seconds (at once where that is 0); returns when it is gone."""
         for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
+            if patience == 0:
+                continue
             if not self.alive(ref):
                 return
             with contextlib.suppress(ProcessLookupError):

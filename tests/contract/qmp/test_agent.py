@@ -122,9 +122,12 @@ async def test_callers_wait_for_one_another(agent: GuestAgent) -> None:
     assert len(set(names)) == 1
 
 
-async def test_a_cancelled_call_leaves_nothing_behind(agent: GuestAgent) -> None:
+async def test_a_cancelled_call_leaves_nothing_behind(agent: GuestAgent, start: Start) -> None:
     for pause in (0, 0.0005, 0.001, 0.002, 0.004):
         task = asyncio.create_task(agent.os_info(5))
         await asyncio.sleep(pause)
         task.cancel()
+        # On a socket of its own this agent ends where a client leaves before the answer.
+        await start()
+        await agent.ping(10)
         assert await agent.host_name(5)

@@ -106,3 +106,19 @@ async def test_old_events_are_forgotten_and_the_gap_is_said(tmp_path: Path) -> N
     first = await anext(log.follow(after=5))
     assert first.kind == "events.gap"
     catalog.close()
+
+
+async def test_a_reader_sees_one_state_of_the_records(tmp_path: Path) -> None:
+    catalog = Catalog.open(tmp_path / "c")
+    facts = Facts(catalog)
+    await facts.put("a", {"x": 1})
+    loop = asyncio.get_running_loop()
+
+    def look_twice(session: Session) -> tuple[object, object]:
+        first = session.scalar(select(FactRow.value))
+        asyncio.run_coroutine_threadsafe(facts.put("a", {"x": 2}), loop).result(10)
+        return first, session.scalar(select(FactRow.value))
+
+    assert await catalog.read(look_twice) == ({"x": 1}, {"x": 1})
+    assert await facts.get("a") == {"x": 2}
+    catalog.close()

@@ -118,7 +118,12 @@ def test_exec_gives_the_guests_code_and_no_control_characters(daemon: Any) -> No
 def test_ctrl_c_cancels_the_operation(daemon: Any) -> None:
     daemon.operations.hold.clear()
     process = subprocess.Popen(
-        [*RUN, "vm", "create", "slow"], env=env(daemon), stderr=subprocess.PIPE, text=True
+        [*RUN, "vm", "create", "slow"],
+        env=env(daemon),
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell were born with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr
     assert "Working" in process.stderr.readline()
