@@ -9,6 +9,7 @@ on its virtio-serial port, acpid for the power button, a shell on ttyS0. It prin
 """
 
 import gzip
+import contextlib
 import hashlib
 import os
 import re
@@ -94,7 +95,8 @@ def small_guest() -> SmallGuest:
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             _make(Path(scratch), kernel_package)
-            (Path(scratch) / "done").rename(folder)
+            with contextlib.suppress(OSError):  # somebody beside us was first
+                (Path(scratch) / "done").rename(folder)
     return SmallGuest(folder / "vmlinuz", folder / "initrd")
 
 
