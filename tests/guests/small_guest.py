@@ -8,8 +8,8 @@ In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., CD
 on its virtio-serial port, acpid for the power button, a shell on ttyS0. It prints READY when it is up.
 """
 
-import gzip
 import contextlib
+import gzip
 import hashlib
 import os
 import re
