@@ -45,7 +45,6 @@ def main(argv: list[str]) -> None:
 
 
 def _idle(folder: Path, chosen: argparse.Namespace) -> list[Figure]:
-    folder.mkdir(parents=True)
     guest = small_guest()
     with live_host(folder) as host:
         with_small_images(host, guest)
@@ -85,7 +84,6 @@ def _start_many(host: LiveHost, wanted: int, append: str) -> int:
 
 
 def _listing(folder: Path, count: int) -> list[Figure]:
-    folder.mkdir(parents=True)
     host = LiveHost(folder)
     host.state.prepare()
     asyncio.run(_fill(host, count))

@@ -35,6 +35,7 @@ class LiveHost:
         self._base = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
         self._base.chmod(0o711)
         self.state = StateFolder(self._base / "state", self._base / "run")
+        folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "daemon.log"
         self._arguments = arguments
         self._daemon: subprocess.Popen[bytes] | None = None
