@@ -101,6 +101,7 @@ def test_processes_are_unprivileged_and_tell_no_secrets(shared: LiveHost, truste
     assert not [key for key in keys if len(key) >= 16 and (key in text or key.hex().encode() in text)]
 
 
+@pytest.mark.slow
 def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
     pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
     assert len(set(pcrs.split())) > 5
@@ -132,6 +133,7 @@ def test_a_vm_outlives_its_swtpm_and_starts_with_a_new_one(shared: LiveHost, tru
     shared.wait_agent(trusted)
 
 
+@pytest.mark.slow
 def test_a_clone_is_trusted_for_itself(shared: LiveHost, trusted: str) -> None:
     machine_id = shared.run_in(trusted, "cat /etc/machine-id")
     before = shared.vm(trusted)

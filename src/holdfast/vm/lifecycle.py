@@ -18,6 +18,7 @@ from holdfast.vm.owner import VmOwner
 Find = Callable[[str], Awaitable[VmOwner]]
 """From a VM's id to its owner."""
 
+_ASK_AGAIN = 20.0  # seconds
 _TICK = 1.0  # seconds between two words about how far a stop is
 
 
@@ -61,6 +62,7 @@ class StopGuest(_OwnerPhase):
         began = time.monotonic()
         if not await owner.request(lambda: owner.ask_to_stop(job.id, limit)):
             return
+        asked = began
         while not await self._stopped(owner):
             waited = time.monotonic() - began
             if waited >= limit:
@@ -70,6 +72,9 @@ class StopGuest(_OwnerPhase):
                     cure=f"Give it longer (--timeout), or use `holdfast vm kill {owner.record.name}`.",
                     detail={"agent": owner.record.guest.agent if owner.record.guest else "unknown"},
                 )
+            if time.monotonic() - asked >= _ASK_AGAIN:
+                asked = time.monotonic()
+                await owner.request(lambda: owner.ask_again(job.id, _ASK_AGAIN))
             job.progress(waited / limit, f"asked the guest {waited:.0f} s ago; it has not powered off yet")
 
     @staticmethod

@@ -233,11 +233,17 @@ class VmOwner:
         machine = self._machine()
         if self.record.state is VmState.PAUSED:
             await machine.cont()
-        await self._set_state(VmState.STOPPING, "vm.stopping")
+        if self.record.state is not VmState.STOPPING:
+            await self._set_state(VmState.STOPPING, "vm.stopping")
         asked = self.guest is not None and await self.guest.shut_down(limit * _AGENTS_PART)
         if not asked:
             await machine.powerdown()
         return True
+
+    async def ask_again(self, operation: str | None, limit: float) -> None:
+        """A guest that is still starting may accept the wish and forget it: ask both ways once more."""
+        if await self.ask_to_stop(operation, limit) and self.machine is not None:
+            await self.machine.powerdown()
 
     async def stop_asking(self) -> None:
         """The guest did not power off in time: it counts as running again."""
