@@ -33,6 +33,7 @@ _FIRST_ANSWER = 120.0  # seconds; under emulation the port opens long before the
 _ADDRESS_WAITS = (0.5, 1, 1, 2, 2, 4, 8, 15, 30, 60, 120)  # seconds between two looks for an address
 _FRESH = 10.0  # seconds for which addresses are not asked for again
 _SHORT = 10.0  # seconds for one small question
+_MEETING = 5.0  # seconds that a program waits to be run until the agent has answered
 _GLANCE = 1.0  # seconds for which somebody who only looks is kept waiting by a silent agent
 _IDENTIFIER = re.compile(r"[^\x20-\x7e]")
 
@@ -53,6 +54,7 @@ class GuestWatch:
         self._seen = seen
         self._view = GuestView(agent="waiting")
         self._addresses: tuple[str, ...] = ()
+        self._met = asyncio.Event()
         self._looked_at = 0.0
         self._read_once = False
         self._task: asyncio.Task[None] | None = None
@@ -80,6 +82,7 @@ class GuestWatch:
         self._lost("waiting")
 
     def _lost(self, agent: str) -> None:
+        self._met.clear()
         if self._task:
             self._task.cancel()
             self._task = None
@@ -101,6 +104,7 @@ class GuestWatch:
             await self._agent.ping(_FIRST_ANSWER)
             # Said at once: the first answer is what the boot time counts to.
             self._view = GuestView(agent="connected")
+            self._met.set()
             await self._seen(self._view, self._addresses)
             self._view = await self._read()
             self._read_once = True
@@ -173,6 +177,9 @@ class GuestWatch:
 
     async def execute(self, request: ExecRequest) -> ExecResult:
         """Run a program in the guest. Raises AgentNotThere, AgentRefused, and time-outs."""
+        # A daemon that has just come back, or a guest just restored, answers in a moment.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._met.wait(), _MEETING)
         if not self.connected:
             raise AgentNotThere(
                 f"the guest agent of VM {self._record().name!r} has not answered",

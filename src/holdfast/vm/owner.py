@@ -269,6 +269,7 @@ class VmOwner:
         def saved(row: VmRow) -> None:
             row.state = VmState.SAVED
             row.addresses = []
+            row.guest = None
 
         await self.change(saved, "vm.saved")
         await self._let_go(machine)
