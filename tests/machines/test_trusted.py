@@ -101,7 +101,6 @@ def test_processes_are_unprivileged_and_tell_no_secrets(shared: LiveHost, truste
     assert not [key for key in keys if len(key) >= 16 and (key in text or key.hex().encode() in text)]
 
 
-@pytest.mark.slow
 def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
     pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
     assert len(set(pcrs.split())) > 5
