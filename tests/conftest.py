@@ -1,4 +1,4 @@
-"""A daemon with fake VMs behind the real doors."""
+"""A daemon with fake VMs behind the real doors, for the tests of API and command line."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 
 def _fakes() -> Any:
-    path = Path(__file__).resolve().parents[2] / "unit/api/fake_daemon.py"
+    path = Path(__file__).resolve().parent / "unit/api/fake_daemon.py"
     spec = importlib.util.spec_from_file_location("fake_daemon", path)
     assert spec and spec.loader
     module = sys.modules.get("fake_daemon")
