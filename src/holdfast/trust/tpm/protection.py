@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
 from holdfast.trust.tpm.public import Public
-from holdfast.trust.tpm.wire import sized
+from holdfast.trust.tpm.wire import TpmNonsense, sized
 
 _BLOCK = 16
 
@@ -77,7 +77,10 @@ def share_seed(public: Public, label: str) -> SharedSeed:
     if isinstance(key, rsa.RSAPublicKey):
         seed = secrets.token_bytes(hash.digest_size)
         oaep = padding.OAEP(padding.MGF1(hash), hash, label.encode("ascii") + b"\0")
-        return SharedSeed(seed, key.encrypt(seed, oaep))
+        try:
+            return SharedSeed(seed, key.encrypt(seed, oaep))
+        except ValueError as error:
+            raise TpmNonsense("the public area holds no good RSA key", value=public.bits) from error
     ephemeral = ec.generate_private_key(key.curve)
     size = (key.curve.key_size + 7) // 8
     ours, theirs = ephemeral.public_key().public_numbers(), key.public_numbers()

@@ -19,6 +19,7 @@ _HASHES: dict[int, type[hashes.HashAlgorithm]] = {
 }
 _CURVES: dict[int, type[ec.EllipticCurve]] = {Curve.P256: ec.SECP256R1, Curve.P384: ec.SECP384R1}
 _DEFAULT_EXPONENT = 65537
+_RSA_BITS = (2048, 3072, 4096)
 _MAX_PUBLIC = 2048
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -112,7 +113,7 @@ class Public:
         try:
             if self.kind == Algorithm.RSA:
                 modulus = int.from_bytes(self.unique[0], "big")
-                if modulus.bit_length() != self.bits:
+                if self.bits not in _RSA_BITS or modulus.bit_length() != self.bits:
                     raise ValueError
                 return rsa.RSAPublicNumbers(self.exponent or _DEFAULT_EXPONENT, modulus).public_key()
             if self.kind == Algorithm.ECC and self.curve in _CURVES:
