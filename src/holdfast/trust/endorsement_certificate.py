@@ -18,6 +18,8 @@ from holdfast.trust.tpm.wire import TpmNonsense
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 _MAX_CERTIFICATE = 16 * 1024
 _LONGEST_CHAIN = 4
+_CLOCKS = datetime.timedelta(days=1)
+"""An emulated TPM is as new as its VM, and the clocks of two hosts may differ."""
 _KNOWN_CRITICAL = {
     x509.BasicConstraints.oid,
     x509.KeyUsage.oid,
@@ -88,7 +90,7 @@ def _check_leaf(certificate: x509.Certificate, public: Public, at: datetime.date
         raise _not_trusted("is not meant for an endorsement key")
     if _is_authority(certificate):
         raise _not_trusted("is one of an authority")
-    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+    if not _valid(certificate, at):
         raise _not_trusted(
             f"is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc} only"
         )
@@ -116,13 +118,17 @@ def _vouched(
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate, at: datetime.datetime) -> bool:
     if certificate.issuer != issuer.subject or not _is_authority(issuer):
         return False
-    if not issuer.not_valid_before_utc <= at <= issuer.not_valid_after_utc:
+    if not _valid(issuer, at):
         return False
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _valid(certificate: x509.Certificate, at: datetime.datetime) -> bool:
+    return certificate.not_valid_before_utc - _CLOCKS <= at <= certificate.not_valid_after_utc
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
