@@ -1,0 +1,260 @@
+"""The boot chain in words: firmware, Secure Boot, shim, GRUB, kernel, and what GRUB read.
+
+Digests are what was measured. Names of files are the log's own claims, and so is which certificate
+accepted which program: only the set of programs and the set of certificates is measured. The texts
+say so where it matters. Nothing is kept here.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from holdfast.spec.trust import Bank, ChainLink, LinkRole, Signer
+from holdfast.trust.event_log import Event, EventLog, Kind
+from holdfast.trust.measured import (
+    claimed_path,
+    claimed_text,
+    firmware_version,
+    grub_text,
+    proven_variable,
+)
+from holdfast.trust.secure_boot_record import SecureBootRecord, is_separator, read_record
+from holdfast.trust.signature_lists import certificate_facts, printable
+
+_TEXTS = (Kind.SEPARATOR, Kind.ACTION, Kind.EFI_ACTION)
+_BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
+_SHOWN = 300
+_MAX_LINKS = 256
+_WORDS = {
+    LinkRole.LOADER: "loader",
+    LinkRole.SHIM: "shim",
+    LinkRole.GRUB: "GRUB",
+    LinkRole.KERNEL: "kernel",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Something that firmware or shim started, PCR 4."""
+
+    event: Event
+    role: LinkRole
+    signers: tuple[Signer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BootChain:
+    links: tuple[ChainLink, ...]
+    record: SecureBootRecord
+    programs: tuple[Program, ...]
+    bank: Bank
+    odd: tuple[Event, ...]
+    """Events of PCR 4 that are of no kind which belongs there; they count as programs."""
+
+
+def read_chain(log: EventLog, bank: Bank, known: Mapping[str, str] | None = None) -> BootChain:
+    """Read a log's chain. It is as true as the log: compare its replay with a quote.
+
+    Args:
+        bank: whose digests are shown; the log must have it.
+        known: digests (`sha256:...`) to what they are known as.
+    """
+    record = read_record(log)
+    programs, odd = _programs(log, record)
+    known = known or {}
+    links = [
+        *_firmware(log, bank, known),
+        _secure_boot(record),
+        *_started(programs, bank, known),
+        *_read_later(log, record, bank, known),
+    ]
+    links.sort(key=lambda link: (link.role is not LinkRole.FIRMWARE, link.event))
+    return BootChain(tuple(links[:_MAX_LINKS]), record, programs, bank, odd)
+
+
+def name_events(log: EventLog, chain: BootChain) -> dict[int, str]:
+    """What each event is, in a few words, by its number."""
+    names = {program.event.number: _WORDS[program.role] for program in chain.programs}
+    for event in log.events:
+        names.setdefault(event.number, _name(event))
+    return names
+
+
+def _programs(log: EventLog, record: SecureBootRecord) -> tuple[tuple[Program, ...], tuple[Event, ...]]:
+    """All of PCR 4 that is no proven text. Which is which is told by what else was measured."""
+    events = [
+        event
+        for event in log.events
+        if event.pcr == 4
+        and not is_separator(event)
+        and not (event.kind in _TEXTS and event.proves(event.data))
+    ]
+    odd = tuple(
+        event
+        for event in events
+        if event.kind not in (Kind.BOOT_APPLICATION, Kind.BOOT_DRIVER, Kind.RUNTIME_DRIVER)
+    )
+    texts = [(event.number, text) for event in log.events if (text := grub_text(event)) is not None]
+    first_text = min((number for number, _ in texts), default=0)
+    signers = _signers(events, record)
+    roles = _roles([event.number for event in events], record.shim, first_text)
+    found = (Program(event, role, signer) for event, role, signer in zip(events, roles, signers, strict=True))
+    return tuple(found), odd
+
+
+def _roles(numbers: list[int], shim: bool, first_text: int) -> list[LinkRole]:
+    """shim comes first; GRUB is the last before GRUB's first text; what follows GRUB is the kernel."""
+    before = [number for number in numbers if number < first_text]
+    grub = before[-1] if before else None
+    roles = []
+    for place, number in enumerate(numbers):
+        if shim and place == 0:
+            roles.append(LinkRole.SHIM)
+        elif number == grub:
+            roles.append(LinkRole.GRUB)
+        elif grub is not None and number > grub:
+            roles.append(LinkRole.KERNEL)
+        else:
+            roles.append(LinkRole.LOADER)
+    return roles
+
+
+def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer, ...]]:
+    """Each certificate is measured once, before the first program that it accepted.
+
+    A program without one of its own was accepted by the one before.
+    """
+    found: list[tuple[Signer, ...]] = []
+    waiting = deque(record.authorities)
+    latest: tuple[Signer, ...] = ()
+    for event in events:
+        own: dict[Signer, None] = {}
+        while waiting and waiting[0].event.number < event.number:
+            own[waiting.popleft().signer] = None
+        latest = tuple(own) or latest
+        found.append(latest)
+    return found
+
+
+def _firmware(log: EventLog, bank: Bank, known: Mapping[str, str]) -> list[ChainLink]:
+    version = next((text for event in log.events if (text := firmware_version(event))), "")
+    links = []
+    for event in log.events:
+        if event.pcr == 0 and event.kind in _BLOBS:
+            digest = event.text_of(bank)
+            said = f"version {printable(version, 60)!r}" if version else "which tells no version"
+            text = f"firmware, {said}: {_digest(digest, known)}"
+            links.append(_link(LinkRole.FIRMWARE, text, event, digest, known=known))
+    return links
+
+
+def _secure_boot(record: SecureBootRecord) -> ChainLink:
+    state = {True: "on", False: "off", None: "not told"}[record.enabled]
+    owner = next(
+        (
+            facts.subject
+            for each in record.databases.get("PK", ())
+            if each.kind == "x509" and (facts := certificate_facts(each.content))
+        ),
+        None,
+    )
+    parts = [f"Secure Boot is {state}"]
+    parts += [f"its keys belong to {owner}"] if owner else []
+    parts += [
+        f"{name} has {len(record.databases[name])} entries"
+        for name in ("db", "dbx")
+        if name in record.databases
+    ]
+    return ChainLink(role=LinkRole.SECURE_BOOT, text="; ".join(parts), pcr=7, event=record.event)
+
+
+def _started(programs: tuple[Program, ...], bank: Bank, known: Mapping[str, str]) -> list[ChainLink]:
+    """shim and GRUB may both measure the kernel: the same digest in a row is one link."""
+    links: list[ChainLink] = []
+    last = ""
+    for program in programs:
+        digest = program.event.text_of(bank)
+        if digest == last:
+            continue
+        last = digest
+        path = printable(claimed_path(program.event), 120)
+        text = (
+            f"{_WORDS[program.role]}{f' (named {path} in the log)' if path else ''}: {_digest(digest, known)}"
+        )
+        if program.signers:
+            text += ", accepted by " + "; ".join(
+                f"{each.subject} ({each.source})" for each in program.signers
+            )
+        else:
+            text += ", accepted by nobody"
+        links.append(_link(program.role, text, program.event, digest, known=known, signers=program.signers))
+    return links
+
+
+def _read_later(
+    log: EventLog, record: SecureBootRecord, bank: Bank, known: Mapping[str, str]
+) -> list[ChainLink]:
+    links = []
+    if record.sbat is not None:
+        level = ", ".join(f"{name} {generation}" for name, generation in record.sbat.items())
+        text = printable(f"shim refuses what is older than SBAT level {level}", _SHOWN)
+        links.append(ChainLink(role=LinkRole.REVOCATIONS, text=text, pcr=7, event=record.sbat_event))
+    for event in log.events:
+        said = grub_text(event)
+        if said is not None and said[0] == "kernel_cmdline":
+            text = f"kernel command line: {printable(said[1], _SHOWN)}"
+            links.append(_link(LinkRole.COMMAND_LINE, text, event, event.text_of(bank), known=known))
+        elif event.pcr == 9 and event.kind == Kind.IPL:
+            digest = event.text_of(bank)
+            name = printable(claimed_text(event), 120)
+            text = f"file read by GRUB (named {name} in the log): {_digest(digest, known)}"
+            links.append(_link(LinkRole.FILE, text, event, digest, known=known))
+    return links
+
+
+def _link(
+    role: LinkRole,
+    text: str,
+    event: Event,
+    digest: str,
+    *,
+    known: Mapping[str, str],
+    signers: tuple[Signer, ...] = (),
+) -> ChainLink:
+    return ChainLink(
+        role=role,
+        text=text,
+        pcr=event.pcr,
+        event=event.number,
+        digest=digest,
+        signers=signers,
+        known=known.get(digest),
+    )
+
+
+def _digest(digest: str, known: Mapping[str, str]) -> str:
+    name = known.get(digest)
+    return f"{name}, {digest}" if name else digest
+
+
+def _name(event: Event) -> str:
+    if is_separator(event):
+        return "separator"
+    said = grub_text(event)
+    if said is not None:
+        kind = {"grub_cmd": "GRUB command", "kernel_cmdline": "kernel command line"}.get(
+            said[0], "module command line"
+        )
+        return f"{kind} {printable(said[1], 100)!r}"
+    variable = proven_variable(event)
+    if variable is not None:
+        what = "entry that accepted a loader, of" if event.kind == Kind.VARIABLE_AUTHORITY else "variable"
+        return f"{what} {printable(variable.name, 60)}"
+    if event.kind in _BLOBS:
+        return "firmware volume"
+    claimed = printable(claimed_text(event), 100)
+    if claimed and event.pcr == 9:
+        return f"file {claimed}"
+    if claimed and event.pcr == 14:
+        return f"shim's {claimed}"
+    return f"event of type {event.kind:#x}"

@@ -1,0 +1,107 @@
+"""What the events of a log mean: variables, texts and actions, each only as far as its digest proves it.
+
+Nothing is taken from an event's data unless the event's digest is the hash of just that.
+"""
+
+import struct
+import uuid
+from dataclasses import dataclass
+
+from holdfast.trust.event_log import Event, Kind
+
+_HEADER = struct.Struct("<16sQQ")
+# What GRUB writes before a text that it measures (grub-core/kern/verifiers.c, commands/tpm.c).
+_GRUB_PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
+
+GLOBAL_VARIABLE = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+SECURITY_DATABASE = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+SHIM_LOCK = uuid.UUID("605dab50-e046-4300-abb6-3dd810dd8b23")
+
+# Types of which the profile (section 10.4.1) says that the digest is the hash of the data.
+_HASHED_WHOLE = frozenset(
+    (
+        Kind.SEPARATOR,
+        Kind.ACTION,
+        Kind.EFI_ACTION,
+        Kind.CRTM_VERSION,
+        Kind.VARIABLE_DRIVER_CONFIG,
+        Kind.VARIABLE_AUTHORITY,
+        Kind.VARIABLE_BOOT_2,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """UEFI_VARIABLE_DATA (section 10.2.6)."""
+
+    vendor: uuid.UUID
+    name: str
+    data: bytes
+
+
+def has_false_data(event: Event) -> bool:
+    """Whether the log shows other data than was measured, where the two must be one."""
+    return event.pcr <= 7 and event.kind in _HASHED_WHOLE and not event.proves(event.data)
+
+
+def proven_variable(event: Event) -> Variable | None:
+    """The variable that was measured, name and all, whatever the log calls the event; None if unproven."""
+    data = event.data
+    if len(data) < _HEADER.size:
+        return None
+    vendor, name_length, size = _HEADER.unpack_from(data, 0)
+    body = _HEADER.size + 2 * name_length
+    if body + size != len(data) or not event.proves(data):
+        return None
+    name = data[_HEADER.size : body].decode("utf-16-le", errors="replace").rstrip("\0")
+    return Variable(uuid.UUID(bytes_le=vendor), name, data[body:])
+
+
+def grub_text(event: Event) -> tuple[str, str] | None:
+    """Kind (`grub_cmd`, `kernel_cmdline`, `module_cmdline`) and text that GRUB measured; None if unproven."""
+    prefix, said = _grub_said(event)
+    if prefix and (event.proves(said) or event.proves(said.rstrip(b"\0"))):
+        return prefix, said.rstrip(b"\0").decode("utf-8", errors="replace")
+    return None
+
+
+def claims_grub_text(event: Event) -> bool:
+    """Whether the log shows a text of GRUB's here, proven or not."""
+    return bool(_grub_said(event)[0])
+
+
+def _grub_said(event: Event) -> tuple[str, bytes]:
+    if event.kind == Kind.IPL and event.pcr == 8:
+        for prefix in _GRUB_PREFIXES:
+            if event.data.startswith(prefix):
+                return prefix[:-2].decode("ascii"), event.data[len(prefix) :]
+    return "", b""
+
+
+def claimed_text(event: Event) -> str:
+    """The name that an EV_IPL gives to what it measured. A claim: names of files are not measured."""
+    return event.data.rstrip(b"\0").decode("utf-8", errors="replace") if event.kind == Kind.IPL else ""
+
+
+def firmware_version(event: Event) -> str:
+    """The text of an EV_S_CRTM_VERSION (UTF-16), empty where it says nothing or is not proven."""
+    if event.kind != Kind.CRTM_VERSION or not event.proves(event.data):
+        return ""
+    return event.data.decode("utf-16-le", errors="replace").rstrip("\0")
+
+
+def claimed_path(event: Event) -> str:
+    """The file of a started program's device path, where it ends in one. A claim: it is not measured.
+
+    UEFI_IMAGE_LOAD_EVENT (section 10.2.3); File Path Media Device Path (UEFI specification, 10.3.5.4).
+    """
+    at, parts = 32, []
+    while at + 4 <= len(event.data):
+        kind, sub, size = struct.unpack_from("<BBH", event.data, at)
+        if size < 4 or kind == 0x7F:
+            break
+        if (kind, sub) == (4, 4):
+            parts.append(event.data[at + 4 : at + size].decode("utf-16-le", errors="replace").rstrip("\0"))
+        at += size
+    return "\\".join(part.strip("\\") for part in parts if part)

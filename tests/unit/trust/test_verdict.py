@@ -1,0 +1,400 @@
+"""Verdicts: a real boot passes, and each way of lying or of having changed fails by its own finding."""
+
+import hashlib
+from dataclasses import replace
+
+import boots
+import pytest
+from boots import (
+    DB,
+    DBX,
+    DEBIAN,
+    GRUB,
+    INITRD,
+    KERNEL,
+    LOG,
+    MENU,
+    MICROSOFT,
+    MOK_TRUSTED,
+    NONCE,
+    PK,
+    SBAT,
+    SECURE_BOOT,
+    SEPARATOR_7,
+    SHIM,
+    TIMEOUT,
+    Entry,
+    SoftTpm,
+    changed,
+    draft,
+    measured,
+    real,
+    values,
+    variable,
+    with_pcrs,
+    written,
+)
+
+from holdfast.spec.trust import (
+    BOOT_PCRS,
+    RequiredMeasurement,
+    Severity,
+    SignerRule,
+    TrustPolicy,
+    Verdict,
+)
+from holdfast.trust.verdict import Evidence, EvidenceUnproven, explain_change, judge, learn_policy
+
+OTHER = hashlib.sha256(b"another loader that somebody signed").digest()
+TPM = SoftTpm()
+
+
+def failures(verdict: Verdict) -> set[str]:
+    found = {each.id for each in verdict.findings if each.severity is Severity.FAILURE}
+    assert (verdict.verdict == "fail") == bool(found)
+    return found
+
+
+def judged(log: bytes, policy: TrustPolicy | None = None) -> Verdict:
+    """An honest quote of a guest that measured this log."""
+    verdict = judge(TPM.evidence(log), policy)
+    assert verdict.attested
+    return verdict
+
+
+def texts(verdict: Verdict, id: str) -> str:
+    return "\n".join(each.text for each in verdict.findings if each.id == id)
+
+
+@pytest.fixture(scope="module")
+def learned() -> TrustPolicy:
+    return learn_policy(real(), "first")
+
+
+@pytest.mark.parametrize("scheme", ["ecdsa", "rsassa"])
+def test_a_fresh_debian_guest_passes_without_learning(scheme: str) -> None:
+    verdict = judge(real(scheme))
+    assert verdict.verdict == "pass" and verdict.attested and verdict.policy == "default"
+    assert {each.id for each in verdict.findings} == {
+        "quote-valid",
+        "log-replays",
+        "secure-boot-on",
+        "signer",
+    }
+    assert verdict.pcrs == {pcr: value.hex() for pcr, value in values(LOG).items()}
+
+
+def test_the_chain_is_told_in_words() -> None:
+    chain = judge(real(), known={"sha256:" + draft()[GRUB - 1].digest.hex(): "GRUB 2.06-13+deb12u2"}).chain
+    roles = [each.role.value for each in chain]
+    assert roles == (
+        ["firmware"] * 2
+        + ["secure-boot", "shim", "revocations", "grub"]
+        + ["file"] * 3
+        + ["kernel", "command-line", "file"]
+    )
+    by_role = {each.role.value: each for each in chain}
+    assert by_role["shim"].signers[0].subject.startswith("CN=Microsoft Corporation UEFI CA 2011")
+    assert by_role["grub"].signers[0].subject == "CN=Debian Secure Boot CA"
+    assert by_role["grub"].known == "GRUB 2.06-13+deb12u2" and "GRUB 2.06-13" in by_role["grub"].text
+    assert by_role["kernel"].signers == by_role["grub"].signers
+    assert "Secure Boot is on" in by_role["secure-boot"].text
+    assert "root=UUID=" in by_role["command-line"].text
+    assert "shim 4" in by_role["revocations"].text
+
+
+def test_pcrs_that_the_guest_tells_are_checked() -> None:
+    told = values(LOG)
+    assert judge(with_pcrs(real(), told)).verdict == "pass"
+    assert failures(judge(with_pcrs(real(), {**told, 4: bytes(32)}))) == {"pcrs-not-quoted"}
+    assert failures(judge(with_pcrs(real(), {0: bytes(32)}))) == {"pcrs-not-quoted"}
+    assert failures(judge(with_pcrs(real(), {**told, 4: b"short"}))) == {"pcrs-not-quoted"}
+
+
+def test_a_pcr_that_no_log_explains_may_be_quoted_too() -> None:
+    pcrs = {**values(LOG), 10: OTHER}
+    evidence = with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)
+    verdict = judge(evidence)
+    assert verdict.verdict == "pass" and verdict.pcrs[10] == OTHER.hex()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"nonce": bytes(32)}, {"nonce-mismatch"}),
+        ({"attestation_key": SoftTpm().public_area}, {"quote-signature-invalid"}),
+        ({"attestation_key": b""}, {"attestation-key-unfit"}),
+        ({"signature": b""}, {"quote-signature-malformed"}),
+        ({"log": b""}, {"log-missing"}),
+        ({"log": LOG[:-5]}, {"log-truncated"}),
+        ({"log": LOG + bytes(64)}, {"log-padded"}),
+        ({"log": b"\xff" * 5000}, {"log-malformed"}),
+        ({"log": LOG + bytes(2**20)}, {"log-too-large"}),
+        ({"log": changed(GRUB, OTHER)}, {"log-does-not-replay"}),
+        ({"attest": b""}, {"quote-signature-invalid", "quote-malformed"}),
+    ],
+)
+def test_each_lie_is_named(change: dict[str, bytes], expected: set[str]) -> None:
+    verdict = judge(replace(real(), **change))
+    assert failures(verdict) == expected and not verdict.attested
+
+
+def test_nothing_at_all_is_judged_too() -> None:
+    found = failures(judge(Evidence(b"", b"", b"", b"", b"")))
+    assert found == {"attestation-key-unfit", "quote-malformed", "log-missing"}
+
+
+def test_the_quote_of_another_vm_is_refused() -> None:
+    other = SoftTpm().evidence(LOG)
+    mixed = replace(real(), attest=other.attest, signature=other.signature)
+    assert failures(judge(mixed)) == {"quote-signature-invalid"}
+
+
+def test_a_swapped_log_is_named_with_its_pcrs() -> None:
+    honest, swapped = changed(GRUB, OTHER), LOG
+    evidence = replace(TPM.evidence(honest), log=swapped)
+    assert failures(judge(evidence)) == {"log-does-not-replay"}
+    told = judge(with_pcrs(evidence, values(honest)))
+    assert failures(told) == {"log-does-not-replay"} and "PCRs 4 " in texts(told, "log-does-not-replay")
+
+
+def test_a_quote_must_cover_the_boot() -> None:
+    few = {pcr: value for pcr, value in values(LOG).items() if pcr != 7}
+    verdict = judge(TPM.of_pcrs(LOG, few))
+    assert failures(verdict) == {"quote-incomplete"} and not verdict.attested
+    assert "PCRs 7 " in texts(verdict, "quote-incomplete")
+
+
+def test_a_quote_of_a_weak_bank_proves_nothing() -> None:
+    attest = TPM.attest(values(LOG), bank=4)
+    evidence = Evidence(TPM.public_area, NONCE, attest, TPM.sign(attest), LOG)
+    assert "quote-of-other-bank" in failures(judge(evidence))
+
+
+def test_a_changed_grub_is_named_by_its_event(learned: TrustPolicy) -> None:
+    verdict = judged(changed(GRUB, OTHER), learned)
+    assert failures(verdict) == {"boot-chain-changed"}
+    before = draft()[GRUB - 1].digest.hex()
+    assert texts(verdict, "boot-chain-changed") == (
+        f"GRUB (PCR 4, event {GRUB}) was sha256:{before}, is now sha256:{OTHER.hex()}"
+    )
+
+
+def test_a_changed_kernel_measured_twice_is_told_once(learned: TrustPolicy) -> None:
+    entries = draft()
+    for number in (KERNEL, KERNEL + 1):
+        entries[number - 1].digest = OTHER
+    said = texts(judged(written(entries), learned), "boot-chain-changed")
+    assert said.startswith(f"kernel (PCR 4, event {KERNEL}) was") and "\n" not in said
+
+
+def test_an_added_and_a_removed_event_are_named(learned: TrustPolicy) -> None:
+    entries = draft()
+    command = b"grub_cmd: set debug=all"
+    entries.insert(TIMEOUT - 1, Entry(8, 0xD, hashlib.sha256(command[10:]).digest(), command + b"\0"))
+    del entries[INITRD]  # moved by one: the initrd's event
+    said = texts(judged(written(entries), learned), "boot-chain-changed")
+    assert f"GRUB command 'set debug=all' (PCR 8, event {TIMEOUT}) is new" in said
+    assert "file /initrd.img (PCR 9) was" in said and said.count("\n") == 1
+
+
+def test_a_first_difference_of_firmware_is_told_and_does_not_fail(learned: TrustPolicy) -> None:
+    verdict = judged(changed(2, OTHER), learned)
+    assert verdict.verdict == "pass" and "firmware volume (PCR 0" in texts(verdict, "measurement-differs")
+    strict = learned.model_copy(update={"compare": BOOT_PCRS})
+    assert failures(judged(changed(2, OTHER), strict)) == {"boot-chain-changed"}
+
+
+def test_the_same_boot_passes_what_was_learned(learned: TrustPolicy) -> None:
+    verdict = judge(real(), learned)
+    assert verdict.verdict == "pass" and texts(verdict, "baseline-matches")
+    assert TrustPolicy.model_validate_json(learned.model_dump_json()) == learned
+
+
+def test_nothing_is_learned_from_what_is_not_proven() -> None:
+    with pytest.raises(EvidenceUnproven) as caught:
+        learn_policy(replace(real(), nonce=bytes(32)), "bad")
+    assert caught.value.value == ["nonce-mismatch"]
+
+
+def test_secure_boot_must_be_on() -> None:
+    log = changed(SECURE_BOOT, data=variable(SECURE_BOOT, b"\0"))
+    assert failures(judged(log)) == {"secure-boot-off"}
+    assert judged(log, TrustPolicy(secure_boot="optional")).verdict == "pass"
+
+
+def test_secure_boot_cannot_be_claimed_after_the_fact() -> None:
+    """From a running system one can append, and call events as one likes; never take back."""
+    off = measured(7, 0x80000001, variable(SECURE_BOOT, b"\0"))
+    on = draft()[SECURE_BOOT - 1]
+    entries = draft()
+    entries[SECURE_BOOT - 1] = off
+    assert "secure-boot-off" in failures(judged(written([*entries, on])))
+    entries[SECURE_BOOT - 1] = replace(off, kind=0xD, data=b"something else")
+    found = failures(judged(written([*entries, on])))
+    assert found >= {"event-unexplained", "secure-boot-not-told"}
+    entries[SECURE_BOOT - 1] = replace(off, kind=0x80000007)
+    assert "secure-boot-off" in failures(judged(written([*entries, on])))
+    entries = draft()
+    entries[SEPARATOR_7 - 1].kind = 0x5
+    assert judged(written(entries)).verdict == "pass"
+
+
+def test_a_signer_cannot_be_hidden() -> None:
+    """An event that named who accepted a loader, under another type: it still counts."""
+    policy = TrustPolicy(signers=(SignerRule(subject="CN=Debian Secure Boot CA"),))
+    assert failures(judged(LOG, policy)) == {"signer-not-accepted"}
+    for kind in (0x5, 0x6, 0xD, 0x80000001, 0x80000007):
+        entries = draft()
+        entries[MICROSOFT - 1].kind = kind
+        assert failures(judged(written(entries), policy)) == {"signer-not-accepted"}
+    entries[MICROSOFT - 1].data = b"nothing to see"
+    assert "event-unexplained" in failures(judged(written(entries), policy))
+
+
+def test_a_program_cannot_be_hidden(learned: TrustPolicy) -> None:
+    for kind in (0x5, 0xD, 0x4, 0x80000007):
+        entries = draft()
+        entries.append(Entry(4, kind, OTHER, b"nothing to see"))
+        assert "event-unexplained" in failures(judged(written(entries)))
+
+
+def test_false_data_are_named() -> None:
+    entries = draft()
+    entries[MICROSOFT - 1].data = variable(MICROSOFT, b"x" * 1572)
+    assert "event-unexplained" in failures(judged(written(entries)))
+    entries = draft()
+    entries[boots.COMMAND_LINE - 1].data = b"kernel_cmdline: /vmlinuz quiet\0"
+    verdict = judged(written(entries))
+    assert texts(verdict, "log-text-unproven") and verdict.verdict == "pass"
+    assert all(each.role.value != "command-line" for each in verdict.chain)
+    entries = draft()
+    entries[0].data = b"9\0"
+    assert failures(judged(written(entries))) == {"log-data-false"}
+
+
+def test_signers_are_accepted_by_subject_or_fingerprint() -> None:
+    chain = {each.role.value: each for each in judge(real()).chain}
+    microsoft, debian = chain["shim"].signers[0], chain["grub"].signers[0]
+    both = (SignerRule(subject=microsoft.subject), SignerRule(fingerprint=debian.fingerprint))
+    assert judge(real(), TrustPolicy(signers=both)).verdict == "pass"
+    crossed = (
+        SignerRule(subject=microsoft.subject, fingerprint=debian.fingerprint),
+        SignerRule(fingerprint=debian.fingerprint),
+    )
+    assert failures(judge(real(), TrustPolicy(signers=crossed))) == {"signer-not-accepted"}
+    assert failures(judge(real(), TrustPolicy(signers=(SignerRule(),)))) == {"signer-not-accepted"}
+
+
+def test_a_signer_must_be_in_db_and_not_in_dbx() -> None:
+    empty = changed(DB, data=variable(DB, b""))
+    assert failures(judged(empty)) == {"signer-not-in-db"}
+    entry = draft()[MICROSOFT - 1].data[-1572:]
+    sizes = (28 + len(entry)).to_bytes(4, "little") + bytes(4) + len(entry).to_bytes(4, "little")
+    x509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")
+    assert failures(judged(changed(DBX, data=variable(DBX, x509 + sizes + entry)))) == {"signer-revoked"}
+
+
+def test_a_revoked_program_is_named() -> None:
+    sha256 = bytes.fromhex("2616c4c14c509240aca941f936934328")
+    sizes = (28 + 48).to_bytes(4, "little") + bytes(4) + (48).to_bytes(4, "little")
+    dbx = sha256 + sizes + bytes(16) + draft()[SHIM - 1].digest
+    assert failures(judged(changed(DBX, data=variable(DBX, dbx)))) == {"loader-revoked"}
+
+
+def test_a_broken_database_is_named() -> None:
+    for number in (PK, DBX):
+        found = failures(judged(changed(number, data=variable(number, b"x" * 40))))
+        assert found == {"event-unexplained"}
+
+
+def test_a_chain_without_signers_or_programs_fails() -> None:
+    gone = {MICROSOFT, DEBIAN}
+    assert failures(judged(without(gone))) == {"loader-signer-unknown"}
+    assert failures(judged(without({DEBIAN}))) == {"loader-signer-unknown"}
+    programs = {SHIM, GRUB, KERNEL, KERNEL + 1}
+    assert failures(judged(without(programs))) == {"chain-empty"}
+
+
+def test_a_shim_that_verifies_nothing_fails() -> None:
+    entries = draft()
+    entries.insert(MOK_TRUSTED - 1, Entry(14, 0xD, hashlib.sha256(b"\1").digest(), b"MokSBState\0"))
+    assert failures(judged(written(entries))) == {"shim-validation-off"}
+    entries[MOK_TRUSTED - 1].data = b"MokListTrusted\0"
+    assert failures(judged(written(entries))) == {"shim-validation-off"}
+
+
+def test_debug_firmware_fails() -> None:
+    entries = draft()
+    entries.insert(SEPARATOR_7 - 1, measured(7, 0x80000007, b"UEFI Debug Mode"))
+    assert failures(judged(written(entries))) == {"firmware-debug-mode"}
+
+
+def test_sbat_can_be_pinned() -> None:
+    assert (
+        judge(real(), TrustPolicy(minimum_sbat={"shim": 4, "grub": 5, "sbat": 2025021800})).verdict == "pass"
+    )
+    assert failures(judge(real(), TrustPolicy(minimum_sbat={"grub": 6}))) == {"sbat-level-low"}
+    assert failures(judge(real(), TrustPolicy(minimum_sbat={"other": 1}))) == {"sbat-level-low"}
+    policy = TrustPolicy(minimum_sbat={"shim": 4})
+    assert failures(judged(without({SBAT}), policy)) == {"sbat-level-missing"}
+    entries = draft()
+    entries.append(measured(7, 0x800000E0, variable(SBAT, b"sbat,1,2021030218\nshim,1\n")))
+    assert failures(judged(written(entries), policy)) == {"sbat-level-low"}
+
+
+def test_exact_measurements_can_be_demanded() -> None:
+    entries = draft()
+    digests = [f"sha256:{each.digest.hex()}" for each in entries]
+    initrd = RequiredMeasurement(pcr=9, digest=digests[INITRD - 1], what="the initrd")
+    good = TrustPolicy(
+        required=(initrd,),
+        images=tuple(digests[number - 1] for number in (SHIM, GRUB, KERNEL)),
+        pcr_values={9: (values(LOG)[9].hex(),), 4: ("00" * 32, values(LOG)[4].hex())},
+    )
+    assert judge(real(), good).verdict == "pass"
+    found = failures(judged(changed(INITRD, OTHER), good))
+    assert found == {"measurement-missing", "pcr-value-not-accepted"}
+    assert "loader-not-accepted" in failures(judged(changed(GRUB, OTHER), good))
+    entries.append(Entry(9, 3, bytes.fromhex(initrd.digest[7:]), b""))
+    entries[INITRD - 1].digest = OTHER
+    assert "measurement-missing" in failures(judge(TPM.evidence(written(entries)), good))
+    forbidden = TrustPolicy(forbidden=(digests[MENU - 1],))
+    assert failures(judge(real(), forbidden)) == {"measurement-forbidden"}
+
+
+def test_a_policy_may_name_pcrs_beyond_the_boot() -> None:
+    policy = TrustPolicy(pcr_values={10: (OTHER.hex(),)})
+    assert "quote-incomplete" in failures(judge(real(), policy))
+    pcrs = {**values(LOG), 10: OTHER}
+    assert judge(with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs), policy).verdict == "pass"
+
+
+def test_a_dry_run_tells_what_would_change(learned: TrustPolicy) -> None:
+    evidence = TPM.evidence(changed(GRUB, OTHER))
+    told = explain_change(TrustPolicy(), learned, evidence)
+    assert (told.before.verdict, told.after.verdict) == ("pass", "fail")
+    assert [each.id for each in told.appearing] == ["boot-chain-changed"] and not told.vanishing
+    assert "from pass to fail" in told.text
+    assert any(each.startswith("baseline: none becomes") for each in told.changes)
+    same = explain_change(learned, learned, evidence)
+    assert not same.changes and not same.appearing and "stay fail" in same.text
+
+
+def test_a_flood_of_findings_is_bounded(learned: TrustPolicy) -> None:
+    flood = [Entry(8, 0xD, hashlib.sha256(str(each).encode()).digest(), b"x") for each in range(3000)]
+    verdict = judged(written([*draft(), *flood]), learned)
+    assert len(verdict.findings) < 40 and "more of these" in texts(verdict, "boot-chain-changed")
+
+
+def test_control_characters_never_reach_a_terminal(learned: TrustPolicy) -> None:
+    entries = draft()
+    entries[INITRD - 1].data = b"/initrd\x1b[2J\x07\0"
+    entries[INITRD - 1].digest = OTHER
+    verdict = judged(written(entries), learned)
+    said = verdict.model_dump_json()
+    assert "initrd" in said and "\\u001b" not in said and "\x1b" not in said
+
+
+def without(numbers: set[int]) -> bytes:
+    return written([each for number, each in enumerate(draft(), 1) if number not in numbers])
