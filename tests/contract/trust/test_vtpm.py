@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.spec.ids import new_id
+from holdfast.trust import state_key
+from holdfast.trust.host_key import HostKeys
 from holdfast.trust.vtpm import Vtpm, VtpmDamaged, VtpmEnded, VtpmMissing, VtpmRunning
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +32,8 @@ class Bench:
     def __init__(self, state: StateFolder) -> None:
         self.state = state
         self.processes = Processes(state)
-        self.vtpm = Vtpm(self.processes, state)
+        self.keys = HostKeys(state.keys)
+        self.vtpm = Vtpm(self.processes, state, self.keys)
         self.id = new_id()
         self.folder = self.make("one")
         self.runtime = state.vm_runtime(self.id)
@@ -44,7 +47,9 @@ class Bench:
 
     async def tool(self, *argv: str, stdin: bytes | None = None) -> bytes:
         """Run a tpm2 tool against a plain server on the VM's state, as an offline look at it."""
-        key = self.folder / "firmware" / "tpm.key"
+        key = self.runtime / "h.key"
+        ring = await self.keys.ring()
+        key.write_text(state_key.load(self.folder / "firmware", self.id, ring).hex())
         path = self.runtime / "h.s"
         server = await self.processes.spawn(
             [
@@ -70,7 +75,7 @@ class Bench:
             return done.stdout
         finally:
             await self.processes.end(server)
-            for left in (path, Path(f"{path}.ctrl"), Path(f"{path}.pid")):
+            for left in (key, path, Path(f"{path}.ctrl"), Path(f"{path}.pid")):
                 left.unlink(missing_ok=True)
 
 
@@ -94,9 +99,11 @@ def permall(folder: Path) -> bytes:
 
 async def test_identity_is_vouched_for_and_state_encrypted(bench: Bench) -> None:
     await bench.vtpm.manufacture(bench.id, bench.folder, IDENTITY)
-    key = bench.folder / "firmware" / "tpm.key"
-    assert key.stat().st_mode & 0o777 == 0o600
-    assert len(key.read_text()) == 64
+    firmware = bench.folder / "firmware"
+    kept = firmware / "tpm.key.json"
+    assert kept.stat().st_mode & 0o777 == 0o600 and not (firmware / "tpm.key").exists()
+    key = state_key.load(firmware, bench.id, await bench.keys.ring())
+    assert key.hex() not in kept.read_text()
     assert [path.name for path in (bench.folder / "firmware" / "tpm").iterdir()] == ["tpm2-00.permall"]
     der = await bench.tool("tpm2_nvread", "-C", "o", "0x1c00002")
     certificate = x509.load_der_x509_certificate(der)
@@ -110,13 +117,13 @@ async def test_identity_is_vouched_for_and_state_encrypted(bench: Bench) -> None
 
 
 async def test_two_made_at_once_differ_in_key_and_serial(bench: Bench) -> None:
-    other = bench.make("two")
+    other, other_id = bench.make("two"), new_id()
     await asyncio.gather(
         bench.vtpm.manufacture(bench.id, bench.folder, IDENTITY),
-        bench.vtpm.manufacture(new_id(), other, IDENTITY),
+        bench.vtpm.manufacture(other_id, other, IDENTITY),
     )
     one = await bench.tool("tpm2_nvread", "-C", "o", "0x1c00002")
-    bench.folder = other
+    bench.folder, bench.id = other, other_id
     two = await bench.tool("tpm2_nvread", "-C", "o", "0x1c00002")
     first, second = x509.load_der_x509_certificate(one), x509.load_der_x509_certificate(two)
     assert first.serial_number != second.serial_number
@@ -129,9 +136,9 @@ async def test_it_starts_unprivileged_is_found_again_and_survives_a_kill(bench: 
     attachment = await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY)
     assert attachment.socket.is_socket()
     assert attachment.socket.stat().st_mode & 0o777 == 0o600
-    found = Vtpm(Processes(bench.state), bench.state).find(bench.id)
+    found = Vtpm(Processes(bench.state), bench.state, bench.keys).find(bench.id)
     assert found is not None
-    key = (bench.folder / "firmware" / "tpm.key").read_text()
+    key = state_key.load(bench.folder / "firmware", bench.id, await bench.keys.ring()).hex()
     assert not any(key in part for part in found.argv)
     if IDENTITY:
         assert Path(f"/proc/{found.ref.pid}").stat().st_uid == IDENTITY.uid
@@ -183,8 +190,6 @@ async def test_a_damaged_key_is_refused_before_anything_is_moved(bench: Bench, k
         with pytest.raises(VtpmDamaged) as caught:
             await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY, empty=empty)
         assert caught.value.value == str(firmware / "tpm.key")
-    with pytest.raises(VtpmDamaged):
-        await bench.vtpm.copy(bench.folder, bench.make("two"), IDENTITY)
     assert permall(bench.folder) == b"state" and not (firmware / "tpm.kept").exists()
     assert opened() == before and list(bench.runtime.iterdir()) == []
 
@@ -204,11 +209,19 @@ async def test_a_failed_restore_loses_nothing(bench: Bench) -> None:
     await bench.vtpm.stop(bench.id)
 
 
-async def test_copy_keeps_the_identity_and_delete_removes_it(bench: Bench) -> None:
+async def test_a_plain_key_is_taken_over_at_its_first_use(bench: Bench) -> None:
     await bench.vtpm.manufacture(bench.id, bench.folder, IDENTITY)
-    other = bench.make("two")
-    await bench.vtpm.copy(bench.folder, other, IDENTITY)
-    assert permall(other) == permall(bench.folder)
+    firmware = bench.folder / "firmware"
+    key = state_key.load(firmware, bench.id, await bench.keys.ring())
+    (firmware / "tpm.key.json").unlink()
+    (firmware / "tpm.key").write_text(key.hex())
+    await bench.vtpm.start(bench.id, bench.folder, bench.runtime, IDENTITY)
+    assert not (firmware / "tpm.key").exists() and (firmware / "tpm.key.json").exists()
+    assert state_key.load(firmware, bench.id, await bench.keys.ring()) == key
+
+
+async def test_delete_removes_everything(bench: Bench) -> None:
+    await bench.vtpm.manufacture(bench.id, bench.folder, IDENTITY)
     await bench.vtpm.delete(bench.id, bench.folder)
     assert list((bench.folder / "firmware").iterdir()) == []
     with pytest.raises(VtpmMissing):
