@@ -98,6 +98,14 @@ class HostLock:
         return self.ring.unwrap(_read(_HostSlot, slot, "this host's own key").wrapped, _container(bound))
 
 
+def host_key_of(slot: Slot) -> str | None:
+    """Id of the host key that a slot names; None where it is of another kind."""
+    try:
+        return _HostSlot.model_validate(slot).wrapped.key
+    except ValidationError:
+        return None
+
+
 @dataclass(frozen=True)
 class PassphraseLock:
     """For whoever knows the passphrase. Slow on purpose: call it off the event loop."""
