@@ -47,6 +47,8 @@ from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
+from holdfast.trust.firmware_state import FirmwareStates
+from holdfast.trust.host_key import HostKeys
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
 from holdfast.vm.housekeeping import keep_house
@@ -111,6 +113,8 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
     operations = Operations(catalog, events, state.operations)
     capabilities = CapabilityProbe(processes, facts)
     acceleration = AccelerationProbe(processes, facts)
+    host_keys = HostKeys(state.keys)
+    vtpm = Vtpm(processes, state, host_keys)
     rooms = Rooms(
         state=state,
         events=events,
@@ -122,7 +126,9 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         images=images,
         volumes=Volumes(images, state, processes),
         variables=VariableStores(processes, state),
-        vtpm=Vtpm(processes, state),
+        vtpm=vtpm,
+        firmware=FirmwareStates(vtpm, host_keys),
+        host_keys=host_keys,
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),
         identities=users,
