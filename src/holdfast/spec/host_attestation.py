@@ -6,7 +6,7 @@ Binary values are hexadecimal, those that may be long are base64. PCRs are of th
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
@@ -124,3 +124,44 @@ class WrappedForHost(Frozen):
     """Holds the key of `sealed` (AES-256-GCM)."""
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
     sealed: Hex
+
+
+class ReleaseRequest(Frozen):
+    """What a trusted host asks its verifier for: the key that guards something of its own."""
+
+    token: Annotated[str, Field(max_length=4096)]
+    release_key: Hex
+    """TPMT_PUBLIC of the host's key that is bound to its boot state."""
+    purpose: Annotated[str, Field(pattern=r"^vm [0-9a-f-]{36}$")]
+    """`vm` and the VM's id."""
+    make: bool = False
+    """Make the key where there is none yet."""
+
+
+class VerifierLink(Frozen):
+    """How a host reaches the verifier that has enrolled it."""
+
+    url: Annotated[str, Field(pattern=r"^https://", max_length=512)]
+    fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    """Of the certificate that the verifier shows."""
+    token: SecretStr
+    """Of its TLS door; the role viewer suffices."""
+    host: HostId
+    """What the verifier knows this host as."""
+
+
+class VerifierView(Frozen):
+    """The link, without its token."""
+
+    url: str
+    fingerprint: str
+    host: HostId
+
+
+class HostStanding(Frozen):
+    """What the verifier says of a host that has just attested."""
+
+    verifier: str
+    """Its address."""
+    verdict: HostVerdict
+    expires: datetime

@@ -1,7 +1,6 @@
 """Hosts with real (emulated) TPMs before a verifier: trusted, tampered, replayed, unknown, pretending."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from emulated_tpm import EmulatedTpm
 
 from holdfast.spec.errors import NotFound
-from holdfast.spec.host_attestation import EnrolledHost, HostEnrol, HostProof
+from holdfast.spec.host_attestation import EnrolledHost, HostEnrol, HostProof, ReleaseRequest
+from holdfast.spec.ids import new_id
 from holdfast.trust.endorsement_certificate import EndorsementNotTrusted
 from holdfast.trust.host_attestation.challenges import NonceReplayed, NonceUnknown
 from holdfast.trust.host_attestation.host import AttestingHost
@@ -27,6 +27,7 @@ from holdfast.trust.host_attestation.verifier import (
 from holdfast.trust.tpm.refusals import TpmRefused
 from holdfast.trust.tpm.transports import open_tpm
 
+ONE, TWO = (f"vm {new_id()}" for _ in range(2))
 SECRET = b"the key of a VM's TPM, 64 digits"
 
 
@@ -37,8 +38,8 @@ class Records:
     async def get(self, host_id: str) -> EnrolledHost | None:
         return self.hosts.get(host_id)
 
-    async def all(self) -> Sequence[EnrolledHost]:
-        return list(self.hosts.values())
+    async def named(self, name: str) -> EnrolledHost | None:
+        return next((host for host in self.hosts.values() if host.name.lower() == name.lower()), None)
 
     async def put(self, host: EnrolledHost) -> None:
         self.hosts[host.id] = host
@@ -48,8 +49,8 @@ class Records:
 
 
 class Kept:
-    async def get(self, purpose: str) -> bytes:
-        if purpose != "vm one":
+    async def get(self, purpose: str, make: bool) -> bytes:
+        if purpose != ONE:
             raise NotFound("nothing is kept for this", value=purpose)
         return SECRET
 
@@ -72,6 +73,10 @@ class Bench:
         return await self.hosts[number].prove(await self.verifier.challenge(host.id))
 
 
+def asking(token: str, release_key: str, purpose: str) -> ReleaseRequest:
+    return ReleaseRequest(token=token, release_key=release_key, purpose=purpose)
+
+
 @pytest.fixture
 def bench(tpms: list[EmulatedTpm]) -> Bench:
     return Bench(tpms)
@@ -85,15 +90,15 @@ async def test_a_trusted_host_gets_what_is_kept_for_it(bench: Bench, tpms: list[
     assert attested.verdict.verdict == "trusted"
     assert [found.id for found in attested.verdict.findings] == ["no-event-log"]
     release_key = await bench.hosts[0].release_key(host.pcrs)
-    wrapped = await bench.verifier.release(attested.token, release_key, "vm one")
+    wrapped = await bench.verifier.release(asking(attested.token, release_key, ONE))
     assert SECRET.hex() not in wrapped.model_dump_json()
-    assert await bench.hosts[0].unwrap(wrapped, host.pcrs, "vm one") == SECRET
+    assert await bench.hosts[0].unwrap(wrapped, host.pcrs, ONE) == SECRET
     with pytest.raises(NotWrappedForUs):
-        await bench.hosts[0].unwrap(wrapped, host.pcrs, "vm two")
+        await bench.hosts[0].unwrap(wrapped, host.pcrs, TWO)
     with pytest.raises(TpmRefused):  # another host's TPM
-        await bench.hosts[1].unwrap(wrapped, host.pcrs, "vm one")
+        await bench.hosts[1].unwrap(wrapped, host.pcrs, ONE)
     with pytest.raises(NotFound):
-        await bench.verifier.release(attested.token, release_key, "vm two")
+        await bench.verifier.release(asking(attested.token, release_key, TWO))
 
 
 async def test_what_was_released_does_not_open_after_another_boot(
@@ -102,17 +107,19 @@ async def test_what_was_released_does_not_open_after_another_boot(
     host = await bench.enrol()
     attested = await bench.verifier.attest(await bench.proof(host))
     release_key = await bench.hosts[0].release_key(host.pcrs)
-    recorded = await bench.verifier.release(attested.token, release_key, "vm one")
+    recorded = await bench.verifier.release(asking(attested.token, release_key, ONE))
     tpms[0].reboot()
     async with open_tpm(tpms[0].address) as tpm:
         await tpm.pcr_extend(4, b"\1" * 32)
     with pytest.raises(TpmRefused) as refused:
-        await bench.hosts[0].unwrap(recorded, host.pcrs, "vm one")
+        await bench.hosts[0].unwrap(recorded, host.pcrs, ONE)
     assert refused.value.reason == "value"
     # The token is still good, but not for a key that opens in this other state.
     other_state = {**host.pcrs, 4: "11" * 32}
     with pytest.raises(ReleaseKeyUnfit):
-        await bench.verifier.release(attested.token, await bench.hosts[0].release_key(other_state), "vm one")
+        await bench.verifier.release(
+            asking(attested.token, await bench.hosts[0].release_key(other_state), ONE)
+        )
 
 
 async def test_a_tampered_host_is_told_which_pcr_changed(bench: Bench, tpms: list[EmulatedTpm]) -> None:
@@ -170,7 +177,7 @@ async def test_an_unknown_host_is_refused(bench: Bench) -> None:
     with pytest.raises(HostNotEnrolled):
         await bench.verifier.attest(proof)
     with pytest.raises(HostNotEnrolled):
-        await bench.verifier.release(attested.token, await bench.hosts[0].release_key(host.pcrs), "vm one")
+        await bench.verifier.release(asking(attested.token, await bench.hosts[0].release_key(host.pcrs), ONE))
     with pytest.raises(HostNotEnrolled):
         await bench.verifier.forget("alpha")
 
@@ -184,10 +191,10 @@ async def test_an_old_token_and_one_of_another_verifier_release_nothing(
     other = Bench(tpms)
     await other.enrol()
     with pytest.raises(TokenOfAnotherVerifier):
-        await other.verifier.release(token, release_key, "vm one")
+        await other.verifier.release(asking(token, release_key, ONE))
     bench.now += timedelta(hours=1)
     with pytest.raises(TokenTooOld):
-        await bench.verifier.release(token, release_key, "vm one")
+        await bench.verifier.release(asking(token, release_key, ONE))
 
 
 async def test_a_host_cannot_show_the_tpm_of_another(bench: Bench) -> None:
@@ -225,7 +232,7 @@ async def test_names_and_tpms_are_enrolled_once(tpms: list[EmulatedTpm]) -> None
     with pytest.raises(HostNameTaken):
         await bench.enrol(0, "beta")
     await bench.enrol(1, "beta")
-    assert [host.name for host in await bench.records.all()] == ["alpha", "beta"]
+    assert [host.name for host in bench.records.hosts.values()] == ["alpha", "beta"]
 
 
 async def test_demanded_values_are_demanded_at_once(bench: Bench) -> None:

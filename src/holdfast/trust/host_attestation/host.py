@@ -33,10 +33,10 @@ class PcrsRestless(Failed):
 class AttestingHost:
     """This host, as it shows itself to verifiers."""
 
-    def __init__(self, address: str = HOST_TPM, event_log: Path = EVENT_LOG) -> None:
-        """`address` is that of its TPM: see `trust.tpm.transports`."""
+    def __init__(self, address: str = HOST_TPM, event_log: Path | None = None) -> None:
+        """`address` is that of its TPM: see `trust.tpm.transports`. An emulated one has no event log."""
         self._address = address
-        self._event_log = event_log
+        self._event_log = event_log or (EVENT_LOG if address.startswith("device:") else None)
 
     async def identity(self) -> HostIdentity:
         """Raises NoTpm, NoEndorsementKey and whatever the TPM refuses."""
@@ -89,6 +89,8 @@ class AttestingHost:
             yield tpm, attesting
 
     def _log(self) -> str:
+        if self._event_log is None:
+            return ""
         try:
             with self._event_log.open("rb") as file:
                 log = file.read(_MAX_LOG + 1)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
 from cryptography import x509
 
 from holdfast.spec.errors import Conflict, Forbidden, NotFound
@@ -25,6 +26,7 @@ from holdfast.spec.host_attestation import (
     HostIdentity,
     HostProof,
     HostVerdict,
+    ReleaseRequest,
     WrappedForHost,
 )
 from holdfast.trust.endorsement_certificate import (
@@ -42,6 +44,9 @@ from holdfast.trust.tpm.wire import TpmNonsense
 
 _NEVER = "ff" * 32
 """Demanded of a PCR that a host did not show, so that it is not trusted."""
+
+
+log = structlog.get_logger(__name__)
 
 
 class HostNotEnrolled(NotFound):
@@ -65,10 +70,10 @@ class HostNotTrusted(Forbidden):
 
 
 class HostRecords(Protocol):
-    """What a verifier keeps of hosts. Ids and names are unique."""
+    """What a verifier keeps of hosts. Ids and names are unique; names that differ in case are the same."""
 
     async def get(self, host_id: str) -> EnrolledHost | None: ...
-    async def all(self) -> Sequence[EnrolledHost]: ...
+    async def named(self, name: str) -> EnrolledHost | None: ...
     async def put(self, host: EnrolledHost) -> None: ...
     async def remove(self, host_id: str) -> None: ...
 
@@ -76,8 +81,8 @@ class HostRecords(Protocol):
 class KeptSecrets(Protocol):
     """The secrets that are released to trusted hosts only."""
 
-    async def get(self, purpose: str) -> bytes:
-        """Raises a NotFound."""
+    async def get(self, purpose: str, make: bool) -> bytes:
+        """Raises a NotFound where there is none, and none is to be made."""
 
 
 @dataclass(frozen=True)
@@ -195,26 +200,29 @@ class Verifier:
         token, expires = self._signer.issue(host.id, _name(host))
         return HostAttested(token=token, expires=expires, verdict=verdict)
 
-    async def release(self, token: str, release_key: str, purpose: str) -> WrappedForHost:
-        """The secret kept for `purpose`, for the host that the token names.
+    async def release(self, request: ReleaseRequest) -> WrappedForHost:
+        """The secret kept for a purpose, for the host that the token names.
 
         Raises:
             TokenNotGenuine, TokenOfAnotherVerifier, TokenTooOld, TokenOfTheFuture: the token.
             HostNotEnrolled: it was forgotten since, or enrolled anew with another key.
-            TpmNonsense, ReleaseKeyUnfit: the release key (TPMT_PUBLIC, hexadecimal).
+            TpmNonsense, ReleaseKeyUnfit: the release key.
             NotFound: nothing is kept for this purpose.
         """
-        claims = self._signer.check(token)
+        claims = self._signer.check(request.token)
         host = await self._known(claims.sub)
         if _name(host).hex() != claims.ak:
             raise _not_enrolled(claims.sub)
-        key = Public.decode(bytes.fromhex(release_key))
-        return wrap_for_host(host, key, await self._kept.get(purpose), purpose)
+        key = Public.decode(bytes.fromhex(request.release_key))
+        secret = await self._kept.get(request.purpose, request.make)
+        wrapped = wrap_for_host(host, key, secret, request.purpose)
+        log.info("a key was released", host=host.name, purpose=request.purpose, token=claims.jti)
+        return wrapped
 
     async def forget(self, name: str) -> None:
         """Raises HostNotEnrolled."""
         async with self._one:
-            found = next((host for host in await self._records.all() if host.name == name), None)
+            found = await self._records.named(name)
             if found is None:
                 raise _not_enrolled(name)
             await self._records.remove(found.id)
@@ -255,11 +263,11 @@ class Verifier:
         return host
 
     async def _refuse_taken(self, name: str, host_id: str) -> None:
-        for host in await self._records.all():
-            if (host.name.lower() == name.lower()) != (host.id == host_id):
+        for host in (await self._records.get(host_id), await self._records.named(name)):
+            if host and (host.id, host.name.lower()) != (host_id, name.lower()):
                 raise HostNameTaken(
-                    f"the host {host.name!r} is enrolled already"
-                    + (" under another name" if host.id == host_id else ", with another TPM"),
+                    f"the host {host.name!r} is enrolled already, with "
+                    + ("this TPM" if host.id == host_id else "another TPM"),
                     value=host.name,
                     cure=f"Forget it first: `holdfast trust forget {host.name}`.",
                 )
