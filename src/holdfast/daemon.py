@@ -22,6 +22,7 @@ from holdfast.api.server import ApiServer
 from holdfast.api.services import Services
 from holdfast.api.tokens import TokenStore
 from holdfast.api.uploads import UploadFolder
+from holdfast.api.verifier_door import TlsVerifierDoor
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.facts import Facts
 from holdfast.catalog.store import Catalog
@@ -47,7 +48,17 @@ from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
+from holdfast.trust.endorsement_certificate import load_authorities
 from holdfast.trust.enrollment import VariableStores
+from holdfast.trust.firmware_state import FirmwareStates
+from holdfast.trust.host_attestation.attested import AttestedHost
+from holdfast.trust.host_attestation.host import AttestingHost
+from holdfast.trust.host_attestation.records import GuardKeys, HostBook
+from holdfast.trust.host_attestation.tokens import TokenSigner
+from holdfast.trust.host_attestation.verifier import Verifier
+from holdfast.trust.host_key import HostKeys
+from holdfast.trust.tpm.sealing import HostTpmSealer
+from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
 from holdfast.vm.housekeeping import keep_house
@@ -103,7 +114,11 @@ def configure_logs() -> None:
 
 
 async def _compose(
-    certificate: Certificate | None, state: StateFolder, catalog: Catalog, reserve: SpaceReserve
+    config: DaemonConfig,
+    certificate: Certificate | None,
+    state: StateFolder,
+    catalog: Catalog,
+    reserve: SpaceReserve,
 ) -> _Composition:
     users = VmUsers()
     events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
@@ -114,6 +129,9 @@ async def _compose(
     operations = Operations(catalog, events, state.operations, reserve)
     capabilities = CapabilityProbe(processes, facts)
     acceleration = AccelerationProbe(processes, facts)
+    host_keys = HostKeys(state.keys, _sealer(config))
+    attested = _attestation(config, state, catalog)
+    vtpm = Vtpm(processes, state, host_keys)
     rooms = Rooms(
         state=state,
         events=events,
@@ -125,7 +143,9 @@ async def _compose(
         images=images,
         volumes=Volumes(images, state, processes),
         variables=VariableStores(processes, state),
-        vtpm=Vtpm(processes, state),
+        vtpm=vtpm,
+        firmware=FirmwareStates(vtpm, host_keys),
+        host_keys=host_keys,
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),
         identities=users,
@@ -151,9 +171,33 @@ async def _compose(
         events=events,
         host=_Host(checked),
         tokens=TokenStore(catalog),
+        attesting=attested.host,
+        verifier=attested.verifier,
+        attested_hosts=attested.book,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     return _Composition(rooms, registry, operations, services, facts)
+
+
+@dataclass(frozen=True)
+class _Attestation:
+    host: AttestedHost
+    verifier: Verifier
+    book: HostBook
+
+
+def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> _Attestation:
+    book = HostBook(catalog)
+    authorities = load_authorities(config.tpm_authorities)
+    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.open(state.keys), authorities)
+    host = AttestingHost(config.host_tpm or HOST_TPM)
+    return _Attestation(AttestedHost(host, state.keys, TlsVerifierDoor()), verifier, book)
+
+
+def _sealer(config: DaemonConfig) -> HostTpmSealer | None:
+    """The host's TPM where one is named, or where the usual device is there."""
+    named = config.host_tpm is not None or Path(HOST_TPM.partition(":")[2]).exists()
+    return HostTpmSealer(config.host_tpm or HOST_TPM) if named else None
 
 
 async def _host_restarted(facts: Facts) -> bool:
@@ -196,7 +240,7 @@ async def run(config: DaemonConfig) -> None:
     reserve = SpaceReserve(state.reserve)
     catalog = await asyncio.to_thread(Catalog.open, state.catalog, reserve)
     certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None
-    made = await _compose(certificate, state, catalog, reserve)
+    made = await _compose(config, certificate, state, catalog, reserve)
     await _come_back(made)
     await made.operations.launch()
     background = [

@@ -9,6 +9,7 @@ from holdfast.api import errors
 from holdfast.api.gate import Gate
 from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
+    attestation,
     events,
     health,
     host,
@@ -22,7 +23,7 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health, metrics)
+ROUTERS = (vms, streams, images, switches, operations, events, host, attestation, tokens, health, metrics)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -40,6 +40,9 @@ _KINDS = (
 )
 
 
+_NOT_THIS_KIND = ("value", "curve", "symmetric", "scheme", "hash")
+
+
 class NoEndorsementKey(Unsupported):
     id = "no-endorsement-key"
 
@@ -75,7 +78,7 @@ class Attester:
         Raises:
             NoEndorsementKey: the TPM makes neither an RSA 2048 nor an ECC P-256 one.
         """
-        async with self._endorsement_key() as (key, certificate):
+        async with endorsement_key(self._tpm) as (key, certificate):
             return Endorsement(key.public, certificate)
 
     async def activate(self, credential: Credential) -> bytes:
@@ -84,7 +87,7 @@ class Attester:
         Raises:
             TpmRefused: reason `integrity` or `value`, where it was made for others.
         """
-        async with self._endorsement_key() as (key, _), self._tpm.policy_session() as policy:
+        async with endorsement_key(self._tpm) as (key, _), self._tpm.policy_session() as policy:
             await self._tpm.policy_secret(policy, Permanent.ENDORSEMENT)
             return await self._tpm.activate_credential(
                 self.key, key, policy, credential.blob, credential.secret
@@ -94,45 +97,45 @@ class Attester:
         """What the PCRs hold now, signed over a nonce of at most 32 bytes."""
         return await self._tpm.quote(self.key, nonce, selection)
 
-    @contextlib.asynccontextmanager
-    async def _endorsement_key(self) -> AsyncIterator[tuple[Key, bytes | None]]:
-        persistent = await self._tpm.handles(HandleKind.PERSISTENT)
-        async for kind, certificate in self._kinds():
-            if kind.handle in persistent:
-                key = await self._tpm.read_public(kind.handle)
-                if _is_endorsement_key(key.public, kind.template, certificate):
-                    yield key, certificate
-                    return
-            async with contextlib.AsyncExitStack() as stack:
-                try:
-                    made = self._tpm.primary(Permanent.ENDORSEMENT, kind.template)
-                    key = await stack.enter_async_context(made)
-                except TpmRefused as refused:
-                    if refused.reason in _NOT_THIS_KIND:
-                        continue
-                    raise
+
+@contextlib.asynccontextmanager
+async def endorsement_key(tpm: Tpm) -> AsyncIterator[tuple[Key, bytes | None]]:
+    """The endorsement key for use, and its certificate (DER) if the TPM has one. Raises NoEndorsementKey."""
+    persistent = await tpm.handles(HandleKind.PERSISTENT)
+    async for kind, certificate in _kinds(tpm):
+        if kind.handle in persistent:
+            key = await tpm.read_public(kind.handle)
+            if _is_endorsement_key(key.public, kind.template, certificate):
                 yield key, certificate
                 return
-        raise NoEndorsementKey(
-            "the TPM makes neither an RSA 2048 nor an ECC P-256 endorsement key",
-            value=[kind.template.kind for kind in _KINDS],
-            cure="Use a TPM 2.0 of the PC Client profile.",
-        )
-
-    async def _kinds(self) -> AsyncIterator[tuple[_Kind, bytes | None]]:
-        """Those with a certificate first: their maker vouches for them."""
-        bare = []
-        for kind in _KINDS:
-            certificate = await self._tpm.nv_read(kind.certificate)
-            if certificate:
-                yield kind, certificate
-            else:
-                bare.append(kind)
-        for kind in bare:
-            yield kind, None
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                made = tpm.primary(Permanent.ENDORSEMENT, kind.template)
+                key = await stack.enter_async_context(made)
+            except TpmRefused as refused:
+                if refused.reason in _NOT_THIS_KIND:
+                    continue
+                raise
+            yield key, certificate
+            return
+    raise NoEndorsementKey(
+        "the TPM makes neither an RSA 2048 nor an ECC P-256 endorsement key",
+        value=[kind.template.kind for kind in _KINDS],
+        cure="Use a TPM 2.0 of the PC Client profile.",
+    )
 
 
-_NOT_THIS_KIND = ("value", "curve", "symmetric", "scheme", "hash")
+async def _kinds(tpm: Tpm) -> AsyncIterator[tuple[_Kind, bytes | None]]:
+    """Those with a certificate first: their maker vouches for them."""
+    bare = []
+    for kind in _KINDS:
+        certificate = await tpm.nv_read(kind.certificate)
+        if certificate:
+            yield kind, certificate
+        else:
+            bare.append(kind)
+    for kind in bare:
+        yield kind, None
 
 
 @contextlib.asynccontextmanager

@@ -6,17 +6,19 @@ extended key usage tcg-kp-EKCertificate. It comes out of a TPM, so it is hostile
 
 import datetime
 from collections.abc import Sequence
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from holdfast.spec.errors import Failed
+from holdfast.spec.errors import Failed, InvalidInput
 from holdfast.trust.tpm.public import Public
 from holdfast.trust.tpm.wire import TpmNonsense
 
 EK_USAGE = x509.ObjectIdentifier("2.23.133.8.1")
 _MAX_CERTIFICATE = 16 * 1024
+_MAX_AUTHORITIES = 4 * 1024 * 1024
 _LONGEST_CHAIN = 4
 _CLOCKS = datetime.timedelta(days=1)
 """An emulated TPM is as new as its VM, and the clocks of two hosts may differ."""
@@ -27,6 +29,10 @@ _KNOWN_CRITICAL = {
     x509.SubjectAlternativeName.oid,
     x509.NameConstraints.oid,
 }
+
+
+class BadTpmAuthorities(InvalidInput):
+    id = "bad-tpm-authorities"
 
 
 class EndorsementNotTrusted(Failed):
@@ -45,6 +51,25 @@ def load_certificate(data: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(data[: _der_length(data)])
     except ValueError as error:
         raise _not_trusted("is no X.509 certificate") from error
+
+
+def load_authorities(path: Path | None) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM file; none where no file is named.
+
+    Raises:
+        BadTpmAuthorities: it cannot be read, or holds none.
+    """
+    if path is None:
+        return ()
+    try:
+        with path.open("rb") as file:
+            return tuple(x509.load_pem_x509_certificates(file.read(_MAX_AUTHORITIES)))
+    except (OSError, ValueError) as error:
+        raise BadTpmAuthorities(
+            f"{path} cannot be read as PEM certificates: {error}",
+            value=str(path),
+            cure="Correct the setting `tpm_authorities`.",
+        ) from error
 
 
 def certifies(data: bytes, public: Public) -> bool:

@@ -1,7 +1,7 @@
 """A VM's TPM 2.0: made once, run by an unprivileged swtpm, encrypted wherever it rests.
 
     <VM folder>/firmware/
-    ├── tpm.key      256-bit key, hexadecimal, of the daemon's user only
+    ├── tpm.key.json the state's 256-bit key, wrapped (`trust.state_key`)
     ├── tpm/         swtpm's state, encrypted with it; of the VM's user
     ├── tpm.new/     being manufactured; means nothing
     └── tpm.kept/    the state as it was before a memory image began to be restored
@@ -13,27 +13,40 @@ QEMU puts into a memory image is encrypted with a second key derived from the fi
 
 import asyncio
 import os
-import re
-import secrets
-import shutil
 from io import FileIO
 from pathlib import Path
 
-from holdfast.host.files import own, remove_tree, sync_folder, write_atomic
+from holdfast.host.files import own, remove_tree, sync_folder
 from holdfast.host.folders import StateFolder
 from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
 from holdfast.spec.attachment import TpmAttachment
-from holdfast.spec.errors import Conflict, Failed, NotFound
+from holdfast.spec.errors import Conflict, Failed
+from holdfast.spec.ids import new_id
+from holdfast.trust import state_key
+from holdfast.trust.bounded import read_bounded
 from holdfast.trust.endorsement import EndorsementAuthority, derived_key
+from holdfast.trust.firmware_folder import settle_folder
+from holdfast.trust.host_key import HostKeys, KeyRing
+from holdfast.trust.state_key import VtpmDamaged, VtpmMissing
+from holdfast.trust.swtpm_state import (
+    LONGEST_STATE,
+    OLDEST,
+    STATE_FILE,
+    StateFormat,
+    VtpmStateDamaged,
+    require_readable,
+    state_format,
+)
+
+__all__ = ["Vtpm", "VtpmDamaged", "VtpmEnded", "VtpmMissing", "VtpmNotMade", "VtpmRunning"]
 
 _ROLE = "swtpm"
 _MANUFACTURE_SECONDS = 120.0
 _READY_SECONDS = 60.0
 _LOG_LINES = 40
 _SAID = 4096
-_KEY = re.compile(rb"[0-9a-f]{64}")
 
 
 class VtpmEnded(Failed):
@@ -42,14 +55,6 @@ class VtpmEnded(Failed):
 
 class VtpmNotMade(Failed):
     id = "vtpm-not-made"
-
-
-class VtpmMissing(NotFound):
-    id = "vtpm-missing"
-
-
-class VtpmDamaged(Failed):
-    id = "vtpm-damaged"
 
 
 class VtpmRunning(Conflict):
@@ -62,9 +67,12 @@ class Vtpm:
     `folder` is everywhere the VM's folder; it must let the VM's user pass through.
     """
 
-    def __init__(self, processes: Processes, state: StateFolder) -> None:
+    def __init__(self, processes: Processes, state: StateFolder, keys: HostKeys) -> None:
         self._processes = processes
         self._authority = EndorsementAuthority(state.keys)
+        self._keys = keys
+        self._scratch = state.scratch
+        self._readable: StateFormat | None = None
 
     async def manufacture(self, vm_id: str, folder: Path, identity: Identity | None = None) -> None:
         """Make a TPM with an identity of its own, in place of any that the folder holds.
@@ -73,32 +81,55 @@ class Vtpm:
 
         Raises:
             VtpmNotMade: swtpm_setup failed; the detail holds what it said.
+            HostKeySealed, HostKeyDamaged: the host key that wraps its key is not to be had.
         """
-        self._refuse_running(vm_id)
+        self.refuse_running(vm_id)
+        ring = await self._keys.ring()
         firmware = folder / "firmware"
         new = firmware / "tpm.new"
         await asyncio.to_thread(_clear, firmware)
-        key = secrets.token_hex(32)
+        key = state_key.new_state_key()
         try:
-            await asyncio.to_thread(write_atomic, firmware / "tpm.key", key.encode(), 0o600)
+            await asyncio.to_thread(state_key.store, firmware, vm_id, key, ring)
             await asyncio.to_thread(new.mkdir, mode=0o700)
             config = await asyncio.to_thread(self._authority.prepare, new)
-            await self._setup(vm_id, new, config, key)
+            await self._setup(
+                f"vm:{vm_id}", new, key, "--create-ek-cert", "--config", str(config), "--vmid", vm_id
+            )
             await asyncio.to_thread(_finish, new, firmware / "tpm", identity)
         except BaseException:
             remove_tree(new)
             raise
 
-    async def _setup(self, vm_id: str, new: Path, config: Path, key: str) -> None:
-        with _secret(key) as secret:
+    async def readable(self) -> StateFormat:
+        """The format that this host's libtpms writes, and so the newest that it surely reads.
+
+        Found out once, by a TPM that is made and thrown away: no program tells it. Our settings name no
+        profile, so that a newer libtpms (0.10) goes on writing what an older one reads.
+        """
+        if self._readable is None:
+            trial, key = self._scratch / f"tpm-{new_id()}", state_key.new_state_key()
+            try:
+                await asyncio.to_thread(trial.mkdir, mode=0o700)
+                options = trial / "setup.conf"
+                await asyncio.to_thread(options.write_text, "")
+                await self._setup("host", trial, key, "--config", str(options))
+                data = await asyncio.to_thread(read_bounded, trial / STATE_FILE, LONGEST_STATE)
+                self._readable = state_format(data, key, "a new TPM")
+            finally:
+                await asyncio.to_thread(remove_tree, trial)
+        return self._readable
+
+    async def _setup(self, owner: str, new: Path, key: bytes, *more: str) -> None:
+        with _secret(key.hex()) as secret:
             fd = secret.fileno()
             done = await self._processes.run(
                 [
-                    *("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{new}", "--create-ek-cert"),
-                    *("--lock-nvram", "--pcr-banks", "sha256", "--config", str(config), "--vmid", vm_id),
+                    *("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{new}", *more),
+                    *("--lock-nvram", "--pcr-banks", "sha256"),
                     *("--keyfile-fd", str(fd), "--cipher", "aes-256-cbc"),
                 ],
-                owner=f"vm:{vm_id}",
+                owner=owner,
                 timeout=_MANUFACTURE_SECONDS,
                 pass_fds=(fd,),
             )
@@ -128,12 +159,20 @@ class Vtpm:
 
         Raises:
             VtpmMissing: the folder holds no TPM.
-            VtpmDamaged: its key is none.
+            VtpmDamaged, VtpmKeyOfAnotherVm, WrappedByAnotherHost: its key cannot be had.
+            VtpmStateDamaged, VtpmStateOtherKey, VtpmStateNewer: its state is not to be used.
+            HostKeySealed, HostKeyDamaged: the host key is not to be had.
             VtpmRunning: it runs already.
             VtpmEnded: swtpm ended at once; the detail holds the end of its log.
         """
-        self._refuse_running(vm_id)
-        key = await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
+        self.refuse_running(vm_id)
+        ring = await self._keys.ring()
+        await asyncio.to_thread(settle_folder, folder)
+        found, secret = await asyncio.to_thread(_look, folder / "firmware", vm_id, ring)
+        if found.least > OLDEST.version:
+            require_readable(found, await self.readable(), f"VM {vm_id}")
+        await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
+        key = secret.hex()
         path, signal = runtime / "swtpm.sock", runtime / "swtpm.ready"
         log = folder / "swtpm.log"
         try:
@@ -224,19 +263,13 @@ class Vtpm:
         await self.stop(vm_id)
         await asyncio.to_thread(_put_back, folder / "firmware")
 
-    async def copy(self, source: Path, target: Path, identity: Identity | None = None) -> None:
-        """Give `target` (another VM's folder) the same TPM: same keys, same identity, same secrets.
-
-        The source must not run. Raises VtpmMissing where it has none, VtpmDamaged where its key is none.
-        """
-        await asyncio.to_thread(_copy, source / "firmware", target / "firmware", identity)
-
     async def delete(self, vm_id: str, folder: Path) -> None:
         """End swtpm and remove state and key; the key first, so that no rest can be read."""
         await self.stop(vm_id)
         await asyncio.to_thread(_clear, folder / "firmware")
 
-    def _refuse_running(self, vm_id: str) -> None:
+    def refuse_running(self, vm_id: str) -> None:
+        """Raises VtpmRunning where the VM's swtpm runs."""
         running = self.find(vm_id)
         if running is not None:
             raise VtpmRunning(
@@ -269,7 +302,7 @@ def _fifo(path: Path, identity: Identity | None) -> FileIO:
 
 def _clear(firmware: Path) -> None:
     firmware.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (firmware / "tpm.key").unlink(missing_ok=True)
+    state_key.forget(firmware)
     for name in ("tpm", "tpm.new", "tpm.kept"):
         remove_tree(firmware / name)
     sync_folder(firmware)
@@ -293,44 +326,42 @@ def _finish(new: Path, target: Path, identity: Identity | None) -> None:
     sync_folder(target.parent)
 
 
-def _make_ready(firmware: Path, empty: bool, identity: Identity | None) -> str:
-    """Bring the state folder to where swtpm may start from it; returns the key."""
+def read_state(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[bytes, bytes, StateFormat]:
+    """A TPM at rest: its state file, the key that encrypts it, and the versions in it.
+
+    A restore that was never settled is put back first. Raises as `Vtpm.start`.
+    """
     _put_back(firmware)
+    if not (firmware / "tpm").is_dir():
+        raise state_key.missing(firmware)
+    key = state_key.load(firmware, vm_id, ring)
+    try:
+        data = read_bounded(firmware / "tpm" / STATE_FILE, LONGEST_STATE)
+    except FileNotFoundError as error:
+        raise state_key.missing(firmware) from error
+    except OSError as error:
+        raise VtpmStateDamaged(
+            f"the TPM state of VM {vm_id} cannot be read: {error.strerror}",
+            value=str(firmware / "tpm" / STATE_FILE),
+            cure="Import the state that was exported of this VM: `holdfast trust import-state`.",
+        ) from error
+    return data, key, state_format(data, key, f"VM {vm_id}")
+
+
+def _look(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[StateFormat, bytes]:
+    _, key, found = read_state(firmware, vm_id, ring)
+    return found, key
+
+
+def _make_ready(firmware: Path, empty: bool, identity: Identity | None) -> None:
+    """Bring the state folder to where swtpm may start from it."""
     state = firmware / "tpm"
-    if not state.is_dir():
-        raise _missing(firmware)
-    key = _read_key(firmware)
     if empty:
         state.rename(firmware / "tpm.kept")
         state.mkdir(mode=0o700)
         sync_folder(firmware)
     if identity:
         own(state, identity.uid, identity.gid)
-    return key
-
-
-def _read_key(firmware: Path) -> str:
-    path = firmware / "tpm.key"
-    try:
-        with path.open("rb") as file:
-            key = file.read(65)
-    except FileNotFoundError as error:
-        raise _missing(firmware) from error
-    if not _KEY.fullmatch(key):
-        raise VtpmDamaged(
-            f"{path} holds no key of 64 hexadecimal digits",
-            value=str(path),
-            cure="Restore the file from a backup: the TPM's state cannot be read without it.",
-        )
-    return key.decode("ascii")
-
-
-def _missing(firmware: Path) -> VtpmMissing:
-    return VtpmMissing(
-        f"there is no TPM state in {firmware}",
-        value=str(firmware),
-        cure="Restore the folder from a backup, or make the VM again.",
-    )
 
 
 def _put_back(firmware: Path) -> None:
@@ -339,14 +370,3 @@ def _put_back(firmware: Path) -> None:
         remove_tree(firmware / "tpm")
         kept.rename(firmware / "tpm")
         sync_folder(firmware)
-
-
-def _copy(source: Path, target: Path, identity: Identity | None) -> None:
-    if not (source / "tpm").is_dir():
-        raise _missing(source)
-    key = _read_key(source)
-    _clear(target)
-    write_atomic(target / "tpm.key", key.encode(), 0o600)
-    shutil.copytree(source / "tpm", target / "tpm.new", symlinks=True)
-    (target / "tpm.new").chmod(0o700)
-    _finish(target / "tpm.new", target / "tpm", identity)

@@ -14,6 +14,8 @@ from holdfast.spec.host import AccelerationVerdict
 from holdfast.storage.images import ImageStore
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
+from holdfast.trust.firmware_state import FirmwareStates
+from holdfast.trust.host_key import HostKeys
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm.records import VmRecords
 
@@ -44,6 +46,8 @@ class Rooms:
     volumes: Volumes
     variables: VariableStores
     vtpm: Vtpm
+    firmware: FirmwareStates
+    host_keys: HostKeys
     acceleration: AccelerationProbe
     groups: VmGroups
     identities: Identities

@@ -1,16 +1,34 @@
-"""Emulated TPMs for the tests of trust, each made of one that was manufactured once."""
+"""TPMs for the tests of trust: a VM's own, and emulated ones made of such that were manufactured once."""
 
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "guests"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "guests")]
 
 from emulated_tpm import EmulatedTpm, have_tools, manufacture
+from tpm_bench import Bench
+
+from holdfast.host.folders import StateFolder
+from holdfast.spec.ids import new_id
+
+
+@pytest.fixture
+async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    root = Path("/tmp") / f"hft-{new_id()[:8]}"
+    root.mkdir(mode=0o711)
+    root.chmod(0o711)
+    state = StateFolder(root / "s", root / "r")
+    state.prepare()
+    bench = Bench(state)
+    yield bench
+    for marked in bench.processes.find():
+        await bench.processes.end(marked.ref, grace=1)
+    shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")

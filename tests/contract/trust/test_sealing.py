@@ -15,6 +15,7 @@ from holdfast.trust.tpm.refusals import TpmForged, TpmRefused
 from holdfast.trust.tpm.sealing import (
     HOST_BOOT,
     HostBootChanged,
+    HostTpmSealer,
     SealedDamaged,
     SealedElsewhere,
     seal,
@@ -80,6 +81,13 @@ async def test_another_boot_opens_nothing_and_names_the_pcrs(emulated: EmulatedT
     async with open_tpm(emulated.address) as tpm:
         await tpm.pcr_extend(7, bytes(32))
         assert await unseal(tpm, blob) == SECRET
+
+
+async def test_the_sealer_opens_the_tpm_for_each(emulated: EmulatedTpm) -> None:
+    sealer = HostTpmSealer(emulated.address)
+    blob = await sealer.seal(SECRET)
+    emulated.reboot()
+    assert await sealer.unseal(blob) == SECRET
 
 
 async def test_nothing_of_the_secret_is_on_the_bus(emulated: EmulatedTpm) -> None:

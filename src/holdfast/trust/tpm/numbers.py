@@ -41,6 +41,7 @@ class Code(IntEnum):
     Quote = 0x0158
     Unseal = 0x015E
     FlushContext = 0x0165
+    PolicyCommandCode = 0x016C
     NV_ReadPublic = 0x0169
     ReadPublic = 0x0173
     StartAuthSession = 0x0176

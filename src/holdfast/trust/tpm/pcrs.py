@@ -62,3 +62,8 @@ class PcrSelection:
         start = bytes(hashlib.sha256().digest_size)
         step = u32(Code.PolicyPCR) + self.encode() + self.digest(values)
         return hashlib.sha256(start + step).digest()
+
+    def activation_policy(self, values: PcrValues) -> bytes:
+        """Like `policy`, and for ActivateCredential only (part 3, section 23.11, PolicyCommandCode)."""
+        step = u32(Code.PolicyCommandCode) + u32(Code.ActivateCredential)
+        return hashlib.sha256(self.policy(values) + step).digest()

@@ -251,6 +251,20 @@ def is_attestation_key(public: Public) -> bool:
     )
 
 
+def release_template(policy: bytes) -> Public:
+    """A key that does nothing but stand for `policy` (SHA-256) where a credential is activated."""
+    return replace(
+        ATTESTATION_TEMPLATE,
+        attributes=_KEY
+        | Attributes.RESTRICTED
+        | Attributes.SIGN
+        | Attributes.ADMIN_WITH_POLICY
+        | Attributes.NO_DA,
+        policy=policy,
+        unique=(hashlib.sha256(b"holdfast release key 1").digest(), bytes(32)),
+    )
+
+
 def sealed_template(policy: bytes) -> Public:
     """Data that opens by `policy` (SHA-256) only."""
     attributes = Attributes.FIXED_TPM | Attributes.FIXED_PARENT | Attributes.ADMIN_WITH_POLICY

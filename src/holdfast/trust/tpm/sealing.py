@@ -22,6 +22,7 @@ from holdfast.trust.tpm.pcrs import PcrSelection, PcrValues
 from holdfast.trust.tpm.public import STORAGE_TEMPLATE, Public, sealed_template
 from holdfast.trust.tpm.refusals import TpmRefused
 from holdfast.trust.tpm.tpm import Key, Sealed, Tpm
+from holdfast.trust.tpm.transports import HOST_TPM, open_tpm
 from holdfast.trust.tpm.wire import TpmNonsense
 
 HOST_BOOT = PcrSelection.of([0, 2, 4, 7])
@@ -56,6 +57,24 @@ class _Blob(Frozen):
     pcrs: dict[int, str]
     public: str
     private: str
+
+
+class HostTpmSealer:
+    """Seals and unseals by the host's TPM, which is opened for each."""
+
+    def __init__(self, address: str = HOST_TPM, selection: PcrSelection = HOST_BOOT) -> None:
+        self._address = address
+        self._selection = selection
+
+    async def seal(self, secret: bytes) -> bytes:
+        """See `seal`; raises also what `open_tpm` raises."""
+        async with open_tpm(self._address) as tpm:
+            return await seal(tpm, secret, self._selection)
+
+    async def unseal(self, blob: bytes) -> bytes:
+        """See `unseal`; raises also what `open_tpm` raises."""
+        async with open_tpm(self._address) as tpm:
+            return await unseal(tpm, blob)
 
 
 async def seal(tpm: Tpm, secret: bytes, selection: PcrSelection = HOST_BOOT) -> bytes:

@@ -204,16 +204,23 @@ class Tpm:
         return (await self._exchange(request)).parameters.sized()
 
     async def activate_credential(
-        self, key: Key, endorsement: Key, policy: PolicySession, blob: bytes, secret: bytes
+        self,
+        key: Key,
+        endorsement: Key,
+        policy: PolicySession,
+        blob: bytes,
+        secret: bytes,
+        key_policy: PolicySession | None = None,
     ) -> bytes:
         """What somebody hid for the holder of `endorsement` that also holds `key`.
 
-        `blob` and `secret` are the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+        `policy` is the endorsement key's, `key_policy` that of a key which has one. `blob` and `secret`
+        are the contents of TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
         """
         request = Request(
             Code.ActivateCredential,
             (key.entity, endorsement.entity),
-            (EmptyPassword(), policy),
+            (key_policy or EmptyPassword(), policy),
             sized(blob) + sized(secret),
         )
         return (await self._exchange(request)).parameters.sized()
@@ -252,6 +259,11 @@ class Tpm:
         """Bind a policy session to PCR values; refused with reason `value` where they are others now."""
         parameters = sized(selection.digest(values)) + selection.encode()
         await self._exchange(Request(Code.PolicyPCR, (policy.entity,), parameters=parameters))
+
+    async def policy_activate(self, policy: PolicySession) -> None:
+        """Bind a policy session to the one command ActivateCredential."""
+        parameters = u32(Code.ActivateCredential)
+        await self._exchange(Request(Code.PolicyCommandCode, (policy.entity,), parameters=parameters))
 
     async def flush(self, handle: int) -> None:
         await self._exchange(Request(Code.FlushContext, parameters=u32(handle)))

@@ -1,0 +1,85 @@
+"""A new host key for everything that the one before wrapped, with every VM left as it is, running or not.
+
+    new key in use, the one before kept ─▶ every key and container wrapped anew ─▶ the one before removed
+
+A crash after any step leaves every secret openable by a key that is still there; `finish` goes on from there,
+and runs at each start of the daemon.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from holdfast.host.files import write_atomic
+from holdfast.spec.errors import HoldfastError
+from holdfast.spec.firmware_state import HostKeyKind
+from holdfast.trust import envelope, state_key
+from holdfast.trust.bounded import read_bounded
+from holdfast.trust.host_key import HostKeys, KeyRing
+from holdfast.trust.protection import HostLock, host_key_of
+
+log = structlog.get_logger(__name__)
+
+CONTAINERS = "*.hfstate"
+"""Containers that stay on this host, anywhere in a VM's folder."""
+
+
+@dataclass(frozen=True)
+class VmFolder:
+    """A VM that has a vTPM."""
+
+    id: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Rotated:
+    rewrapped: int
+    unreadable: tuple[str, ...]
+    """Names of VMs of which something opens under none of the keys at hand."""
+
+
+async def rotate(keys: HostKeys, vms: Iterable[VmFolder], to: HostKeyKind | None = None) -> Rotated:
+    """Raises NoHostTpm, or what the TPM refuses, before anything is changed."""
+    await keys.renew(to)
+    return await finish(keys, vms)
+
+
+async def finish(keys: HostKeys, vms: Iterable[VmFolder]) -> Rotated:
+    """Wrap by the key in use whatever an earlier one wrapped, then remove those that nothing needs."""
+    ring = await keys.ring()
+    rewrapped, unreadable, in_use = 0, [], set[str]()
+    for vm in vms:
+        try:
+            rewrapped += await asyncio.to_thread(_rewrap, vm, ring)
+        except (HoldfastError, OSError) as error:
+            log.warning("a key stays wrapped by an earlier host key", vm=vm.name, error=str(error))
+            unreadable.append(vm.name)
+            in_use |= await asyncio.to_thread(_wrapped_by, vm)
+    await keys.drop_earlier(in_use)
+    return Rotated(rewrapped, tuple(unreadable))
+
+
+def _rewrap(vm: VmFolder, ring: KeyRing) -> bool:
+    changed = state_key.rewrap(vm.path / "firmware", vm.id, ring)
+    lock = HostLock(ring)
+    for path in vm.path.rglob(CONTAINERS):
+        taken = envelope.parse(read_bounded(path, envelope.LONGEST))
+        if host_key_of(taken.slot) not in (None, ring.current.id):
+            write_atomic(path, taken.locked_for(lock, lock), 0o600)
+            changed = True
+    return changed
+
+
+def _wrapped_by(vm: VmFolder) -> set[str]:
+    found = {state_key.wrapped_by(vm.path / "firmware")}
+    for path in vm.path.rglob(CONTAINERS):
+        try:
+            found.add(host_key_of(envelope.parse(read_bounded(path, envelope.LONGEST)).slot))
+        except (HoldfastError, OSError):
+            continue
+    return {key for key in found if key}
