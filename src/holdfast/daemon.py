@@ -48,6 +48,7 @@ from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
+from holdfast.trust.endorsement import EndorsementAuthority
 from holdfast.trust.endorsement_certificate import load_authorities
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
@@ -60,13 +61,16 @@ from holdfast.trust.host_key import HostKeys
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import create, lifecycle
+from holdfast.vm import attest_work, create, lifecycle
+from holdfast.vm.attest_work import AttestSchedule
+from holdfast.vm.attestation import Attestation
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
 
 log = structlog.get_logger(__name__)
@@ -92,6 +96,7 @@ class _Composition:
     operations: Operations
     services: Services
     facts: Facts
+    schedule: AttestSchedule
 
 
 def configure_logs() -> None:
@@ -151,8 +156,11 @@ async def _compose(
         identities=users,
     )
     registry = VmRegistry(rooms, operations)
+    trust = TrustRecords(catalog, events)
+    attestation = Attestation(trust, EndorsementAuthority(state.keys), operations, registry.named)
     for procedure in (
         *lifecycle.procedures(registry.owner),
+        *attest_work.procedures(attestation),
         *create.procedures(rooms, registry.owner, registry.forget),
         *image_operations.procedures(
             state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
@@ -174,9 +182,11 @@ async def _compose(
         attesting=attested.host,
         verifier=attested.verifier,
         attested_hosts=attested.book,
+        trust=attestation,
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    return _Composition(rooms, registry, operations, services, facts)
+    schedule = AttestSchedule(attestation, trust, registry.running)
+    return _Composition(rooms, registry, operations, services, facts, schedule)
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,7 @@ async def run(config: DaemonConfig) -> None:
     await made.operations.launch()
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
+        asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

@@ -19,11 +19,25 @@ from holdfast.api.routes import (
     streams,
     switches,
     tokens,
+    trust,
     vms,
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, attestation, tokens, health, metrics)
+ROUTERS = (
+    vms,
+    trust,
+    streams,
+    images,
+    switches,
+    operations,
+    events,
+    host,
+    attestation,
+    tokens,
+    health,
+    metrics,
+)
 
 
 def _operation_id(route: APIRoute) -> str:

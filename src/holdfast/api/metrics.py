@@ -26,6 +26,12 @@ class Metrics:
         )
         self._vms = Gauge("holdfast_vms", "VMs by state", ["state"], registry=self._registry)
         self._running = Gauge("holdfast_operations_running", "Operations under way", registry=self._registry)
+        self._trust = Gauge(
+            "holdfast_trust_verdict",
+            "Last verdict on a VM's boot: 1 passed, 0 failed",
+            ["vm"],
+            registry=self._registry,
+        )
         build = Gauge("holdfast_build_info", "This build", ["version"], registry=self._registry)
         build.labels(version("holdfast")).set(1)
 
@@ -40,4 +46,7 @@ class Metrics:
             self._vms.labels(state.value).set(counts.get(state.value, 0))
         running = await services.operations.list(PageQuery(limit=1), running_only=True)
         self._running.set(running.total)
+        self._trust.clear()
+        for vm, passed in (await services.trust.passed()).items():
+            self._trust.labels(vm).set(passed)
         return generate_latest(self._registry)

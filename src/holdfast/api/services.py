@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from holdfast.spec.access import Principal
+from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.event import Event
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.spec.host_attestation import (
@@ -27,6 +28,7 @@ from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
+from holdfast.spec.trust import TrustPolicy
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
@@ -142,6 +144,20 @@ class AttestedHosts(Protocol):
     async def page(self, query: PageQuery) -> Page[EnrolledHost]: ...
 
 
+class Trust(Protocol):
+    async def show(self, name: str) -> TrustView: ...
+    async def begin(self, name: str, actor: str) -> Operation: ...
+    async def history(self, name: str, query: PageQuery) -> Page[VmVerdict]: ...
+    async def policy(self, name: str) -> TrustPolicy: ...
+    async def learn(self, name: str, dry_run: bool) -> PolicyAnswer: ...
+    async def set_policy(self, name: str, policy: TrustPolicy, dry_run: bool) -> PolicyAnswer: ...
+    async def schedule(self, name: str, wanted: Schedule) -> TrustView: ...
+    async def forget(self, name: str) -> None: ...
+    async def passed(self) -> dict[str, bool]:
+        """The last verdict on each VM that has one, by the VM's name."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     vms: Vms
@@ -157,5 +173,6 @@ class Services:
     attesting: Attesting
     verifier: Verifier
     attested_hosts: AttestedHosts
+    trust: Trust
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

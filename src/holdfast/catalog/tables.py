@@ -119,6 +119,28 @@ class AttestedHostRow(Table):
     record: Mapped[dict[str, Any]]
 
 
+class TrustRow(Table):
+    """What is known and wanted of a VM's trust; no row is the default of everything."""
+
+    __tablename__ = "trust"
+
+    vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
+    enrolment: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    policy: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    interval_seconds: Mapped[int | None] = mapped_column(Integer, default=None)
+
+
+class VerdictRow(Table):
+    __tablename__ = "verdicts"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), index=True)
+    time: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(8))
+    body: Mapped[dict[str, Any]]
+
+
 class FactRow(Table):
     """What was found out once and holds until its key changes (acceleration, capabilities)."""
 

@@ -17,6 +17,8 @@ EXIT_CODES = {
     "Interrupted": 10,
 }
 NOT_REACHABLE = 11
+VERDICT_FAILED = 12
+"""Of `holdfast trust attest`: it was done, and the VM did not pass."""
 
 
 def exit_code(error: HoldfastError) -> int:

@@ -55,15 +55,9 @@ def finish(client: Any, wire: dict[str, Any], format_: Format, no_wait: bool = F
         OperationCancelled: somebody cancelled it.
         LeftRunning: Ctrl-C came twice; the daemon goes on with it, or with undoing it.
     """
-    from holdfast.spec.operation import Operation, OperationState
+    from holdfast.spec.operation import Operation
 
-    operation = Operation.model_validate(wire)
-    if not no_wait:
-        operation = _follow(client, operation)
-        if operation.state is OperationState.CANCELLED:
-            raise OperationCancelled(f"{operation.kind} of {operation.subject!r} was cancelled and undone")
-        if operation.state is OperationState.FAILED:
-            raise RemoteError(operation.error or {})
+    operation = Operation.model_validate(wire) if no_wait else ended(client, wire)
     result = operation.model_dump(mode="json")
     if format_ is Format.JSON:
         print_json(result)
@@ -72,6 +66,18 @@ def finish(client: Any, wire: dict[str, Any], format_: Format, no_wait: bool = F
     else:
         say(f"{operation.kind} of {operation.subject!r} done")
     return result
+
+
+def ended(client: Any, wire: dict[str, Any]) -> Any:
+    """Follow the operation to its good end, and return it. Raises as `finish` does."""
+    from holdfast.spec.operation import Operation, OperationState
+
+    operation = _follow(client, Operation.model_validate(wire))
+    if operation.state is OperationState.CANCELLED:
+        raise OperationCancelled(f"{operation.kind} of {operation.subject!r} was cancelled and undone")
+    if operation.state is OperationState.FAILED:
+        raise RemoteError(operation.error or {})
+    return operation
 
 
 def _follow(client: Any, operation: Any) -> Any:

@@ -159,20 +159,42 @@ class GuestAgent:
                     break
         return bytes(content)
 
+    async def exchange(self, path: str, question: bytes, most: int, limit: float) -> bytes:
+        """Write a question to a character device in the guest, and read its answer of up to `most` bytes.
+
+        The device is opened for it and closed after it: the agent cannot write again where it has read.
+
+        Raises:
+            AgentTimedOut: no answer came in `limit` seconds.
+        """
+        deadline = _now() + limit
+        async with self._file(path, "r+", deadline) as handle:
+            await self._write(handle, question, deadline)
+            await self.call("guest-file-flush", deadline - _now(), handle=handle)
+            for pause in _looks():
+                # The agent opens without blocking: it reads nothing while the device still works.
+                answer = await self.call("guest-file-read", deadline - _now(), handle=handle, count=most)
+                content = _decoded(_dictionary(answer).get("buf-b64", ""))[:most]
+                if content:
+                    return content
+                await asyncio.sleep(pause)
+        raise AssertionError
+
     async def write_file(self, path: str, content: bytes, limit: float) -> None:
         """Make or replace a file in the guest; it is not replaced at once, but written in place."""
         deadline = _now() + limit
         async with self._file(path, "w", deadline) as handle:
-            left = memoryview(content)
-            while left:
-                encoded = base64.b64encode(left[:_CHUNK]).decode()
-                answer = await self.call(
-                    "guest-file-write", deadline - _now(), handle=handle, buf_b64=encoded
-                )
-                written = _dictionary(answer).get("count")
-                if not isinstance(written, int) or not 0 < written <= min(_CHUNK, len(left)):
-                    raise AgentNonsense("the guest agent's answer cannot be read", value="guest-file-write")
-                left = left[written:]
+            await self._write(handle, content, deadline)
+
+    async def _write(self, handle: Any, content: bytes, deadline: float) -> None:
+        left = memoryview(content)
+        while left:
+            encoded = base64.b64encode(left[:_CHUNK]).decode()
+            answer = await self.call("guest-file-write", deadline - _now(), handle=handle, buf_b64=encoded)
+            written = _dictionary(answer).get("count")
+            if not isinstance(written, int) or not 0 < written <= min(_CHUNK, len(left)):
+                raise AgentNonsense("the guest agent's answer cannot be read", value="guest-file-write")
+            left = left[written:]
 
     @contextlib.asynccontextmanager
     async def _file(self, path: str, mode: str, deadline: float) -> AsyncIterator[Any]:

@@ -39,6 +39,12 @@ class EndorsementAuthority:
         self.key = keys / "vtpm-ca.key"
         self.certificate = keys / "vtpm-ca.pem"
 
+    def certificates(self) -> list[x509.Certificate]:
+        """Whom to trust where a VM's TPM shows its certificate; made at the first need."""
+        with _making:
+            self._make()
+        return [x509.load_pem_x509_certificate(self.certificate.read_bytes())]
+
     def prepare(self, folder: Path) -> Path:
         """Write the settings for one run of swtpm_setup into `folder`; returns their file."""
         with _making:

@@ -175,8 +175,8 @@ class GuestWatch:
             return False
         return True
 
-    async def execute(self, request: ExecRequest) -> ExecResult:
-        """Run a program in the guest. Raises AgentNotThere, AgentRefused, and time-outs."""
+    async def agent(self) -> GuestAgent:
+        """The agent, once it has answered. Raises AgentNotThere."""
         # A daemon that has just come back, or a guest just restored, answers in a moment.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._met.wait(), _MEETING)
@@ -186,7 +186,11 @@ class GuestWatch:
                 value=self._record().name,
                 cure="Wait with `holdfast vm wait NAME --agent`; see that qemu-guest-agent runs inside.",
             )
-        return await self._agent.execute(request)
+        return self._agent
+
+    async def execute(self, request: ExecRequest) -> ExecResult:
+        """Run a program in the guest. Raises AgentNotThere, AgentRefused, and time-outs."""
+        return await (await self.agent()).execute(request)
 
 
 def _tpm_version(content: bytes | None) -> str | None:

@@ -68,10 +68,15 @@ class VmRegistry:
         if owner:
             await owner.close()
 
+    def running(self) -> set[str]:
+        """Ids of the VMs that have a machine."""
+        return {vm_id for vm_id, owner in self._owners.items() if owner.machine is not None}
+
     def owners(self) -> list[VmOwner]:
         return list(self._owners.values())
 
-    async def _named(self, name: str) -> VmOwner:
+    async def named(self, name: str) -> VmOwner:
+        """The owner of a name or an id, told what operation is under way. Raises VmNotFound."""
         record = await self._rooms.records.get(name)
         owner = await self.owner(record.id)
         owner.noticed(record.operation)
@@ -90,27 +95,27 @@ class VmRegistry:
         return await self._operations.submit("vm.create", request.name, params, actor, reserve)
 
     async def start(self, name: str, actor: str) -> Operation:
-        owner = await self._named(name)
+        owner = await self.named(name)
         if owner.admits(Verb.START):
             await self._planner.require_startable(owner.record)
         return await self._submit("vm.start", owner, Verb.START, {"requested": _now()}, actor)
 
     async def stop(self, name: str, timeout_seconds: float, actor: str) -> Operation:
         params = {"timeout_seconds": timeout_seconds}
-        return await self._submit("vm.stop", await self._named(name), Verb.STOP, params, actor)
+        return await self._submit("vm.stop", await self.named(name), Verb.STOP, params, actor)
 
     async def restart(self, name: str, timeout_seconds: float, actor: str) -> Operation:
         params = {"timeout_seconds": timeout_seconds, "requested": _now()}
-        return await self._submit("vm.restart", await self._named(name), Verb.RESTART, params, actor)
+        return await self._submit("vm.restart", await self.named(name), Verb.RESTART, params, actor)
 
     async def save(self, name: str, actor: str) -> Operation:
-        owner = await self._named(name)
+        owner = await self.named(name)
         if owner.admits(Verb.SAVE):
             await self._planner.require_savable(owner.record)
         return await self._submit("vm.save", owner, Verb.SAVE, {}, actor)
 
     async def clone(self, name: str, request: VmClone, actor: str) -> Operation:
-        owner = await self._named(name)
+        owner = await self.named(name)
         owner.admits(Verb.CLONE)
         plan = await self._planner.plan_clone(owner.record, request)
 
@@ -123,7 +128,7 @@ class VmRegistry:
         return await self._operations.submit("vm.clone", request.name, params, actor, reserve)
 
     async def delete(self, name: str, force: bool, actor: str) -> Operation:
-        owner = await self._named(name)
+        owner = await self.named(name)
         verb = Verb.KILL if force and owner.record.state not in (VmState.OFF, VmState.FAILED) else Verb.DELETE
         return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
 
@@ -158,24 +163,24 @@ class VmRegistry:
     # Short verbs
 
     async def kill(self, name: str) -> VmView:
-        owner = await self._named(name)
+        owner = await self.named(name)
         await owner.kill()
         return await self.show(owner.record.id)
 
     async def pause(self, name: str) -> VmView:
-        owner = await self._named(name)
+        owner = await self.named(name)
         owner.admits(Verb.PAUSE)
         await owner.request(owner.pause)
         return await self.show(owner.record.id)
 
     async def resume(self, name: str) -> VmView:
-        owner = await self._named(name)
+        owner = await self.named(name)
         owner.admits(Verb.RESUME)
         await owner.request(owner.resume)
         return await self.show(owner.record.id)
 
     async def rename(self, name: str, new_name: str) -> VmView:
-        owner = await self._named(name)
+        owner = await self.named(name)
         check_name(new_name)
         owner.admits(Verb.RENAME)
         old_name = owner.record.name
@@ -200,7 +205,7 @@ class VmRegistry:
             raise RemoteError(ended.error)
 
     async def change(self, name: str, change: VmChange) -> VmView:
-        owner = await self._named(name)
+        owner = await self.named(name)
         owner.admits(Verb.CHANGE)
         spec = await self._planner.changed(owner.record, change)
 
@@ -230,7 +235,7 @@ class VmRegistry:
         return await self._rooms.records.page(query, state)
 
     async def execute(self, name: str, request: ExecRequest) -> ExecResult:
-        owner = await self._named(name)
+        owner = await self.named(name)
         owner.admits(Verb.AGENT)
         if owner.guest is None:
             raise AgentNotThere(
@@ -241,13 +246,13 @@ class VmRegistry:
         return await owner.guest.execute(request)
 
     async def screenshot(self, name: str) -> bytes:
-        return await self._screen_of(await self._named(name)).screenshot()
+        return await self._screen_of(await self.named(name)).screenshot()
 
     async def console_path(self, name: str) -> Path:
-        return self._screen_of(await self._named(name)).console_path
+        return self._screen_of(await self.named(name)).console_path
 
     async def vnc_path(self, name: str) -> Path:
-        return self._screen_of(await self._named(name)).vnc_path
+        return self._screen_of(await self.named(name)).vnc_path
 
     @staticmethod
     def _screen_of(owner: VmOwner) -> RunningMachine:
