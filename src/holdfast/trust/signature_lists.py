@@ -85,4 +85,6 @@ def certificate_facts(der: bytes) -> CertificateFacts | None:
 def printable(text: str, most: int) -> str:
     """Text of a guest as it may stand on a terminal: no control characters, at most `most` long."""
     cut = text if len(text) <= most else text[: most - 3] + "..."
+    if cut.isprintable():
+        return cut
     return "".join(each if each.isprintable() else "�" for each in cut)
