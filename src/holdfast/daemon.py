@@ -51,6 +51,7 @@ from holdfast.trust.firmware_state import FirmwareStates
 from holdfast.trust.host_key import HostKeys
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
+from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -82,6 +83,7 @@ class _Composition:
     operations: Operations
     services: Services
     facts: Facts
+    firmware: VmFirmware
 
 
 def configure_logs() -> None:
@@ -142,9 +144,11 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         ),
     ):
         operations.register(procedure)
+    firmware = VmFirmware(rooms, registry, operations)
     checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
     services = Services(
         vms=registry,
+        firmware=firmware,
         vm_counts=records,
         operations=operations,
         images=images,
@@ -156,7 +160,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         tokens=TokenStore(catalog),
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    return _Composition(rooms, registry, operations, services, facts)
+    return _Composition(rooms, registry, operations, services, facts, firmware)
 
 
 async def _host_restarted(facts: Facts) -> bool:
@@ -177,6 +181,7 @@ async def _come_back(made: _Composition) -> None:
     except HoldfastError as error:
         log.warning("QEMU cannot be used", error=error.message, cure=error.cure)
     await recover(rooms, made.registry, HOST_RESTARTED if await _host_restarted(made.facts) else DIED)
+    await made.firmware.come_back()
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]

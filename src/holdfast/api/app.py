@@ -10,6 +10,7 @@ from holdfast.api.gate import Gate
 from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     events,
+    firmware_state,
     health,
     host,
     images,
@@ -22,7 +23,7 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health, metrics)
+ROUTERS = (vms, firmware_state, streams, images, switches, operations, events, host, tokens, health, metrics)
 
 
 def _operation_id(route: APIRoute) -> str:

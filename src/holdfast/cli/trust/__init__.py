@@ -1,0 +1,9 @@
+"""`holdfast trust`: a file for each verb."""
+
+from holdfast.cli.lazy import group
+
+app = group(
+    "holdfast.cli.trust",
+    "export_state import_state recovery_key recover rotate_host_key",
+    "What VMs are trusted by: firmware state, and the keys to it.",
+)
