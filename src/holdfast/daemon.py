@@ -64,6 +64,7 @@ from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import attest_work, create, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
+from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -97,6 +98,7 @@ class _Composition:
     services: Services
     facts: Facts
     schedule: AttestSchedule
+    firmware: VmFirmware
 
 
 def configure_logs() -> None:
@@ -118,28 +120,30 @@ def configure_logs() -> None:
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
-async def _compose(
-    config: DaemonConfig,
-    certificate: Certificate | None,
-    state: StateFolder,
-    catalog: Catalog,
-    reserve: SpaceReserve,
-) -> _Composition:
-    users = VmUsers()
-    events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
-    records = VmRecords(catalog, events)
+@dataclass(frozen=True)
+class _Ground:
+    """What the rooms stand on."""
+
+    config: DaemonConfig
+    state: StateFolder
+    catalog: Catalog
+    events: EventLog
+    facts: Facts
+    processes: Processes
+    users: VmUsers
+
+
+def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
+    state, processes = ground.state, ground.processes
+    records = VmRecords(ground.catalog, ground.events)
     usage = VmUsage(records)
-    switches = SwitchBoard(catalog, state, processes, usage)
-    images = ImageStore(catalog, state, usage)
-    operations = Operations(catalog, events, state.operations, reserve)
-    capabilities = CapabilityProbe(processes, facts)
-    acceleration = AccelerationProbe(processes, facts)
-    host_keys = HostKeys(state.keys, _sealer(config))
-    attested = _attestation(config, state, catalog)
+    switches = SwitchBoard(ground.catalog, state, processes, usage)
+    images = ImageStore(ground.catalog, state, usage)
+    host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
-    rooms = Rooms(
+    return Rooms(
         state=state,
-        events=events,
+        events=ground.events,
         records=records,
         processes=processes,
         machines=Machines(processes, capabilities),
@@ -151,10 +155,17 @@ async def _compose(
         vtpm=vtpm,
         firmware=FirmwareStates(vtpm, host_keys),
         host_keys=host_keys,
-        acceleration=acceleration,
+        acceleration=AccelerationProbe(processes, ground.facts),
         groups=VmGroups(find_cgroups()),
-        identities=users,
+        identities=ground.users,
     )
+
+
+async def _compose(ground: _Ground, certificate: Certificate | None, reserve: SpaceReserve) -> _Composition:
+    state, catalog, events, processes = ground.state, ground.catalog, ground.events, ground.processes
+    capabilities = CapabilityProbe(processes, ground.facts)
+    rooms = _rooms(ground, capabilities)
+    operations = Operations(catalog, events, state.operations, reserve)
     registry = VmRegistry(rooms, operations)
     trust = TrustRecords(catalog, events)
     attestation = Attestation(trust, EndorsementAuthority(state.keys), operations, registry.named)
@@ -163,19 +174,27 @@ async def _compose(
         *attest_work.procedures(attestation),
         *create.procedures(rooms, registry.owner, registry.forget),
         *image_operations.procedures(
-            state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
+            state,
+            processes,
+            rooms.images,
+            ImageBuilder(state, processes),
+            Downloader(),
+            ground.users.converter,
         ),
     ):
         operations.register(procedure)
-    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
+    firmware = VmFirmware(rooms, registry, operations)
+    attested = _attestation(ground.config, state, catalog)
+    checked = CheckedHost(processes, state.root, rooms.acceleration.verdict, capabilities.get)
     services = Services(
         vms=registry,
-        vm_counts=records,
+        firmware=firmware,
+        vm_counts=rooms.records,
         operations=operations,
-        images=images,
-        image_work=image_operations.ImageWork(operations, images),
+        images=rooms.images,
+        image_work=image_operations.ImageWork(operations, rooms.images),
         uploads=UploadFolder(state.scratch / "uploads"),
-        switches=switches,
+        switches=rooms.switches,
         events=events,
         host=_Host(checked),
         tokens=TokenStore(catalog),
@@ -186,7 +205,7 @@ async def _compose(
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.running)
-    return _Composition(rooms, registry, operations, services, facts, schedule)
+    return _Composition(rooms, registry, operations, services, ground.facts, schedule, firmware)
 
 
 @dataclass(frozen=True)
@@ -228,6 +247,7 @@ async def _come_back(made: _Composition) -> None:
     except HoldfastError as error:
         log.warning("QEMU cannot be used", error=error.message, cure=error.cure)
     await recover(rooms, made.registry, HOST_RESTARTED if await _host_restarted(made.facts) else DIED)
+    await made.firmware.come_back()
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]
@@ -250,7 +270,8 @@ async def run(config: DaemonConfig) -> None:
     reserve = SpaceReserve(state.reserve)
     catalog = await asyncio.to_thread(Catalog.open, state.catalog, reserve)
     certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None
-    made = await _compose(config, certificate, state, catalog, reserve)
+    ground = _Ground(config, state, catalog, EventLog(catalog), Facts(catalog), Processes(state), VmUsers())
+    made = await _compose(ground, certificate, reserve)
     await _come_back(made)
     await made.operations.launch()
     background = [

@@ -11,6 +11,7 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     events,
+    firmware_state,
     health,
     host,
     images,
@@ -27,6 +28,7 @@ from holdfast.api.services import Services
 ROUTERS = (
     vms,
     trust,
+    firmware_state,
     streams,
     images,
     switches,

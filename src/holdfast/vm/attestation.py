@@ -24,7 +24,7 @@ from holdfast.catalog.tables import TrustRow
 from holdfast.operations.engine import Operations
 from holdfast.qmp.agent import GuestAgent
 from holdfast.spec.attestation import Enrolment, PolicyAnswer, Schedule, TrustView, VmVerdict
-from holdfast.spec.errors import Failed, HoldfastError, Unsupported
+from holdfast.spec.errors import Failed, HoldfastError
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.trust import BOOT_PCRS, Bank, Finding, Severity, TrustPolicy, Verdict
@@ -36,6 +36,7 @@ from holdfast.trust.tpm.credential import make_credential
 from holdfast.trust.tpm.pcrs import PcrSelection
 from holdfast.trust.verdict import Evidence, explain_change, judge, learn_policy
 from holdfast.vm.admission import Verb
+from holdfast.vm.firmware_state import NoVtpm
 from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.guest_tpm import open_guest_tpm, read_event_log
 from holdfast.vm.owner import VmOwner
@@ -43,10 +44,6 @@ from holdfast.vm.records import VmRecord
 from holdfast.vm.trust_records import StoredEnrolment, TrustRecord, TrustRecords
 
 Progress = Callable[[float, str], None]
-
-
-class NoVtpm(Unsupported):
-    id = "no-vtpm"
 
 
 class TpmOfOther(Failed):

@@ -132,6 +132,12 @@ class VmRegistry:
         verb = Verb.KILL if force and owner.record.state not in (VmState.OFF, VmState.FAILED) else Verb.DELETE
         return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
 
+    async def begin(
+        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+    ) -> Operation:
+        """Begin an operation of another module on a VM: admitted and recorded together."""
+        return await self._submit(kind, owner, verb, params, actor)
+
     async def _submit(
         self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
     ) -> Operation:

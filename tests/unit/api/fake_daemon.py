@@ -18,7 +18,17 @@ from holdfast.api.tokens import TokenStore
 from holdfast.api.uploads import UploadFolder
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
+from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.errors import Conflict, NotFound
+from holdfast.spec.firmware_state import (
+    HostKeyKind,
+    HostKeyRotate,
+    HostKeyRotation,
+    RecoveryKey,
+    RecoveryKeyRequest,
+    StateExport,
+    StateImport,
+)
 from holdfast.spec.host import CheckLine, CheckStatus, HostInventory
 from holdfast.spec.host_attestation import EnrolledHost
 from holdfast.spec.ids import new_id
@@ -26,6 +36,7 @@ from holdfast.spec.image import Image, ImageKind, ImageOrigin
 from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.switch import SwitchSpec
+from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy
 from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
@@ -220,6 +231,103 @@ class FakeVms:
         return {"off": len(self.known)}
 
 
+class FakeTrust:
+    """A VM's trust with a verdict that a test sets; what is asked for is kept."""
+
+    def __init__(self, vms: FakeVms, operations: FakeOperations) -> None:
+        self.vms = vms
+        self.operations = operations
+        self.asked: list[Any] = []
+        self.kept_policy = TrustPolicy()
+        self.verdict = VmVerdict(
+            verdict="pass",
+            findings=(Finding(id="quote-valid", severity=Severity.INFO, text="it is"),),
+            bank=Bank.SHA256,
+            pcrs={4: "ab" * 32},
+            chain=(),
+            policy="default",
+            attested=True,
+            number=1,
+            vm="web",
+            time=TIME,
+        )
+
+    async def show(self, name: str) -> TrustView:
+        vm = self.vms._get(name).name
+        return TrustView(
+            vm=vm, enrolment=None, policy=self.kept_policy, interval_seconds=None, verdict=self.verdict
+        )
+
+    async def begin(self, name: str, actor: str) -> Operation:
+        self.vms._get(name)
+        begun = self.operations.begin("vm.attest", name, actor, lambda: None)
+        result = self.verdict.model_dump(mode="json")
+        self.operations.known[begun.id] = begun.model_copy(update={"result": result})
+        return begun
+
+    async def history(self, name: str, query: PageQuery) -> Page[VmVerdict]:
+        return Page(items=(self.verdict,), total=1, offset=query.offset, limit=query.limit)
+
+    async def policy(self, name: str) -> TrustPolicy:
+        return self.kept_policy
+
+    async def learn(self, name: str, dry_run: bool) -> PolicyAnswer:
+        return PolicyAnswer(policy=self.kept_policy, stored=not dry_run, change=None)
+
+    async def set_policy(self, name: str, policy: TrustPolicy, dry_run: bool) -> PolicyAnswer:
+        if not dry_run:
+            self.kept_policy = policy
+        return PolicyAnswer(policy=policy, stored=not dry_run, change=None)
+
+    async def schedule(self, name: str, wanted: Schedule) -> TrustView:
+        self.asked.append(wanted.interval_seconds)
+        return await self.show(name)
+
+    async def forget(self, name: str) -> None:
+        self.asked.append(("forget", self.vms._get(name).name))
+
+    async def passed(self) -> dict[str, bool]:
+        return {"web": self.verdict.verdict == "pass"}
+
+
+class FakeFirmware:
+    def __init__(self, vms: FakeVms) -> None:
+        self.vms = vms
+        self.asked: list[Any] = []
+        self.keys: dict[str, str] = {}
+
+    async def export_state(self, name: str, request: StateExport) -> bytes:
+        self.vms._get(name)
+        self.asked.append(request)
+        return b"\x89HFS\0exported"
+
+    async def import_state(self, name: str, path: Path, request: StateImport, actor: str) -> VmView:
+        self.asked.append((path.read_bytes(), request, actor))
+        path.unlink()
+        return self.vms._get(name)
+
+    async def recovery_key(self, name: str, request: RecoveryKeyRequest) -> RecoveryKey:
+        self.vms._get(name)
+        if name in self.keys and not request.new:
+            raise Conflict("a recovery key was made", value=name)
+        self.keys[name] = f"KEY-{len(self.keys)}-{request.new}"
+        return RecoveryKey(vm=name, recovery_key=self.keys[name])
+
+    async def recover(self, name: str, text: str) -> VmView:
+        self.asked.append(text)
+        return self.vms._get(name)
+
+    async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation:
+        self.asked.append(request.to)
+        return HostKeyRotation(
+            kind=request.to or HostKeyKind.TPM,
+            id="0" * 16,
+            words="kept well",
+            rewrapped=3,
+            unreadable=("db",),
+        )
+
+
 class FakeImages:
     def __init__(self, operations: FakeOperations) -> None:
         self.operations = operations
@@ -334,13 +442,17 @@ class FakeDaemon:
         self.events = EventLog(self.catalog)
         self.operations = FakeOperations(self.events)
         self.vms = FakeVms(self.operations)
+        self.firmware = FakeFirmware(self.vms)
+        self.trust = FakeTrust(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
         services = Services(
-            vms=self.vms, vm_counts=self.vms, operations=self.operations, images=self.images,
-            image_work=self.images, uploads=UploadFolder(self.folder / "uploads", reserve=0),
+            vms=self.vms, firmware=self.firmware, trust=self.trust, vm_counts=self.vms,
+            operations=self.operations,
+            images=self.images, image_work=self.images,
+            uploads=UploadFolder(self.folder / "uploads", reserve=0),
             switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,

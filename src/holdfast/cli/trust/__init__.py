@@ -4,6 +4,8 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.trust",
-    "show attest history policy schedule reset enrol hosts forget",
-    "What VMs booted with and whether that is as it should be; which hosts are trusted.",
+    "show attest history policy schedule reset"
+    " export_state import_state recovery_key recover rotate_host_key"
+    " enrol hosts forget",
+    "What VMs booted with and whether that is as it should be; their firmware state; trusted hosts.",
 )
