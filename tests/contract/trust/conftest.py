@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "guests")]
+_TESTS = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(_TESTS / "guests"), str(_TESTS / "unit/trust")]
 
 from emulated_tpm import EmulatedTpm, have_tools, manufacture
 from tpm_bench import Bench
