@@ -47,8 +47,9 @@ from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
+from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import create, lifecycle
+from holdfast.vm import create, key_work, lifecycle
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -111,6 +112,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
     operations = Operations(catalog, events, state.operations)
     capabilities = CapabilityProbe(processes, facts)
     acceleration = AccelerationProbe(processes, facts)
+    variables = VariableStores(processes, state)
     rooms = Rooms(
         state=state,
         events=events,
@@ -121,7 +123,8 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         ports=Ports(switches, state),
         images=images,
         volumes=Volumes(images, state, processes),
-        variables=VariableStores(processes, state),
+        variables=variables,
+        keys=KeyStores(processes, state, variables),
         vtpm=Vtpm(processes, state),
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),
@@ -131,6 +134,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
     for procedure in (
         *lifecycle.procedures(registry.owner),
         *create.procedures(rooms, registry.owner, registry.forget),
+        *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
         ),
@@ -145,6 +149,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         image_work=image_operations.ImageWork(operations, images),
         uploads=UploadFolder(state.scratch / "uploads"),
         switches=switches,
+        certificates=key_work.CertificateWork(rooms, operations),
         events=events,
         host=_Host(checked),
         tokens=TokenStore(catalog),

@@ -9,6 +9,7 @@ from holdfast.api import errors
 from holdfast.api.gate import Gate
 from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
+    certificates,
     events,
     health,
     host,
@@ -22,7 +23,7 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, tokens, health, metrics)
+ROUTERS = (vms, certificates, streams, images, switches, operations, events, host, tokens, health, metrics)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -14,6 +14,7 @@ from holdfast.spec.host import AccelerationVerdict
 from holdfast.storage.images import ImageStore
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
+from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm.records import VmRecords
 
@@ -43,6 +44,7 @@ class Rooms:
     images: ImageStore
     volumes: Volumes
     variables: VariableStores
+    keys: KeyStores
     vtpm: Vtpm
     acceleration: AccelerationProbe
     groups: VmGroups
