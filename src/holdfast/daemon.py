@@ -58,10 +58,11 @@ from holdfast.trust.host_attestation.records import GuardKeys, HostBook
 from holdfast.trust.host_attestation.tokens import TokenSigner
 from holdfast.trust.host_attestation.verifier import Verifier
 from holdfast.trust.host_key import HostKeys
+from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, lifecycle
+from holdfast.vm import attest_work, create, key_work, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
 from holdfast.vm.firmware_state import VmFirmware
@@ -141,6 +142,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
     images = ImageStore(ground.catalog, state, usage)
     host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
+    variables = VariableStores(processes, state)
     return Rooms(
         state=state,
         events=ground.events,
@@ -151,7 +153,8 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
         ports=Ports(switches, state),
         images=images,
         volumes=Volumes(images, state, processes),
-        variables=VariableStores(processes, state),
+        variables=variables,
+        keys=KeyStores(processes, state, variables),
         vtpm=vtpm,
         firmware=FirmwareStates(vtpm, host_keys),
         host_keys=host_keys,
@@ -173,6 +176,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         *lifecycle.procedures(registry.owner),
         *attest_work.procedures(attestation),
         *create.procedures(rooms, registry.owner, registry.forget),
+        *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             state,
             processes,
@@ -195,6 +199,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         image_work=image_operations.ImageWork(operations, rooms.images),
         uploads=UploadFolder(state.scratch / "uploads"),
         switches=rooms.switches,
+        certificates=key_work.CertificateWork(rooms, operations),
         events=events,
         host=_Host(checked),
         tokens=TokenStore(catalog),

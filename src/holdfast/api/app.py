@@ -10,6 +10,7 @@ from holdfast.api.gate import Gate
 from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
+    certificates,
     events,
     firmware_state,
     health,
@@ -29,6 +30,7 @@ ROUTERS = (
     vms,
     trust,
     firmware_state,
+    certificates,
     streams,
     images,
     switches,

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from holdfast.spec.access import Principal
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
+from holdfast.spec.certificates import CertsEnrol, CertsUpdate, KeyPlans, VmCertificates
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -121,6 +122,17 @@ class Switches(Protocol):
     async def list(self, query: PageQuery) -> Page[SwitchSpec]: ...
 
 
+class Certificates(Protocol):
+    """Secure Boot's certificates of VMs; work on them returns its operation at once."""
+
+    async def show(self, name: str) -> VmCertificates: ...
+    async def plan(self, request: CertsUpdate) -> KeyPlans: ...
+    async def update(self, request: CertsUpdate, actor: str) -> Operation: ...
+    async def rollback(self, name: str, actor: str) -> Operation: ...
+    async def enrol(self, name: str, request: CertsEnrol, actor: str) -> Operation: ...
+    async def list(self, query: PageQuery) -> Page[VmCertificates]: ...
+
+
 class Events(Protocol):
     def follow(self, after: int | None = None) -> AsyncIterator[Event]: ...
     async def last_id(self) -> int: ...
@@ -189,6 +201,7 @@ class Services:
     image_work: ImageWork
     uploads: Uploads
     switches: Switches
+    certificates: Certificates
     events: Events
     host: Host
     tokens: Tokens

@@ -37,3 +37,6 @@ ImageArgument = Annotated[
 SwitchArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The switch.", autocompletion=complete_switch)
 ]
+VmsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="VMs.", autocompletion=complete_vm)
+]

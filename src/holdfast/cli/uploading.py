@@ -6,6 +6,9 @@ from typing import Any
 from holdfast.cli.output import say
 from holdfast.spec.errors import InvalidInput
 
+_LARGEST_IN_REQUEST = 1024**2
+"""Bytes; a larger file is none that fits, and the daemon says so."""
+
 
 class NoSuchFile(InvalidInput):
     id = "no-such-file"
@@ -53,3 +56,16 @@ def text_of(text: str) -> str:
         return path.read_text().strip() if path.is_file() else text
     except (OSError, UnicodeDecodeError) as error:
         raise NoSuchFile(f"{text!r} cannot be read as text", value=text) from error
+
+
+def base64_of(path: Path) -> str:
+    """A small file's content for a request. Raises NoSuchFile."""
+    import base64
+
+    try:
+        with path.expanduser().open("rb") as file:
+            return base64.b64encode(file.read(_LARGEST_IN_REQUEST)).decode()
+    except OSError as error:
+        raise NoSuchFile(
+            f"{str(path)!r} cannot be read: {error.strerror}", value=str(path), cure="Check the path."
+        ) from error

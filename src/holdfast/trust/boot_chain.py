@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from holdfast.spec.trust import Bank, ChainLink, LinkRole, Signer
 from holdfast.trust.event_log import Event, EventLog, Kind
+from holdfast.trust.guest_text import printable
 from holdfast.trust.measured import (
     claimed_path,
     claimed_text,
@@ -19,7 +20,7 @@ from holdfast.trust.measured import (
     proven_variable,
 )
 from holdfast.trust.secure_boot_record import SecureBootRecord, is_separator, read_record
-from holdfast.trust.signature_lists import certificate_facts, printable
+from holdfast.trust.signature_lists import X509, read_certificate
 
 _TEXTS = (Kind.SEPARATOR, Kind.ACTION, Kind.EFI_ACTION)
 _BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
@@ -152,9 +153,9 @@ def _secure_boot(record: SecureBootRecord) -> ChainLink:
     state = {True: "on", False: "off", None: "not told"}[record.enabled]
     owner = next(
         (
-            facts.subject
+            printable(held.subject, _SHOWN)
             for each in record.databases.get("PK", ())
-            if each.kind == "x509" and (facts := certificate_facts(each.content))
+            if each.kind == X509 and (held := read_certificate(each.data))
         ),
         None,
     )

@@ -87,6 +87,11 @@ class VariableStores:
         await asyncio.to_thread(put)
         return summary
 
+    async def enrolled(self, template: Path) -> bytes:
+        """The store of a new VM with Secure Boot, made from an empty one. Raises as `make`."""
+        data, _ = await self._enrolled(template, await asyncio.to_thread(read_store, template))
+        return data
+
     async def _enrolled(self, template: Path, data: bytes) -> tuple[bytes, VariablesSummary]:
         kept = self._state.firmware / f"{_digest(data)}.fd"
         async with self._enrolling:
@@ -101,7 +106,7 @@ class VariableStores:
         scratch = self._state.scratch / f"variables-{new_id()}.fd"
         try:
             done = await self._processes.run(
-                [_program(), "--input", str(template), "--output", str(scratch), *_KEY_SET],
+                [fw_vars_program(), "--input", str(template), "--output", str(scratch), *_KEY_SET],
                 owner="host",
                 timeout=_PATIENCE,
             )
@@ -119,7 +124,7 @@ class VariableStores:
         return data, summary
 
 
-def _program() -> str:
+def fw_vars_program() -> str:
     """Of our own environment; else, where a distribution packages it, of the PATH."""
     beside = Path(sys.executable).parent / "virt-fw-vars"
     return str(beside) if beside.exists() else beside.name

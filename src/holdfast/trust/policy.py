@@ -12,9 +12,9 @@ from holdfast.trust.baseline import Difference, differences
 from holdfast.trust.boot_chain import BootChain, name_events
 from holdfast.trust.event_log import EventLog
 from holdfast.trust.findings import Findings
+from holdfast.trust.guest_text import printable
 from holdfast.trust.measured import claims_grub_text, grub_text, has_false_data
 from holdfast.trust.secure_boot_record import Authority, Lists, lists_of
-from holdfast.trust.signature_lists import printable
 
 
 @dataclass(frozen=True, slots=True)

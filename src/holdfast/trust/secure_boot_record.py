@@ -12,8 +12,17 @@ from dataclasses import dataclass, field
 
 from holdfast.spec.trust import Bank, Signer
 from holdfast.trust.event_log import Event, EventLog
+from holdfast.trust.guest_text import printable
 from holdfast.trust.measured import SECURITY_DATABASE, SHIM_LOCK, Variable, claimed_text, proven_variable
-from holdfast.trust.signature_lists import Signature, certificate_facts, printable, read_signature_lists
+from holdfast.trust.signature_lists import (
+    CERTIFICATE_SHA256,
+    SHA256,
+    X509,
+    HeldCertificate,
+    Signature,
+    parse_lists,
+    read_certificate,
+)
 
 _STRONG = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
 _SEPARATORS = {
@@ -25,6 +34,7 @@ _DEBUG = b"UEFI Debug Mode"
 _NO_DMA_PROTECTION = b"DMA Protection Disabled"
 _OWNER = 16
 _MAX_SBAT = 4096
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,7 @@ def _database(record: SecureBootRecord, event: Event, variable: Variable) -> Non
     try:
         if variable.name in record.databases:
             raise ValueError("it was measured before")
-        record.databases[variable.name] = read_signature_lists(variable.data)
+        record.databases[variable.name] = parse_lists(variable.data)
     except ValueError as error:
         record.databases[variable.name] = ()
         record.unexplained.append((event, f"{variable.name}: {error}"))
@@ -151,14 +161,20 @@ def _sbat(record: SecureBootRecord, event: Event, variable: Variable) -> None:
 def _authority(event: Event, variable: Variable) -> Authority | None:
     """Its data are an EFI_SIGNATURE_DATA, or with shim's own certificate only that."""
     for content in (variable.data[_OWNER:], variable.data):
-        facts = certificate_facts(content)
-        if facts is not None:
-            signer = Signer(subject=facts.subject, fingerprint=facts.fingerprint, source=_source(variable))
-            return Authority(event, variable, signer, facts.tbs_sha256)
+        held = read_certificate(content)
+        if held is not None:
+            signer = signer_of(held, _source(variable))
+            body = hashlib.sha256(held.certificate.tbs_certificate_bytes).digest()
+            return Authority(event, variable, signer, body)
     if len(variable.data) == _OWNER + 32:
         text = f"sha256:{variable.data[_OWNER:].hex()}"
         return Authority(event, variable, Signer(subject=text, fingerprint="", source=_source(variable)), b"")
     return None
+
+
+def signer_of(held: HeldCertificate, source: str) -> Signer:
+    """`source` names the list that holds the certificate."""
+    return Signer(subject=printable(held.subject, _SHOWN), fingerprint=held.fingerprint, source=source)
 
 
 def _source(variable: Variable) -> str:
@@ -204,9 +220,7 @@ def lists_of(record: SecureBootRecord) -> Lists:
     dbx = record.databases.get("dbx", ())
     return Lists(
         allowed=frozenset(each.entry for each in record.databases.get("db", ())),
-        images=frozenset(each.content for each in dbx if each.kind == "sha256"),
-        certificates=frozenset(
-            hashlib.sha256(each.content).hexdigest() for each in dbx if each.kind == "x509"
-        ),
-        bodies=frozenset(each.content[:32] for each in dbx if each.kind == "x509-sha256"),
+        images=frozenset(each.data for each in dbx if each.kind == SHA256),
+        certificates=frozenset(hashlib.sha256(each.data).hexdigest() for each in dbx if each.kind == X509),
+        bodies=frozenset(each.data[:32] for each in dbx if each.kind == CERTIFICATE_SHA256),
     )

@@ -23,6 +23,7 @@ class Verb(StrEnum):
     RENAME = "rename"
     CHANGE = "change"
     CLONE = "clone"
+    CERTIFICATES = "certificates"
     DELETE = "delete"
     CONSOLE = "console"
     AGENT = "agent"
@@ -71,6 +72,7 @@ _FROM: dict[Verb, frozenset[VmState]] = {
     Verb.RENAME: _DEAD | {_S.SAVED},
     Verb.CHANGE: frozenset(VmState) - {_S.MIGRATING, _S.SAVED, _S.SAVING},
     Verb.CLONE: _DEAD,
+    Verb.CERTIFICATES: _DEAD,
     Verb.DELETE: _DEAD | {_S.SAVED},
     Verb.CONSOLE: _ALIVE | {_S.SAVING},
     Verb.AGENT: frozenset({_S.RUNNING, _S.STOPPING}),
@@ -100,6 +102,7 @@ _CURES: dict[Verb, str] = {
     Verb.RENAME: "Stop or save the VM first.",
     Verb.CHANGE: "Start the saved VM, or delete its saved memory with `holdfast vm kill`.",
     Verb.CLONE: "Stop the VM first; a running or saved VM has state that a clone would lose.",
+    Verb.CERTIFICATES: "Try again.",
     Verb.DELETE: "Stop the VM first, or add --force.",
     Verb.CONSOLE: "Start the VM first.",
     Verb.AGENT: "Start the VM first.",
@@ -143,6 +146,7 @@ _WORDS: dict[Verb, str] = {
     Verb.RENAME: "be renamed",
     Verb.CHANGE: "be changed",
     Verb.CLONE: "be cloned",
+    Verb.CERTIFICATES: "be given other certificates",
     Verb.DELETE: "be deleted",
     Verb.CONSOLE: "be reached by console or screen",
     Verb.AGENT: "be reached by its agent",

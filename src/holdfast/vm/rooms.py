@@ -16,6 +16,7 @@ from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
 from holdfast.trust.host_key import HostKeys
+from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm.records import VmRecords
 
@@ -45,6 +46,7 @@ class Rooms:
     images: ImageStore
     volumes: Volumes
     variables: VariableStores
+    keys: KeyStores
     vtpm: Vtpm
     firmware: FirmwareStates
     host_keys: HostKeys

@@ -25,6 +25,7 @@ from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.memory_image import MemoryImage
+from holdfast.vm.pending_keys import before_start
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
 
@@ -37,6 +38,8 @@ async def bring_up(
     On failure nothing of it is left, and the vTPM is what it was.
     """
     await take_down(rooms, record)
+    if image is None:
+        await before_start(rooms, record)
     try:
         return await _build(rooms, record, image, verdict, machine_type)
     except BaseException:

@@ -19,6 +19,16 @@ from holdfast.api.uploads import UploadFolder
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
+from holdfast.spec.certificates import (
+    CertificateStatus,
+    CertificateView,
+    CertsEnrol,
+    CertsUpdate,
+    KeyPlan,
+    KeyPlans,
+    KeyStep,
+    VmCertificates,
+)
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.firmware_state import (
     HostKeyKind,
@@ -386,6 +396,46 @@ class FakeSwitches:
         return _page(list(self.known.values()), query)
 
 
+class FakeCertificates:
+    def __init__(self, operations: FakeOperations) -> None:
+        self.operations = operations
+        self.asked: list[Any] = []
+        view = CertificateView(
+            variable="db", subject="CN=A \u202e CA", issuer="CN=A", expires=TIME, fingerprint="0" * 64
+        )
+        self.known = VmCertificates(
+            vm="web", status=CertificateStatus.UPDATE_AVAILABLE, reason="To be added: one.",
+            loader_signers=("A CA", "B CA"), certificates=(view,), missing=("uefi-ca-2023",),
+        )  # fmt: skip
+
+    async def show(self, name: str) -> VmCertificates:
+        if name != "web":
+            raise VmNotFound(f"there is no VM {name!r}", value=name)
+        return self.known
+
+    async def plan(self, request: CertsUpdate) -> KeyPlans:
+        self.asked.append(request)
+        step = KeyStep(variable="db", action="add", what="B CA", expires=TIME)
+        plan = KeyPlan(vm="web", when="now", status=self.known.status, steps=(step,), notices=("PCR 7",))
+        return KeyPlans(items=(plan,))
+
+    def _begin(self, kind: str, subject: str, actor: str, request: Any) -> Operation:
+        self.asked.append(request)
+        return self.operations.begin(kind, subject, actor, lambda: None)
+
+    async def update(self, request: CertsUpdate, actor: str) -> Operation:
+        return self._begin("certs.update", "web", actor, request)
+
+    async def rollback(self, name: str, actor: str) -> Operation:
+        return self._begin("certs.rollback", name, actor, name)
+
+    async def enrol(self, name: str, request: CertsEnrol, actor: str) -> Operation:
+        return self._begin("certs.enrol", name, actor, request)
+
+    async def list(self, query: PageQuery) -> Page[VmCertificates]:
+        return _page([self.known], query)
+
+
 class FakeHost:
     async def check(self) -> tuple[CheckLine, ...]:
         return (
@@ -445,6 +495,7 @@ class FakeDaemon:
         self.firmware = FakeFirmware(self.vms)
         self.trust = FakeTrust(self.vms, self.operations)
         self.images = FakeImages(self.operations)
+        self.certificates = FakeCertificates(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
@@ -453,6 +504,7 @@ class FakeDaemon:
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
+            certificates=self.certificates,
             switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,

@@ -16,7 +16,7 @@ MAGIC = b"QFI\xfb"
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _DATA_FILE_NAME = 0x44415441
-_CORRUPT, _DATA_FILE, _EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
+_DIRTY, _CORRUPT, _DATA_FILE, _EXTENDED_L2 = 1 << 0, 1 << 1, 1 << 2, 1 << 4
 _KNOWN = 0b11111
 _OFFSET = 0x00FFFFFFFFFFFE00  # bits 9 to 55 of an L1 or L2 entry
 _COMPRESSED = 1 << 62
@@ -25,7 +25,7 @@ _LONGEST_NAME = 1023
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
     version: int
     backing_offset: int
     backing_length: int
@@ -45,11 +45,26 @@ class _Header:
 
     @property
     def l2_entry(self) -> int:
-        return 16 if self.incompatible & _EXTENDED_L2 else 8
+        return 16 if self.extended else 8
+
+    @property
+    def extended(self) -> bool:
+        """Whether L2 entries say of each 32nd of a cluster whether it is there."""
+        return bool(self.incompatible & _EXTENDED_L2)
+
+    @property
+    def unit(self) -> int:
+        """Bytes that are there, or not, as one: a cluster or a subcluster."""
+        return self.cluster // 32 if self.extended else self.cluster
+
+    @property
+    def needs_more_than_tables(self) -> bool:
+        """Corrupt, with data elsewhere, compressed by zstd, or with features that are not known."""
+        return bool(self.incompatible & ~(_DIRTY | _EXTENDED_L2))
 
 
 def inspect(reader: Reader) -> Inspection:
-    header = _header(reader)
+    header = read_header(reader)
     _refuse_features(reader, header)
     found = disk(reader, "qcow2", header.size)
     reader.require(
@@ -65,7 +80,12 @@ def inspect(reader: Reader) -> Inspection:
     return found
 
 
-def _header(reader: Reader) -> _Header:
+def read_header(reader: Reader) -> Header:
+    """The header's fields, where they can be those of an image.
+
+    Raises:
+        ImageTruncated, ImageDamaged, ImageFeatureUnknown: they cannot.
+    """
     fields = _V2.unpack(reader.read(0, _V2.size, "the qcow2 header"))
     _, version, backing_offset, backing_length, bits, size, crypt, l1, l1_offset, refs, clusters = fields[:11]
     if version not in (2, 3):
@@ -79,9 +99,11 @@ def _header(reader: Reader) -> _Header:
         incompatible, _, _, _, length = _V3.unpack(reader.read(_V2.size, _V3.size, "the qcow2 header"))
     if not 9 <= bits <= 21:
         raise damaged("qcow2", f"clusters of 2^{bits} bytes")
+    if incompatible & _EXTENDED_L2 and bits < 14:
+        raise damaged("qcow2", f"subclusters in clusters of 2^{bits} bytes")
     if not 72 <= length <= 1 << bits:
         raise damaged("qcow2", f"a header of {length} bytes")
-    return _Header(
+    return Header(
         version,
         backing_offset,
         backing_length,
@@ -97,7 +119,7 @@ def _header(reader: Reader) -> _Header:
     )
 
 
-def _refuse_features(reader: Reader, header: _Header) -> None:
+def _refuse_features(reader: Reader, header: Header) -> None:
     if header.backing_offset:
         length = min(header.backing_length, _LONGEST_NAME)
         name = reader.peek(header.backing_offset, length).decode(errors="replace")
@@ -129,7 +151,7 @@ def _refuse_features(reader: Reader, header: _Header) -> None:
         raise damaged("qcow2", "it is marked as corrupt; `qemu-img check -r all` may repair it")
 
 
-def _extension(reader: Reader, header: _Header, wanted: int) -> str:
+def _extension(reader: Reader, header: Header, wanted: int) -> str:
     """Text of a header extension; empty where there is none."""
     position = header.length
     while position + 8 <= header.cluster:
@@ -145,7 +167,7 @@ def _extension(reader: Reader, header: _Header, wanted: int) -> str:
     return ""
 
 
-def _require_clusters(reader: Reader, header: _Header, needed: int) -> None:
+def _require_clusters(reader: Reader, header: Header, needed: int) -> None:
     """QEMU reads what lies beyond the end of the file as zeros, so a file cut off would pass unseen."""
     if header.l1_offset % header.cluster or header.l1_offset < header.cluster:
         raise damaged("qcow2", f"the L1 table at byte {header.l1_offset}")
