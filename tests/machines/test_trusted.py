@@ -11,18 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from boot_chain import EspOf, other_signed_grub
 from debian_guest import debian_vm, with_debian
 from invariants import check_invariants
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
 from small_vms import with_small_images
 
+from holdfast.spec.attestation import PolicyAnswer, TrustView, VmVerdict
+from holdfast.spec.trust import LinkRole, Severity
 from holdfast.spec.vm import VmState
 
 NAME = "Trusted One"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfYTC3uqUbUG6e0nCkVmpWeHYqV1wQyJ5d4wQ9l8Vjz me@there"
 # Register 10 is IMA's: it changes with every program that the guest runs.
 _PCRS = "cat /sys/class/tpm/tpm0/pcr-sha256/[0-9]"
+GRUB = "/EFI/BOOT/grubx64.efi"
 _BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 pytestmark = pytest.mark.timeout(420)
 
@@ -101,6 +105,45 @@ def test_processes_are_unprivileged_and_tell_no_secrets(shared: LiveHost, truste
     assert not [key for key in keys if len(key) >= 16 and (key in text or key.hex().encode() in text)]
 
 
+def attest(host: LiveHost, name: str) -> VmVerdict:
+    return VmVerdict.model_validate(host.do("POST", f"/v1/vms/{name}/trust/attest").result)
+
+
+def failures(verdict: VmVerdict) -> dict[str, str]:
+    return {each.id: each.text for each in verdict.findings if each.severity is Severity.FAILURE}
+
+
+def test_its_boot_is_attested_by_its_own_tpm(shared: LiveHost, trusted: str) -> None:
+    verdict = attest(shared, trusted)
+    assert verdict.verdict == "pass" and verdict.attested and not failures(verdict), verdict
+    assert {"quote-valid", "secure-boot-on"} <= {each.id for each in verdict.findings}
+    roles = [link.role for link in verdict.chain]
+    assert {LinkRole.SHIM, LinkRole.GRUB, LinkRole.KERNEL, LinkRole.SECURE_BOOT} <= set(roles), roles
+    signers = {signer.subject for link in verdict.chain for signer in link.signers}
+    assert any("Microsoft" in each for each in signers) and any("Debian" in each for each in signers), signers
+    inside = shared.run_in(trusted, "cat /sys/class/tpm/tpm0/pcr-sha256/[47]").split()
+    assert [verdict.pcrs[4], verdict.pcrs[7]] == [each.lower() for each in inside]
+    view = TrustView.model_validate(shared.call("GET", f"/v1/vms/{trusted}/trust"))
+    assert view.enrolment is not None and view.verdict == verdict
+    with shared.client() as client:
+        metrics = client.content("GET", "/metrics", None).decode()
+    assert f'holdfast_trust_verdict{{vm="{trusted}"}} 1.0' in metrics
+
+
+def test_a_policy_is_tried_before_it_counts(shared: LiveHost, trusted: str) -> None:
+    policy = shared.call("GET", f"/v1/vms/{trusted}/trust/policy")
+    grub = next(each for each in attest(shared, trusted).chain if each.role is LinkRole.GRUB)
+    stricter = {**policy, "forbidden": [grub.digest]}
+    path = f"/v1/vms/{trusted}/trust/policy"
+    tried = PolicyAnswer.model_validate(shared.call("PUT", path, stricter, dry_run="true"))
+    assert tried.change and not tried.stored, tried
+    assert tried.change.before.verdict == "pass" and tried.change.after.verdict == "fail", tried
+    assert shared.call("GET", path) == policy
+    learned = PolicyAnswer.model_validate(shared.call("POST", f"{path}/learn"))
+    assert learned.stored and learned.policy.baseline, learned
+    assert "baseline-matches" in {each.id for each in attest(shared, trusted).findings}
+
+
 def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
     pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
     assert len(set(pcrs.split())) > 5
@@ -130,10 +173,48 @@ def test_a_vm_outlives_its_swtpm_and_starts_with_a_new_one(shared: LiveHost, tru
     check_invariants(shared)
     shared.do("POST", f"/v1/vms/{trusted}/start")
     shared.wait_agent(trusted)
+    verdict = attest(shared, trusted)
+    assert verdict.verdict == "pass" and "baseline-matches" in {each.id for each in verdict.findings}, verdict
+
+
+def test_another_grub_that_is_signed_is_named_by_the_verdict(
+    shared: LiveHost, trusted: str, tmp_path: Path
+) -> None:
+    shared.call("POST", f"/v1/vms/{trusted}/kill")
+    esp = EspOf(shared.state.vm(trusted) / "disk0.qcow2", tmp_path)
+    theirs = esp.read(GRUB)
+    other = other_signed_grub(theirs)
+    if other is None:
+        pytest.skip("the archive holds one signed GRUB only")
+    esp.replace(GRUB, other.read_bytes())
+    shared.do("POST", f"/v1/vms/{trusted}/start")
+    shared.wait_agent(trusted)
+    verdict = attest(shared, trusted)
+    assert verdict.verdict == "fail" and verdict.attested, verdict
+    assert list(failures(verdict)) == ["boot-chain-changed"], failures(verdict)
+    assert failures(verdict)["boot-chain-changed"].startswith("GRUB (PCR 4"), failures(verdict)
+    told = shared.call("GET", "/v1/events/recent", limit=1000, subject=trusted)
+    changed = [each["data"] for each in told if each["kind"] == "trust.verdict-changed"]
+    assert [each["verdict"] for each in changed] == ["pass", "fail"], changed
+    # Secure Boot itself refuses one whose signature does not fit, and the console says so.
+    shared.call("POST", f"/v1/vms/{trusted}/kill")
+    spoiled = bytearray(theirs)
+    spoiled[len(spoiled) // 2] ^= 1
+    esp.replace(GRUB, bytes(spoiled))
+    shared.do("POST", f"/v1/vms/{trusted}/start")
+    deadline = time.monotonic() + 120
+    while "Security Violation" not in shared.console(trusted):
+        assert time.monotonic() < deadline, shared.console(trusted)
+        time.sleep(0.5)
+    shared.call("POST", f"/v1/vms/{trusted}/kill")
+    esp.replace(GRUB, theirs)
 
 
 @pytest.mark.slow
 def test_a_clone_is_trusted_for_itself(shared: LiveHost, trusted: str) -> None:
+    shared.do("POST", f"/v1/vms/{trusted}/start")
+    shared.wait_agent(trusted)
+    assert attest(shared, trusted).verdict == "pass"
     machine_id = shared.run_in(trusted, "cat /etc/machine-id")
     before = shared.vm(trusted)
     shared.do("POST", f"/v1/vms/{trusted}/stop", timeout_seconds=300)
@@ -153,5 +234,8 @@ def test_a_clone_is_trusted_for_itself(shared: LiveHost, trusted: str) -> None:
     shared.run_in("copy", "cloud-init status --wait >/dev/null || true", limit=240)
     assert shared.run_in("copy", "hostname").strip() == "copy"
     assert shared.run_in("copy", "cat /etc/machine-id") != machine_id
+    enrolled = shared.call("GET", "/v1/vms/copy/trust")["enrolment"]
+    assert attest(shared, "copy").verdict == "pass"
+    assert shared.call("GET", "/v1/vms/copy/trust")["enrolment"] != enrolled is None
     shared.do("DELETE", "/v1/vms/copy", force="true")
     assert check_invariants(shared) == []

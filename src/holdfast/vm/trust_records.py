@@ -69,9 +69,7 @@ class TrustRecords:
             TrustRow.interval_seconds.is_not(None)
         )
         return await self._catalog.read(
-            lambda session: {
-                vm: seconds for vm, seconds in session.execute(statement).tuples() if seconds is not None
-            }
+            lambda session: {row[0]: row[1] for row in session.execute(statement) if row[1] is not None}
         )
 
     async def add(self, vm_id: str, verdict: Verdict) -> VmVerdict:
@@ -120,7 +118,7 @@ class TrustRecords:
             .where(VerdictRow.number.in_(newest))
         )
         return await self._catalog.read(
-            lambda session: {name: verdict == "pass" for name, verdict in session.execute(statement).tuples()}
+            lambda session: {row[0]: row[1] == "pass" for row in session.execute(statement)}
         )
 
 

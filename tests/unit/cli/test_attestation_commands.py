@@ -1,0 +1,64 @@
+"""`holdfast trust` on VMs, as a person runs it, against a daemon with a fake verdict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import run
+
+from holdfast.spec.trust import Finding, Severity
+
+
+def test_a_verdict_is_printed_and_decides_the_exit_code(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    passed = run(daemon, "trust", "attest", "web", "--format", "json")
+    wire = json.loads(passed.stdout)
+    assert passed.returncode == 0 and wire["verdict"] == "pass", passed.stderr
+    assert wire["findings"] == [{"id": "quote-valid", "severity": "info", "text": "it is"}]
+    assert {"pcrs", "chain"} <= wire.keys()
+    changed = Finding(id="boot-chain-changed", severity=Severity.FAILURE, text="GRUB\x1b[31m was another")
+    daemon.trust.verdict = daemon.trust.verdict.model_copy(update={"verdict": "fail", "findings": (changed,)})
+    failed = run(daemon, "trust", "attest", "web")
+    assert failed.returncode == 12
+    assert "FAIL" in failed.stdout and "GRUB" in failed.stdout and "\x1b" not in failed.stdout
+    assert "boot-chain-changed" in run(daemon, "trust", "history", "web").stdout
+
+
+def test_show_tells_chain_policy_and_verdict(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    shown = run(daemon, "trust", "show", "web")
+    assert "not enrolled yet" in shown.stdout and "PASS" in shown.stdout and "ab" * 32 in shown.stdout
+    assert run(daemon, "trust", "show", "nobody").returncode == 3
+
+
+def test_a_policy_goes_out_is_edited_and_comes_back(daemon: Any, tmp_path: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    policy = json.loads(run(daemon, "trust", "policy", "show", "web").stdout)
+    policy["minimum_sbat"] = {"shim": 4}
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(policy))
+    tried = run(daemon, "trust", "policy", "set", "web", str(file), "--dry-run", "--format", "json")
+    assert json.loads(tried.stdout)["stored"] is False and daemon.trust.kept_policy.minimum_sbat == {}
+    assert run(daemon, "trust", "policy", "set", "web", str(file)).returncode == 0
+    assert daemon.trust.kept_policy.minimum_sbat == {"shim": 4}
+    assert "dry run" in run(daemon, "trust", "policy", "learn", "web", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("text", ["{", "\udcff", '{"compare": [99]}', '{"no_such_rule": 1}'])
+def test_what_is_no_policy_is_refused(daemon: Any, tmp_path: Path, text: str) -> None:
+    run(daemon, "vm", "create", "web")
+    file = tmp_path / "policy.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert run(daemon, "trust", "policy", "set", "web", str(file)).returncode == 2
+
+
+def test_a_schedule_is_an_interval_or_off(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    assert run(daemon, "trust", "schedule", "web", "--every", "900").returncode == 0
+    assert run(daemon, "trust", "schedule", "web", "--off").returncode == 0
+    assert daemon.trust.asked == [900, None]
+    for wrong in ((), ("--off", "--every", "60"), ("--every", "1")):
+        assert run(daemon, "trust", "schedule", "web", *wrong).returncode == 2
+    assert run(daemon, "trust", "reset", "web").returncode == 0
+    assert daemon.trust.asked[-1] == ("forget", "web")
