@@ -22,6 +22,7 @@ from holdfast.api.server import ApiServer
 from holdfast.api.services import Services
 from holdfast.api.tokens import TokenStore
 from holdfast.api.uploads import UploadFolder
+from holdfast.api.verifier_door import TlsVerifierDoor
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.facts import Facts
 from holdfast.catalog.store import Catalog
@@ -46,9 +47,17 @@ from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
+from holdfast.trust.endorsement_certificate import load_authorities
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
+from holdfast.trust.host_attestation.attested import AttestedHost
+from holdfast.trust.host_attestation.host import AttestingHost
+from holdfast.trust.host_attestation.records import GuardKeys, HostBook
+from holdfast.trust.host_attestation.tokens import TokenSigner
+from holdfast.trust.host_attestation.verifier import Verifier
 from holdfast.trust.host_key import HostKeys
+from holdfast.trust.tpm.sealing import HostTpmSealer
+from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
 from holdfast.vm.firmware_state import VmFirmware
@@ -105,7 +114,9 @@ def configure_logs() -> None:
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
-async def _compose(certificate: Certificate | None, state: StateFolder, catalog: Catalog) -> _Composition:
+async def _compose(
+    config: DaemonConfig, certificate: Certificate | None, state: StateFolder, catalog: Catalog
+) -> _Composition:
     users = VmUsers()
     events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
     records = VmRecords(catalog, events)
@@ -115,7 +126,8 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
     operations = Operations(catalog, events, state.operations)
     capabilities = CapabilityProbe(processes, facts)
     acceleration = AccelerationProbe(processes, facts)
-    host_keys = HostKeys(state.keys)
+    host_keys = HostKeys(state.keys, _sealer(config))
+    attested = _attestation(config, state, catalog)
     vtpm = Vtpm(processes, state, host_keys)
     rooms = Rooms(
         state=state,
@@ -136,14 +148,7 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         identities=users,
     )
     registry = VmRegistry(rooms, operations)
-    for procedure in (
-        *lifecycle.procedures(registry.owner),
-        *create.procedures(rooms, registry.owner, registry.forget),
-        *image_operations.procedures(
-            state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
-        ),
-    ):
-        operations.register(procedure)
+    _register(operations, rooms, registry, users)
     firmware = VmFirmware(rooms, registry, operations)
     checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
     services = Services(
@@ -158,9 +163,45 @@ async def _compose(certificate: Certificate | None, state: StateFolder, catalog:
         events=events,
         host=_Host(checked),
         tokens=TokenStore(catalog),
+        attesting=attested.host,
+        verifier=attested.verifier,
+        attested_hosts=attested.book,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     return _Composition(rooms, registry, operations, services, facts, firmware)
+
+
+def _register(operations: Operations, rooms: Rooms, registry: VmRegistry, users: VmUsers) -> None:
+    builder = ImageBuilder(rooms.state, rooms.processes)
+    for procedure in (
+        *lifecycle.procedures(registry.owner),
+        *create.procedures(rooms, registry.owner, registry.forget),
+        *image_operations.procedures(
+            rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
+        ),
+    ):
+        operations.register(procedure)
+
+
+@dataclass(frozen=True)
+class _Attestation:
+    host: AttestedHost
+    verifier: Verifier
+    book: HostBook
+
+
+def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> _Attestation:
+    book = HostBook(catalog)
+    authorities = load_authorities(config.tpm_authorities)
+    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.open(state.keys), authorities)
+    host = AttestingHost(config.host_tpm or HOST_TPM)
+    return _Attestation(AttestedHost(host, state.keys, TlsVerifierDoor()), verifier, book)
+
+
+def _sealer(config: DaemonConfig) -> HostTpmSealer | None:
+    """The host's TPM where one is named, or where the usual device is there."""
+    named = config.host_tpm is not None or Path(HOST_TPM.partition(":")[2]).exists()
+    return HostTpmSealer(config.host_tpm or HOST_TPM) if named else None
 
 
 async def _host_restarted(facts: Facts) -> bool:
@@ -203,7 +244,7 @@ async def run(config: DaemonConfig) -> None:
     lock = state.lock()
     catalog = await asyncio.to_thread(Catalog.open, state.catalog)
     certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None
-    made = await _compose(certificate, state, catalog)
+    made = await _compose(config, certificate, state, catalog)
     await _come_back(made)
     await made.operations.launch()
     background = [

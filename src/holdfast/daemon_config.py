@@ -16,6 +16,8 @@ ENVIRONMENT = {
     "runtime": "HOLDFAST_RUNTIME",
     "socket": "HOLDFAST_SOCKET",
     "listen": "HOLDFAST_LISTEN",
+    "host_tpm": "HOLDFAST_HOST_TPM",
+    "tpm_authorities": "HOLDFAST_TPM_AUTHORITIES",
 }
 SYSTEM_FILE = Path("/etc/holdfast/holdfast.toml")
 
@@ -53,6 +55,11 @@ class DaemonConfig(Frozen):
     listen: str | None = None
     """HOST:PORT of the TLS door; None: there is none."""
 
+    host_tpm: str | None = Field(default=None, pattern=r"^(device|swtpm):/")
+    """This host's TPM: `device:` or `swtpm:` and a path; None: `device:/dev/tpmrm0` where it is there."""
+    tpm_authorities: Path | None = None
+    """PEM file of those who make TPMs that this verifier trusts; None: who enrols a host vouches for it."""
+
     @field_validator("listen")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
@@ -60,7 +67,7 @@ class DaemonConfig(Frozen):
             split_address(value)
         return value or None
 
-    @field_validator("state", "runtime", "socket")
+    @field_validator("state", "runtime", "socket", "tpm_authorities")
     @classmethod
     def _is_absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None

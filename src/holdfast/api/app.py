@@ -9,6 +9,7 @@ from holdfast.api import errors
 from holdfast.api.gate import Gate
 from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
+    attestation,
     events,
     firmware_state,
     health,
@@ -23,7 +24,10 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, firmware_state, streams, images, switches, operations, events, host, tokens, health, metrics)
+ROUTERS = (
+    *(vms, firmware_state, streams, images, switches, operations, events),
+    *(host, attestation, tokens, health, metrics),
+)
 
 
 def _operation_id(route: APIRoute) -> str:

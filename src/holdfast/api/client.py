@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -62,9 +62,13 @@ class Place:
     """`sha256:` and hex digits of the certificate to be met; None: `ca` decides."""
     ca: Path | None = None
     token_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    """Wins over a file."""
 
 
 def _token(place: Place) -> str:
+    if place.token:
+        return place.token
     named = place.token_file or os.environ.get("HOLDFAST_TOKEN_FILE")
     if not named:
         raise NoTokenFile(

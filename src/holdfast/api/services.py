@@ -16,6 +16,19 @@ from holdfast.spec.firmware_state import (
     StateImport,
 )
 from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.spec.host_attestation import (
+    EnrolledHost,
+    HostAttested,
+    HostChallenge,
+    HostEnrol,
+    HostIdentity,
+    HostProof,
+    HostStanding,
+    ReleaseRequest,
+    VerifierLink,
+    VerifierView,
+    WrappedForHost,
+)
 from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.image_requests import ImageBuild, ImagePull, Upload
 from holdfast.spec.operation import Operation
@@ -124,6 +137,32 @@ class Tokens(Protocol):
     async def list(self, query: PageQuery) -> Page[TokenView]: ...
 
 
+class Attesting(Protocol):
+    """This host before its verifier."""
+
+    async def identity(self) -> HostIdentity: ...
+    async def prove(self, challenge: HostChallenge) -> HostProof: ...
+    async def link(self, link: VerifierLink) -> VerifierView: ...
+    async def verifier(self) -> VerifierView: ...
+    async def unlink(self) -> None: ...
+    async def attest(self) -> HostStanding: ...
+
+
+class Verifier(Protocol):
+    """This host as the verifier of others."""
+
+    async def enrol(self, request: HostEnrol) -> HostChallenge: ...
+    async def finish(self, proof: HostProof) -> EnrolledHost: ...
+    async def challenge(self, host_id: str) -> HostChallenge: ...
+    async def attest(self, proof: HostProof) -> HostAttested: ...
+    async def release(self, request: ReleaseRequest) -> WrappedForHost: ...
+    async def forget(self, name: str) -> None: ...
+
+
+class AttestedHosts(Protocol):
+    async def page(self, query: PageQuery) -> Page[EnrolledHost]: ...
+
+
 @dataclass(frozen=True)
 class Services:
     vms: Vms
@@ -137,5 +176,8 @@ class Services:
     events: Events
     host: Host
     tokens: Tokens
+    attesting: Attesting
+    verifier: Verifier
+    attested_hosts: AttestedHosts
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

@@ -108,6 +108,17 @@ class OperationRow(Table):
     ended: Mapped[datetime | None] = mapped_column(default=None)
 
 
+class AttestedHostRow(Table):
+    """A host that attests to this one."""
+
+    __tablename__ = "attested_hosts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(_NAME, unique=True)
+    enrolled: Mapped[datetime] = mapped_column(index=True)
+    record: Mapped[dict[str, Any]]
+
+
 class FactRow(Table):
     """What was found out once and holds until its key changes (acceleration, capabilities)."""
 

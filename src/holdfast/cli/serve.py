@@ -13,6 +13,12 @@ def command(
     runtime: Annotated[Path | None, typer.Option(help="Folder of sockets; a short path.")] = None,
     socket: Annotated[Path | None, typer.Option(help="UNIX socket of the API.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT of the API over TLS.")] = None,
+    host_tpm: Annotated[
+        str | None, typer.Option(help="This host's TPM: device:/dev/tpmrm0, or swtpm: and a socket.")
+    ] = None,
+    tpm_authorities: Annotated[
+        Path | None, typer.Option(help="PEM file of the TPM makers that this verifier trusts.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with these settings.")] = None,
 ) -> None:
     """Run the host daemon. Options win over HOLDFAST_* variables, those over the file."""
@@ -20,6 +26,7 @@ def command(
     import importlib
     import os
     import sys
+    from typing import Any
 
     from holdfast.cli.exit_codes import exit_code
     from holdfast.cli.main import report
@@ -35,6 +42,8 @@ def command(
             # As at its usual end: what the engine's threads are in the middle of goes on at the next start.
             os._exit(exit_code(error))
 
-    settings = load({"state": state, "runtime": runtime, "socket": socket, "listen": listen}, config)
+    options: dict[str, Any] = {"state": state, "runtime": runtime, "socket": socket, "listen": listen}
+    options |= {"host_tpm": host_tpm, "tpm_authorities": tpm_authorities}
+    settings = load(options, config)
     # The standard loop: uvloop starts no child processes as another user.
     asyncio.run(serve())

@@ -29,6 +29,7 @@ from holdfast.spec.firmware_state import (
     StateImport,
 )
 from holdfast.spec.host import CheckLine, CheckStatus, HostInventory
+from holdfast.spec.host_attestation import EnrolledHost
 from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind, ImageOrigin
 from holdfast.spec.operation import Operation, OperationState
@@ -37,6 +38,7 @@ from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
+from holdfast.trust.tpm.refusals import NoTpm
 
 T = TypeVar("T")
 structlog.configure(
@@ -333,6 +335,31 @@ class FakeHost:
         )
 
 
+class FakeAttesting:
+    """A host without a TPM."""
+
+    async def identity(self) -> Any:
+        raise NoTpm("there is no TPM at device:/dev/tpmrm0", value="device:/dev/tpmrm0", cure="Enable it.")
+
+    async def verifier(self) -> Any:
+        raise NotFound("no verifier has enrolled this host")
+
+
+class FakeVerifier:
+    """Knows one host."""
+
+    async def page(self, query: PageQuery) -> Page[EnrolledHost]:
+        pcrs = {0: "11" * 32}
+        host = EnrolledHost(
+            id="ab" * 32, name="alpha", endorsement="00", attestation="00", certified=False, pcrs=pcrs,
+            enrolled=datetime(2030, 1, 1, tzinfo=UTC),
+        )  # fmt: skip
+        return Page(items=(host,), total=1, offset=query.offset, limit=query.limit)
+
+    async def forget(self, name: str) -> None:
+        raise NotFound(f"this verifier knows no host {name!r}", value=name)
+
+
 class FakeDaemon:
     """Runs in a thread of its own, with its own loop; `call` runs a coroutine there."""
 
@@ -362,6 +389,7 @@ class FakeDaemon:
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
             switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
+            attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip
         self.app = build_app(services)

@@ -2,4 +2,4 @@
 
 from holdfast.cli.lazy import group
 
-app = group("holdfast.cli.host", "check show", "This host.")
+app = group("holdfast.cli.host", "check show attest", "This host.")
