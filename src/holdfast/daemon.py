@@ -150,7 +150,7 @@ async def _compose(
     registry = VmRegistry(rooms, operations)
     _register(operations, rooms, registry, users)
     firmware = VmFirmware(rooms, registry, operations)
-    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
+    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get, host_keys.facts)
     services = Services(
         vms=registry,
         firmware=firmware,
@@ -200,6 +200,8 @@ def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> 
 
 def _sealer(config: DaemonConfig) -> HostTpmSealer | None:
     """The host's TPM where one is named, or where the usual device is there."""
+    if config.host_tpm == "none":
+        return None
     named = config.host_tpm is not None or Path(HOST_TPM.partition(":")[2]).exists()
     return HostTpmSealer(config.host_tpm or HOST_TPM) if named else None
 
