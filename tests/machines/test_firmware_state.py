@@ -3,11 +3,13 @@
 import asyncio
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from emulated_tpm import EmulatedTpm, manufacture
 from invariants import check_invariants
 from live_host import LiveHost, OperationEndedBadly, live_host
 
@@ -218,6 +220,44 @@ def test_a_rotation_leaves_running_vms_alone_and_goes_on_after_a_kill(bare: Live
     bare.call("POST", "/v1/vms/web/kill")
     started(bare, "web")
     started(bare, "db")
+
+
+def test_a_key_sealed_in_the_hosts_tpm_needs_the_same_boot(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hft-", dir="/tmp") as folder:
+        manufacture(Path(folder))
+        tpm = EmulatedTpm(Path(folder)).start()
+        try:
+            with live_host(tmp_path, "--host-tpm", tpm.address) as host:
+                live_through_a_changed_boot(host, tpm, tmp_path)
+        finally:
+            tpm.stop()
+
+
+def live_through_a_changed_boot(host: LiveHost, tpm: EmulatedTpm, tmp_path: Path) -> None:
+    def key_line() -> dict[str, str]:
+        (line,) = (each for each in host.call("GET", "/v1/host/check") if each["id"] == "host-key")
+        return dict(line)
+
+    make(host, "web")
+    shown = post(host, "web/recovery-key")["recovery_key"]
+    assert json.loads((host.state.keys / "host.key").read_text())["kind"] == "tpm"
+    assert key_line()["status"] == "ok" and "TPM" in key_line()["text"]
+    host.stop()
+    tpm.reboot()
+    host.start()
+    started(host, "web")
+    host.stop()
+    tpm.reboot()
+    tpm.tool("tpm2_pcrextend", f"7:sha256={'ab' * 32}", folder=tmp_path)
+    host.start()
+    assert refused_start(host) == "host-key-sealed"
+    assert key_line()["status"] == "missing" and "recover" in key_line()["cure"]
+    post(host, "web/recover", {"recovery_key": shown})
+    started(host, "web")
+    assert key_line()["status"] == "ok"
+    assert host.call("POST", "/v1/host/key/rotate", {"to": "file"})["kind"] == "file"
+    assert key_line()["status"] == "limited" and "--to tpm" in key_line()["cure"]
+    started(host, "web")
 
 
 def test_a_plain_key_of_an_older_version_is_taken_over(bare: LiveHost) -> None:

@@ -259,7 +259,6 @@ class VmFirmware:
         return [
             VmFolder(record.id, record.name, self._rooms.state.vm(record.name))
             for record in await self._rooms.records.all()
-            if records.tpm_identity(record.spec, record.id) is not None
         ]
 
     async def _tell(self, event: str, owner: VmOwner, data: dict[str, Any]) -> None:
