@@ -172,24 +172,12 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     registry = VmRegistry(rooms, operations)
     trust = TrustRecords(catalog, events)
     attestation = Attestation(trust, EndorsementAuthority(state.keys), operations, registry.named)
-    for procedure in (
-        *lifecycle.procedures(registry.owner),
-        *attest_work.procedures(attestation),
-        *create.procedures(rooms, registry.owner, registry.forget),
-        *key_work.procedures(rooms, registry.owner),
-        *image_operations.procedures(
-            state,
-            processes,
-            rooms.images,
-            ImageBuilder(state, processes),
-            Downloader(),
-            ground.users.converter,
-        ),
-    ):
-        operations.register(procedure)
+    _register(operations, rooms, registry, attestation, ground.users)
     firmware = VmFirmware(rooms, registry, operations)
     attested = _attestation(ground.config, state, catalog)
-    checked = CheckedHost(processes, state.root, rooms.acceleration.verdict, capabilities.get)
+    checked = CheckedHost(
+        processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
+    )
     services = Services(
         vms=registry,
         firmware=firmware,
@@ -213,6 +201,22 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     return _Composition(rooms, registry, operations, services, ground.facts, schedule, firmware)
 
 
+def _register(
+    operations: Operations, rooms: Rooms, registry: VmRegistry, attestation: Attestation, users: VmUsers
+) -> None:
+    builder = ImageBuilder(rooms.state, rooms.processes)
+    for procedure in (
+        *lifecycle.procedures(registry.owner),
+        *attest_work.procedures(attestation),
+        *create.procedures(rooms, registry.owner, registry.forget),
+        *key_work.procedures(rooms, registry.owner),
+        *image_operations.procedures(
+            rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
+        ),
+    ):
+        operations.register(procedure)
+
+
 @dataclass(frozen=True)
 class _Attestation:
     host: AttestedHost
@@ -230,6 +234,8 @@ def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> 
 
 def _sealer(config: DaemonConfig) -> HostTpmSealer | None:
     """The host's TPM where one is named, or where the usual device is there."""
+    if config.host_tpm == "none":
+        return None
     named = config.host_tpm is not None or Path(HOST_TPM.partition(":")[2]).exists()
     return HostTpmSealer(config.host_tpm or HOST_TPM) if named else None
 

@@ -30,7 +30,8 @@ class OperationEndedBadly(AssertionError):
 
 
 class LiveHost:
-    def __init__(self, folder: Path, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, arguments: tuple[str, ...] = (), wrapper: tuple[str, ...] = ()) -> None:
+        """`wrapper` is a command that runs the daemon's command."""
         # Sockets need a short path, and VMs' users one that they may pass; pytest's is neither.
         self._base = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
         self._base.chmod(0o711)
@@ -38,6 +39,7 @@ class LiveHost:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "daemon.log"
         self._arguments = arguments
+        self._wrapper = wrapper
         self._daemon: subprocess.Popen[bytes] | None = None
         self.processes = Processes(self.state)
 
@@ -48,7 +50,7 @@ class LiveHost:
 
     def launch(self) -> None:
         """Start the daemon without waiting for it."""
-        argv = [sys.executable, "-m", "holdfast", "serve"]
+        argv = [*self._wrapper, sys.executable, "-m", "holdfast", "serve"]
         argv += ["--state", str(self.state.root), "--runtime", str(self.state.runtime), *self._arguments]
         with self.log.open("ab") as log:
             self._daemon = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

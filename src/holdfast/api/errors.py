@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from holdfast.spec import errors as kinds
-from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, kind_of
+from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, RemoteError, kind_of
 from holdfast.spec.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ STATUS: dict[type[HoldfastError], int] = {
     kinds.Cancelled: 409,
     kinds.Interrupted: 503,
 }
+_BY_NAME = {kind.__name__: status for kind, status in STATUS.items()}
 _SHOWN = 200
 
 
@@ -44,6 +45,8 @@ class NoSuchAddress(NotFound):
 
 
 def status_of(error: HoldfastError) -> int:
+    if isinstance(error, RemoteError):  # of another daemon, whose words are passed on
+        return _BY_NAME.get(error.wire_kind, 500)
     return STATUS.get(kind_of(error), 500)
 
 
@@ -94,7 +97,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HoldfastError)
     async def known(_: Request, error: HoldfastError) -> JSONResponse:
-        return respond(error) if kind_of(error) is not HoldfastError else defect(error)
+        return respond(error) if status_of(error) != 500 else defect(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -3,7 +3,7 @@
 root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── catalog.sqlite        records          ├── operations.sqlite  steps of long work
 ├── images/<digest>/      images           ├── vms/<VM name>/     a VM's disks, firmware, logs
-├── switches/<name>/      dnsmasq          ├── keys/              certificates, keys (0700)
+├── switches/<name>/      dnsmasq          ├── keys/              certificates, host key (0700)
 ├── firmware/             variable stores to copy (0700)
 ├── scratch/              half-made files   └── reserve            room for records on a full disk
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX

@@ -7,6 +7,8 @@ and runs at each start of the daemon.
 """
 
 import asyncio
+import contextlib
+import errno
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ CONTAINERS = "*.hfstate"
 
 @dataclass(frozen=True)
 class VmFolder:
-    """A VM that has a vTPM."""
+    """A VM, with or without a vTPM."""
 
     id: str
     name: str
@@ -45,7 +47,7 @@ class Rotated:
 
 
 Vms = Callable[[], Awaitable[Iterable[VmFolder]]]
-"""Every VM that has a vTPM, as of now."""
+"""Every VM, as of now."""
 
 
 async def rotate(keys: HostKeys, vms: Vms, to: HostKeyKind | None = None) -> Rotated:
@@ -62,8 +64,10 @@ async def finish(keys: HostKeys, vms: Vms) -> Rotated:
         try:
             rewrapped += await asyncio.to_thread(_rewrap, vm, ring)
         except (HoldfastError, OSError) as error:
-            if isinstance(error, VtpmMissing) and vm.path.exists():
-                continue  # it is being made: what comes is wrapped by the key in use
+            if not vm.path.exists():
+                # Being made, renamed or deleted: the next start of the daemon looks again.
+                in_use |= set(await keys.earlier())
+                continue
             log.warning("a key stays wrapped by an earlier host key", vm=vm.name, error=str(error))
             unreadable.append(vm.name)
             # Where it cannot be told which key is needed, all of them stay.
@@ -73,8 +77,11 @@ async def finish(keys: HostKeys, vms: Vms) -> Rotated:
 
 
 def _rewrap(vm: VmFolder, ring: KeyRing) -> bool:
-    changed = state_key.rewrap(vm.path / "firmware", vm.id, ring)
-    lock = HostLock(ring)
+    lock, changed = HostLock(ring), False
+    if not vm.path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no folder", str(vm.path))
+    with contextlib.suppress(VtpmMissing):  # where one is being made, it is wrapped by the key in use
+        changed = state_key.rewrap(vm.path / "firmware", vm.id, ring)
     for path in vm.path.rglob(CONTAINERS):
         taken = envelope.parse(read_bounded(path, envelope.LONGEST))
         if host_key_of(taken.slot) not in (None, ring.current.id):

@@ -1,0 +1,137 @@
+"""Two daemons, each in a network namespace with a TPM of its own: one attests to the other."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from emulated_tpm import EmulatedTpm, have_tools, manufacture
+from live_host import LiveHost
+from namespaces import Peers, ip
+
+from holdfast.spec.errors import RemoteError
+from holdfast.trust.tpm.transports import open_tpm
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not have_tools(), reason="swtpm, swtpm-tools and tpm2-tools are needed"),
+]
+VERIFIER, HOST = "10.77.0.1", "10.77.0.2"
+
+
+class Pair:
+    """The verifier, in the test's own namespace, and the host behind a wire."""
+
+    def __init__(self, verifier: LiveHost, host: LiveHost, tpm: EmulatedTpm, folder: Path) -> None:
+        self.verifier = verifier
+        self.host = host
+        self.tpm = tpm
+        made = host.call("POST", "/v1/tokens", {"name": "enrolling", "role": "admin"})
+        self.fingerprint = made["fingerprint"]
+        self.token = folder / "token"
+        self.token.write_text(made["secret"])
+
+    def cli(self, at: LiveHost, *argv: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HOLDFAST_SOCKET": str(at.state.socket)}
+        return subprocess.run(
+            [sys.executable, "-m", "holdfast", *argv],
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    def enrol(self, **changed: str) -> subprocess.CompletedProcess[str]:
+        options = {
+            "--fingerprint": self.fingerprint, "--token-file": str(self.token), "--name": "beta",
+            "--verifier": f"https://{VERIFIER}:8443", **changed,
+        }  # fmt: skip
+        argv = [part for pair in options.items() for part in pair]
+        return self.cli(self.verifier, "trust", "enrol", f"https://{HOST}:8443", "--format", "json", *argv)
+
+    def hosts(self) -> list[dict[str, object]]:
+        done = self.cli(self.verifier, "trust", "hosts", "--format", "json")
+        found: list[dict[str, object]] = json.loads(done.stdout)
+        return found
+
+    async def tamper(self, pcr: int) -> None:
+        async with open_tpm(self.tpm.address) as tpm:
+            await tpm.pcr_extend(pcr, b"\1" * 32)
+
+
+@pytest.fixture
+def pair(peer: Peers, tmp_path: Path) -> Iterator[Pair]:
+    far = peer.add("wire")
+    ip("addr", "add", f"{VERIFIER}/24", "dev", "wire")
+    ip("-n", far, "addr", "add", f"{HOST}/24", "dev", "eth0")
+    with tempfile.TemporaryDirectory(prefix="hft-", dir="/tmp") as root:
+        tpms = [EmulatedTpm(Path(root) / name) for name in ("a", "b")]
+        daemons = []
+        try:
+            for tpm in tpms:
+                manufacture(tpm.folder)
+                tpm.start()
+            trusts = ("--tpm-authorities", str(tpms[1].authority))
+            places = ((VERIFIER, trusts, ()), (HOST, (), ("ip", "netns", "exec", far)))
+            for tpm, (address, more, wrapper) in zip(tpms, places, strict=True):
+                options = ("--host-tpm", tpm.address, "--listen", f"{address}:8443", *more)
+                daemons.append(LiveHost(tmp_path / tpm.folder.name, options, wrapper))
+                daemons[-1].start()
+            yield Pair(*daemons, tpms[1], tmp_path)
+        finally:
+            for daemon in daemons:
+                daemon.close()
+            for tpm in tpms:
+                tpm.stop()
+
+
+async def test_a_host_is_enrolled_and_found_trusted_tampered_and_unknown(pair: Pair) -> None:
+    done = pair.enrol()
+    assert done.returncode == 0, done.stderr
+    enrolled = json.loads(done.stdout)
+    assert enrolled["name"] == "beta" and enrolled["certified"]
+    assert enrolled["last"]["verdict"] == "trusted"
+    standing = json.loads(pair.cli(pair.host, "host", "attest", "--format", "json").stdout)
+    assert standing["verdict"]["verdict"] == "trusted"
+    # Both outlive their daemons' end; what is secret is in files of root alone, and in no log.
+    for daemon in (pair.verifier, pair.host):
+        daemon.kill()
+        daemon.start()
+    assert pair.cli(pair.host, "host", "attest").returncode == 0
+    link = pair.host.state.keys / "verifier.json"
+    assert link.stat().st_mode & 0o777 == 0o600
+    secret = json.loads(link.read_text())["token"]
+    assert secret not in pair.host.log.read_text() + pair.verifier.log.read_text()
+
+    await pair.tamper(7)
+    refused = pair.cli(pair.host, "host", "attest", "--format", "json")
+    assert refused.returncode == 5
+    error = json.loads(refused.stderr)
+    assert error["id"] == "host-not-trusted" and "PCR 7 (Secure Boot" in error["message"]
+    (known,) = pair.hosts()
+    assert known["last"]["verdict"] == "not-trusted"  # type: ignore[index]
+
+    pair.tpm.reboot()
+    assert pair.cli(pair.host, "host", "attest").returncode == 0
+    assert pair.cli(pair.verifier, "trust", "forget", "beta").returncode == 0
+    unknown = pair.cli(pair.host, "host", "attest", "--format", "json")
+    assert json.loads(unknown.stderr)["id"] == "host-not-enrolled"
+    assert pair.hosts() == []
+
+
+def test_a_recorded_proof_and_a_wrong_place_are_refused(pair: Pair) -> None:
+    assert pair.enrol().returncode == 0
+    (known,) = pair.hosts()
+    challenge = pair.verifier.call("POST", f"/v1/trust/hosts/{known['id']}/challenge")
+    proof = pair.host.call("POST", "/v1/host/attestation/proof", challenge)
+    assert pair.verifier.call("POST", "/v1/trust/attest", proof)["token"]
+    with pytest.raises(RemoteError) as replayed:
+        pair.verifier.call("POST", "/v1/trust/attest", proof)
+    assert replayed.value.wire_id == "host-nonce-replayed"
+    wrong = pair.enrol(**{"--fingerprint": "sha256:" + "00" * 32})
+    assert json.loads(wrong.stderr)["id"] == "wrong-fingerprint"
+    # The host knows no verifier but the one that enrolled it, and that one is away: it says so.
+    pair.verifier.kill()
+    away = pair.cli(pair.host, "host", "attest", "--format", "json")
+    assert json.loads(away.stderr)["id"] == "daemon-not-reachable"
