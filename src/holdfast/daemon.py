@@ -60,6 +60,7 @@ from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import create, lifecycle
+from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -91,6 +92,7 @@ class _Composition:
     operations: Operations
     services: Services
     facts: Facts
+    firmware: VmFirmware
 
 
 def configure_logs() -> None:
@@ -141,22 +143,18 @@ async def _compose(
         vtpm=vtpm,
         firmware=FirmwareStates(vtpm, host_keys),
         host_keys=host_keys,
+        attested_host=attested.host,
         acceleration=acceleration,
         groups=VmGroups(find_cgroups()),
         identities=users,
     )
     registry = VmRegistry(rooms, operations)
-    for procedure in (
-        *lifecycle.procedures(registry.owner),
-        *create.procedures(rooms, registry.owner, registry.forget),
-        *image_operations.procedures(
-            state, processes, images, ImageBuilder(state, processes), Downloader(), users.converter
-        ),
-    ):
-        operations.register(procedure)
+    _register(operations, registry, rooms, users)
+    firmware = VmFirmware(rooms, registry, operations)
     checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
     services = Services(
         vms=registry,
+        firmware=firmware,
         vm_counts=records,
         operations=operations,
         images=images,
@@ -171,7 +169,23 @@ async def _compose(
         attested_hosts=attested.book,
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    return _Composition(rooms, registry, operations, services, facts)
+    return _Composition(rooms, registry, operations, services, facts, firmware)
+
+
+def _register(operations: Operations, registry: VmRegistry, rooms: Rooms, users: VmUsers) -> None:
+    for procedure in (
+        *lifecycle.procedures(registry.owner),
+        *create.procedures(rooms, registry.owner, registry.forget),
+        *image_operations.procedures(
+            rooms.state,
+            rooms.processes,
+            rooms.images,
+            ImageBuilder(rooms.state, rooms.processes),
+            Downloader(),
+            users.converter,
+        ),
+    ):
+        operations.register(procedure)
 
 
 @dataclass(frozen=True)
@@ -213,6 +227,7 @@ async def _come_back(made: _Composition) -> None:
     except HoldfastError as error:
         log.warning("QEMU cannot be used", error=error.message, cure=error.cure)
     await recover(rooms, made.registry, HOST_RESTARTED if await _host_restarted(made.facts) else DIED)
+    await made.firmware.come_back()
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]

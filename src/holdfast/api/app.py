@@ -11,6 +11,7 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     events,
+    firmware_state,
     health,
     host,
     images,
@@ -23,7 +24,10 @@ from holdfast.api.routes import (
 )
 from holdfast.api.services import Services
 
-ROUTERS = (vms, streams, images, switches, operations, events, host, attestation, tokens, health, metrics)
+ROUTERS = (
+    *(vms, firmware_state, streams, images, switches, operations, events, host, attestation, tokens),
+    *(health, metrics),
+)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -209,6 +209,10 @@ class Client:
         path = f"/v1/operations/{quote(operation_id, safe='')}/cancel"
         return Operation.model_validate(self.wire("POST", path))
 
+    def content(self, method: str, path: str, body: Any) -> bytes:
+        """An answer that is a file. Raises as `wire`."""
+        return self._send(method, path, json=body).content
+
     def screenshot(self, name: str) -> bytes:
         return self._send("GET", vm_path(name, "screenshot")).content
 

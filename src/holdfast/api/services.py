@@ -7,6 +7,14 @@ from typing import Literal, Protocol
 
 from holdfast.spec.access import Principal
 from holdfast.spec.event import Event
+from holdfast.spec.firmware_state import (
+    HostKeyRotate,
+    HostKeyRotation,
+    RecoveryKey,
+    RecoveryKeyRequest,
+    StateExport,
+    StateImport,
+)
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.spec.host_attestation import (
     EnrolledHost,
@@ -56,6 +64,19 @@ class Vms(Protocol):
     def console_path(self, name: str) -> Awaitable[Path]: ...
     def vnc_path(self, name: str) -> Awaitable[Path]: ...
     async def list(self, query: PageQuery, state: VmState | None = None) -> Page[VmSummary]: ...
+
+
+class Firmware(Protocol):
+    """Firmware state of VMs and the keys to it; everything here is an admin's."""
+
+    async def export_state(self, name: str, request: StateExport) -> bytes: ...
+    async def import_state(self, name: str, path: Path, request: StateImport, actor: str) -> VmView:
+        """Takes the file at `path` over, and removes it when done with it."""
+        ...
+
+    async def recovery_key(self, name: str, request: RecoveryKeyRequest) -> RecoveryKey: ...
+    async def recover(self, name: str, text: str) -> VmView: ...
+    async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation: ...
 
 
 class VmCounts(Protocol):
@@ -145,6 +166,7 @@ class AttestedHosts(Protocol):
 @dataclass(frozen=True)
 class Services:
     vms: Vms
+    firmware: Firmware
     vm_counts: VmCounts
     operations: OperationBook
     images: Images

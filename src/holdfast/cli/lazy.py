@@ -32,8 +32,8 @@ def lazy_group(commands: dict[str, str]) -> type[TyperGroup]:
 
 
 def group(package: str, commands: str, summary: str) -> typer.Typer:
-    """The app of a folder; `commands` are its files' names (a trailing `_` avoids a keyword)."""
-    modules = {name.rstrip("_"): f"{package}.{name}" for name in commands.split()}
+    """The app of a folder; `commands` are its files' names (a last `_` avoids a keyword, others mean `-`)."""
+    modules = {name.rstrip("_").replace("_", "-"): f"{package}.{name}" for name in commands.split()}
     app = typer.Typer(
         cls=lazy_group(modules),
         help=summary,

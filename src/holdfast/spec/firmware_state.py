@@ -19,26 +19,24 @@ class HostKeyKind(StrEnum):
     """The host's TPM, which releases it in the boot state that it was sealed in."""
 
 
-class HostKeyView(Frozen):
-    kind: HostKeyKind
-    id: str
-    """16 hexadecimal digits made from the key; they tell keys apart and nothing of the key."""
-    words: str
-    """What the kind means, for people."""
-    earlier: tuple[str, ...] = ()
-    """Keys before it that something is still wrapped by."""
-
-
 class HostKeyRotate(Frozen):
     to: HostKeyKind | None = None
     """None: the TPM where the host has one that can be used, else a file."""
 
 
-class HostKeyRotation(HostKeyView):
+class HostKeyRotation(Frozen):
+    kind: HostKeyKind
+    """What keeps the new key."""
+    id: str
+    """16 hexadecimal digits made from the key; they tell keys apart and nothing of the key."""
+    words: str
+    """What the kind means, for people."""
     rewrapped: int
     """How many VMs' keys were wrapped anew."""
     unreadable: tuple[str, ...] = ()
     """VMs whose key opens under none of the host keys at hand; a recovery key brings each back."""
+    earlier: tuple[str, ...] = ()
+    """Keys before it that are kept, since something is still wrapped by them."""
 
 
 class RecoveryKeyRequest(Frozen):

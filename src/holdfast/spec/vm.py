@@ -61,6 +61,8 @@ class UefiBoot(Frozen):
     kind: Literal["uefi"] = "uefi"
     secure_boot: bool = True
     tpm: bool = True
+    tpm_identity: str | None = None
+    """Id of the VM whose TPM identity this one took over; None: its own."""
 
 
 class KernelBoot(Frozen):
@@ -130,6 +132,8 @@ class VmSpec(Frozen):
     nics: tuple[Nic, ...] = Field(default=(), max_length=MAX_NICS)
     cloud_init: CloudInit | None = None
     guest_agent: bool = True
+    template: bool = False
+    """To be cloned only, never started."""
 
 
 class VmName(Frozen):

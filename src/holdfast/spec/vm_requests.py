@@ -88,11 +88,15 @@ class VmChange(Frozen):
     guest_agent: bool | None = None
     iso: str | None = None
     """Image to put into the first CD drive; the empty string empties it."""
+    template: bool | None = None
+    """A template is cloned and never started; only a VM that is off becomes one."""
 
 
 class VmClone(Frozen):
     name: Name
     full_copy: bool = False
+    same_tpm: bool = False
+    """Keep the TPM's identity and what is sealed in it: for a move, after which the source is deleted."""
 
 
 class ExecRequest(Frozen):

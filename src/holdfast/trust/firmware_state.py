@@ -32,7 +32,14 @@ from holdfast.trust.envelope import Envelope, FirmwareStateDamaged, Lock, Opener
 from holdfast.trust.firmware_folder import replace_folder, settle_folder
 from holdfast.trust.host_key import HostKeys, KeyRing
 from holdfast.trust.state_key import Recovery, VtpmDamaged
-from holdfast.trust.swtpm_state import LONGEST_STATE, STATE_FILE, StateFormat, require_readable, state_format
+from holdfast.trust.swtpm_state import (
+    LONGEST_STATE,
+    OLDEST,
+    STATE_FILE,
+    StateFormat,
+    require_readable,
+    state_format,
+)
 from holdfast.trust.variables import VariablesDamaged, summarize
 from holdfast.trust.vtpm import Vtpm, read_state
 
@@ -164,20 +171,18 @@ class FirmwareStates:
         self._vtpm = vtpm
         self._keys = keys
 
-    async def take(
-        self, vm_id: str, folder: Path, *, has_tpm: bool, identity: str | None = None
-    ) -> FirmwareState:
+    async def take(self, vm_id: str, folder: Path, *, has_tpm: bool) -> FirmwareState:
         """The firmware state of a VM that does not run.
-
-        `identity` is that of its TPM, where it took over another VM's.
 
         Raises:
             VariablesDamaged, VtpmMissing, VtpmDamaged, VtpmState...: a part of it is not whole.
             VtpmRunning: the VM runs.
         """
         self._vtpm.refuse_running(vm_id)
-        ring = await self._keys.ring() if has_tpm else None
-        return await asyncio.to_thread(_take, vm_id, folder, ring, identity or vm_id)
+        if not has_tpm:
+            return await asyncio.to_thread(_take, vm_id, folder, None)
+        async with self._keys.wrapping() as ring:
+            return await asyncio.to_thread(_take, vm_id, folder, ring)
 
     async def put(
         self, state: FirmwareState, vm_id: str, folder: Path, owner: Identity | None = None
@@ -189,14 +194,20 @@ class FirmwareStates:
             VtpmRunning: the VM runs.
         """
         self._vtpm.refuse_running(vm_id)
-        ring = None
-        if state.tpm:
-            require_readable(state.tpm.format, await self._vtpm.readable(), f"VM {state.vm_id}")
-            ring = await self._keys.ring()
-        await asyncio.to_thread(_put, state, vm_id, folder, ring, owner)
+        if state.tpm is None:
+            await asyncio.to_thread(_put, state, vm_id, folder, None, owner)
+            return
+        await self.require_readable(state.tpm.format, state.vm_id)
+        async with self._keys.wrapping() as ring:
+            await asyncio.to_thread(_put, state, vm_id, folder, ring, owner)
+
+    async def require_readable(self, found: StateFormat, vm_id: str) -> None:
+        """Refuse what this host's libtpms cannot read. Raises VtpmStateNewer."""
+        if found.least > OLDEST.version:
+            require_readable(found, await self._vtpm.readable(), f"VM {vm_id}")
 
 
-def _take(vm_id: str, folder: Path, ring: KeyRing | None, identity: str) -> FirmwareState:
+def _take(vm_id: str, folder: Path, ring: KeyRing | None) -> FirmwareState:
     settle_folder(folder)
     firmware = folder / "firmware"
     store = firmware / _VARIABLES
@@ -212,7 +223,8 @@ def _take(vm_id: str, folder: Path, ring: KeyRing | None, identity: str) -> Firm
     if ring is None:
         return FirmwareState(vm_id, variables, None)
     data, key, found = read_state(firmware, vm_id, ring)
-    tpm = TpmState(identity, data, key, found, state_key.recovery_of(firmware))
+    identity, recovery = state_key.identity_of(firmware, vm_id), state_key.recovery_of(firmware)
+    tpm = TpmState(identity, data, key, found, recovery)
     return FirmwareState(vm_id, variables, tpm)
 
 
@@ -226,7 +238,7 @@ def _put(
         if owner:
             own(new / _VARIABLES, owner.uid, owner.gid)
         if state.tpm and ring:
-            state_key.store(new, vm_id, state.tpm.key, ring, recovery)
+            state_key.store(new, vm_id, state.tpm.key, ring, recovery, state.tpm.identity)
             tpm = new / "tpm"
             tpm.mkdir(mode=0o700)
             write_atomic(tpm / STATE_FILE, state.tpm.state, 0o600)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -160,6 +160,10 @@ class HostKeys:
         self.sealer = sealer
         self._ring: KeyRing | None = None
         self._lock = asyncio.Lock()
+        self._renewal = asyncio.Lock()
+        self._wrapping = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def ring(self) -> KeyRing:
         """The keys, made at the first need.
@@ -172,6 +176,22 @@ class HostKeys:
             if self._ring is None:
                 self._ring = await self._load()
             return self._ring
+
+    @contextlib.asynccontextmanager
+    async def wrapping(self) -> AsyncIterator[KeyRing]:
+        """The keys, for work that may wrap and store something: no new key comes into use meanwhile.
+
+        So what was wrapped by a key is on the disk before that key becomes an earlier one. Raises as `ring`.
+        """
+        async with self._renewal:
+            self._wrapping += 1
+            self._idle.clear()
+        try:
+            yield await self.ring()
+        finally:
+            self._wrapping -= 1
+            if not self._wrapping:
+                self._idle.set()
 
     async def kind(self) -> HostKeyKind | None:
         """What keeps the key, without opening it; None: no key was needed yet."""
@@ -186,6 +206,11 @@ class HostKeys:
         Raises:
             NoHostTpm: a key in the TPM was asked for, and there is none.
         """
+        async with self._renewal:
+            await self._idle.wait()
+            return await self._renew(to)
+
+    async def _renew(self, to: HostKeyKind | None) -> KeyRing:
         async with self._lock:
             await asyncio.to_thread(self._set_aside)
             made = await self._make(to)

@@ -10,6 +10,7 @@ has opened: its numbers are bounded before they cost memory or time.
 """
 
 import hashlib
+import re
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -63,6 +64,10 @@ class BadRecipient(InvalidInput):
     id = "bad-recipient"
 
 
+class BadContentKey(InvalidInput):
+    id = "bad-content-key"
+
+
 class _HostSlot(Frozen):
     kind: Literal["host"] = "host"
     wrapped: Wrapped
@@ -114,12 +119,7 @@ class PassphraseLock:
 
     def wrap(self, key: bytes, bound: bytes) -> dict[str, Any]:
         """Raises PassphraseTooShort."""
-        if not SHORTEST_PASSPHRASE <= len(self.passphrase) <= _LONGEST_PASSPHRASE:
-            raise PassphraseTooShort(
-                f"a passphrase has {SHORTEST_PASSPHRASE} to {_LONGEST_PASSPHRASE} characters",
-                value=len(self.passphrase),
-                cure="Choose a longer one, for example five words.",
-            )
+        self.require_long()
         salt, nonce = secrets.token_bytes(16), secrets.token_bytes(_NONCE)
         sealed = AESGCM(self._derived(salt, _N)).encrypt(nonce, key, bound)
         return _PassphraseSlot(n=_N, salt=salt.hex(), nonce=nonce.hex(), sealed=sealed.hex()).model_dump()
@@ -134,6 +134,15 @@ class PassphraseLock:
             return AESGCM(key).decrypt(bytes.fromhex(held.nonce), bytes.fromhex(held.sealed), bound)
         except InvalidTag as error:
             raise _wrong_passphrase() from error
+
+    def require_long(self) -> None:
+        """Raises PassphraseTooShort where it is too short, or absurdly long, to lock anything with."""
+        if not SHORTEST_PASSPHRASE <= len(self.passphrase) <= _LONGEST_PASSPHRASE:
+            raise PassphraseTooShort(
+                f"a passphrase has {SHORTEST_PASSPHRASE} to {_LONGEST_PASSPHRASE} characters",
+                value=len(self.passphrase),
+                cure="Choose a longer one, for example five words.",
+            )
 
     def _derived(self, salt: bytes, n: int) -> bytes:
         return Scrypt(salt=salt, length=KEY_BYTES, n=n, r=8, p=1).derive(self.passphrase.encode())
@@ -223,6 +232,13 @@ class ContentKey:
     """A content key that its recipient has opened elsewhere."""
 
     key: bytes = field(repr=False)
+
+    @classmethod
+    def of_hex(cls, text: str) -> "ContentKey":
+        """Raises BadContentKey."""
+        if not re.fullmatch(r"[0-9a-f]{64}", text):
+            raise BadContentKey("a content key has 64 hexadecimal digits", value=len(text))
+        return cls(bytes.fromhex(text))
 
     def unwrap(self, slot: Slot, bound: bytes) -> bytes:
         return self.key

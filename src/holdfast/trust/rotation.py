@@ -7,7 +7,7 @@ and runs at each start of the daemon.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from holdfast.trust import envelope, state_key
 from holdfast.trust.bounded import read_bounded
 from holdfast.trust.host_key import HostKeys, KeyRing
 from holdfast.trust.protection import HostLock, host_key_of
+from holdfast.trust.state_key import VtpmMissing
 
 log = structlog.get_logger(__name__)
 
@@ -43,23 +44,30 @@ class Rotated:
     """Names of VMs of which something opens under none of the keys at hand."""
 
 
-async def rotate(keys: HostKeys, vms: Iterable[VmFolder], to: HostKeyKind | None = None) -> Rotated:
+Vms = Callable[[], Awaitable[Iterable[VmFolder]]]
+"""Every VM that has a vTPM, as of now."""
+
+
+async def rotate(keys: HostKeys, vms: Vms, to: HostKeyKind | None = None) -> Rotated:
     """Raises NoHostTpm, or what the TPM refuses, before anything is changed."""
     await keys.renew(to)
     return await finish(keys, vms)
 
 
-async def finish(keys: HostKeys, vms: Iterable[VmFolder]) -> Rotated:
+async def finish(keys: HostKeys, vms: Vms) -> Rotated:
     """Wrap by the key in use whatever an earlier one wrapped, then remove those that nothing needs."""
     ring = await keys.ring()
     rewrapped, unreadable, in_use = 0, [], set[str]()
-    for vm in vms:
+    for vm in await vms():
         try:
             rewrapped += await asyncio.to_thread(_rewrap, vm, ring)
         except (HoldfastError, OSError) as error:
+            if isinstance(error, VtpmMissing) and vm.path.exists():
+                continue  # it is being made: what comes is wrapped by the key in use
             log.warning("a key stays wrapped by an earlier host key", vm=vm.name, error=str(error))
             unreadable.append(vm.name)
-            in_use |= await asyncio.to_thread(_wrapped_by, vm)
+            # Where it cannot be told which key is needed, all of them stay.
+            in_use |= await asyncio.to_thread(_wrapped_by, vm) or set(await keys.earlier())
     await keys.drop_earlier(in_use)
     return Rotated(rewrapped, tuple(unreadable))
 

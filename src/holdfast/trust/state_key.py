@@ -10,6 +10,7 @@ Every change is one atomic write, and a plain key goes only once the wrapped one
 
 import re
 import secrets
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,8 @@ _FILE, _PLAIN = "tpm.key.json", "tpm.key"
 _LONGEST = 16 * 1024
 _NONCE = 12
 _HEX_KEY = re.compile(rb"[0-9a-f]{64}")
+_changing = threading.RLock()
+"""Held from reading a file to writing it again, so that no change is lost to another one."""
 
 
 class VtpmMissing(NotFound):
@@ -67,6 +70,8 @@ class Recovery(Frozen):
 class _Stored(Frozen):
     version: Literal[1] = 1
     vm: str = Field(max_length=64)
+    identity: str | None = Field(default=None, max_length=64)
+    """Id of the VM that the TPM was made for, where that is another one."""
     host: Wrapped
     recovery: Recovery | None = None
 
@@ -75,9 +80,24 @@ def new_state_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def store(firmware: Path, vm_id: str, key: bytes, ring: KeyRing, recovery: Recovery | None = None) -> None:
-    """Put a VM's key, in place of any that the folder holds."""
-    kept = _Stored(vm=vm_id, host=ring.wrap(key, _context(vm_id)), recovery=recovery)
+def store(
+    firmware: Path,
+    vm_id: str,
+    key: bytes,
+    ring: KeyRing,
+    recovery: Recovery | None = None,
+    identity: str | None = None,
+) -> None:
+    """Put a VM's key, in place of any that the folder holds.
+
+    `identity` is the id of the VM that the TPM was made for; None: this one.
+    """
+    kept = _Stored(
+        vm=vm_id,
+        identity=None if identity == vm_id else identity,
+        host=ring.wrap(key, _context(vm_id)),
+        recovery=recovery,
+    )
     _write(firmware, kept)
     _forget_plain(firmware)
 
@@ -91,25 +111,27 @@ def load(firmware: Path, vm_id: str, ring: KeyRing) -> bytes:
         VtpmKeyOfAnotherVm: it is that of another VM.
         WrappedByAnotherHost: another host's key wrapped it.
     """
-    stored = _read(firmware)
-    if stored is None:
-        key = _read_plain(firmware)
-        store(firmware, vm_id, key, ring)
+    with _changing:
+        stored = _read(firmware)
+        if stored is None:
+            key = _read_plain(firmware)
+            store(firmware, vm_id, key, ring)
+            return key
+        key = _open(firmware, stored, vm_id, ring)
+        _forget_plain(firmware)
         return key
-    key = _open(firmware, stored, vm_id, ring)
-    _forget_plain(firmware)
-    return key
 
 
 def rewrap(firmware: Path, vm_id: str, ring: KeyRing) -> bool:
     """Wrap it by the host key in use; True where it was not. Raises as `load`."""
-    stored = _read(firmware)
-    if stored is not None and stored.host.key == ring.current.id:
-        return False
-    key = load(firmware, vm_id, ring)
-    if stored is not None:
-        store(firmware, vm_id, key, ring, stored.recovery)
-    return True
+    with _changing:
+        stored = _read(firmware)
+        if stored is not None and stored.host.key == ring.current.id:
+            return False
+        key = load(firmware, vm_id, ring)
+        if stored is not None:
+            store(firmware, vm_id, key, ring, stored.recovery, stored.identity)
+        return True
 
 
 def wrapped_by(firmware: Path) -> str | None:
@@ -127,6 +149,12 @@ def recovery_of(firmware: Path) -> Recovery | None:
     return stored.recovery if stored else None
 
 
+def identity_of(firmware: Path, vm_id: str) -> str:
+    """Id of the VM that the TPM in this folder was made for. Raises VtpmDamaged."""
+    stored = _read(firmware)
+    return (stored.identity if stored else None) or vm_id
+
+
 def make_recovery_key(firmware: Path, vm_id: str, ring: KeyRing, new: bool) -> str:
     """A recovery key, as it is shown this once. `new`: in place of one that was made before.
 
@@ -134,18 +162,20 @@ def make_recovery_key(firmware: Path, vm_id: str, ring: KeyRing, new: bool) -> s
         RecoveryKeyExists: one was made before, and no new one was asked for.
         As `load`.
     """
-    key = load(firmware, vm_id, ring)
-    before = recovery_of(firmware)
-    if before is not None and not new:
-        raise RecoveryKeyExists(
-            f"a recovery key was made on {before.made:%Y-%m-%d}; it is shown only once",
-            value=before.made.isoformat(),
-            cure="Add --new to make another one; the one before then opens nothing any more.",
-        )
     secret, nonce = recovery_key.new_recovery_key(), secrets.token_bytes(_NONCE)
-    sealed = AESGCM(recovery_key.wrapping_key(secret, vm_id)).encrypt(nonce, key, _context(vm_id).encode())
-    made = Recovery(made=datetime.now(UTC), nonce=nonce.hex(), sealed=sealed.hex())
-    store(firmware, vm_id, key, ring, made)
+    cipher = AESGCM(recovery_key.wrapping_key(secret, vm_id))
+    with _changing:
+        key = load(firmware, vm_id, ring)
+        before = recovery_of(firmware)
+        if before is not None and not new:
+            raise RecoveryKeyExists(
+                f"a recovery key was made on {before.made:%Y-%m-%d}; it is shown only once",
+                value=before.made.isoformat(),
+                cure="Add --new to make another one; the one before then opens nothing any more.",
+            )
+        sealed = cipher.encrypt(nonce, key, _context(vm_id).encode())
+        made = Recovery(made=datetime.now(UTC), nonce=nonce.hex(), sealed=sealed.hex())
+        store(firmware, vm_id, key, ring, made, identity_of(firmware, vm_id))
     return recovery_key.written(secret)
 
 
@@ -158,6 +188,17 @@ def recover(firmware: Path, vm_id: str, text: str, ring: KeyRing) -> None:
         RecoveryKeyWrong: it is that of another VM, or one that a newer one replaced.
         VtpmKeyOfAnotherVm: the file is that of another VM.
     """
+    with _changing:
+        key, held = _by_recovery_key(firmware, vm_id, text)
+        store(firmware, vm_id, key, ring, held, identity_of(firmware, vm_id))
+
+
+def check_recovery_key(firmware: Path, vm_id: str, text: str) -> None:
+    """Raises as `recover` would, and changes nothing."""
+    _by_recovery_key(firmware, vm_id, text)
+
+
+def _by_recovery_key(firmware: Path, vm_id: str, text: str) -> tuple[bytes, Recovery]:
     secret = recovery_key.read(text)
     stored = _read(firmware)
     if stored is None or stored.recovery is None:
@@ -178,7 +219,7 @@ def recover(firmware: Path, vm_id: str, text: str, ring: KeyRing) -> None:
             value=vm_id,
             cure=f"Use the one that was made for it on {held.made:%Y-%m-%d}.",
         ) from error
-    store(firmware, vm_id, key, ring, held)
+    return key, held
 
 
 def forget(firmware: Path) -> None:

@@ -84,13 +84,13 @@ class Vtpm:
             HostKeySealed, HostKeyDamaged: the host key that wraps its key is not to be had.
         """
         self.refuse_running(vm_id)
-        ring = await self._keys.ring()
         firmware = folder / "firmware"
         new = firmware / "tpm.new"
         await asyncio.to_thread(_clear, firmware)
         key = state_key.new_state_key()
         try:
-            await asyncio.to_thread(state_key.store, firmware, vm_id, key, ring)
+            async with self._keys.wrapping() as ring:
+                await asyncio.to_thread(state_key.store, firmware, vm_id, key, ring)
             await asyncio.to_thread(new.mkdir, mode=0o700)
             config = await asyncio.to_thread(self._authority.prepare, new)
             await self._setup(
@@ -166,9 +166,9 @@ class Vtpm:
             VtpmEnded: swtpm ended at once; the detail holds the end of its log.
         """
         self.refuse_running(vm_id)
-        ring = await self._keys.ring()
         await asyncio.to_thread(settle_folder, folder)
-        found, secret = await asyncio.to_thread(_look, folder / "firmware", vm_id, ring)
+        async with self._keys.wrapping() as ring:
+            _, secret, found = await asyncio.to_thread(read_state, folder / "firmware", vm_id, ring)
         if found.least > OLDEST.version:
             require_readable(found, await self.readable(), f"VM {vm_id}")
         await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
@@ -346,11 +346,6 @@ def read_state(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[bytes, bytes,
             cure="Import the state that was exported of this VM: `holdfast trust import-state`.",
         ) from error
     return data, key, state_format(data, key, f"VM {vm_id}")
-
-
-def _look(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[StateFormat, bytes]:
-    _, key, found = read_state(firmware, vm_id, ring)
-    return found, key
 
 
 def _make_ready(firmware: Path, empty: bool, identity: Identity | None) -> None:

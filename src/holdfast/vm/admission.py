@@ -26,6 +26,9 @@ class Verb(StrEnum):
     DELETE = "delete"
     CONSOLE = "console"
     AGENT = "agent"
+    EXPORT_STATE = "export-state"
+    IMPORT_STATE = "import-state"
+    KEYS = "keys"
 
 
 class VmBusy(Conflict):
@@ -71,6 +74,9 @@ _FROM: dict[Verb, frozenset[VmState]] = {
     Verb.DELETE: _DEAD | {_S.SAVED},
     Verb.CONSOLE: _ALIVE | {_S.SAVING},
     Verb.AGENT: frozenset({_S.RUNNING, _S.STOPPING}),
+    Verb.EXPORT_STATE: _DEAD,
+    Verb.IMPORT_STATE: _DEAD,
+    Verb.KEYS: frozenset(VmState) - {_S.MIGRATING},
 }
 
 _ALREADY: dict[Verb, frozenset[VmState]] = {
@@ -97,6 +103,9 @@ _CURES: dict[Verb, str] = {
     Verb.DELETE: "Stop the VM first, or add --force.",
     Verb.CONSOLE: "Start the VM first.",
     Verb.AGENT: "Start the VM first.",
+    Verb.EXPORT_STATE: "Stop the VM first; the memory of a running or saved VM has newer state.",
+    Verb.IMPORT_STATE: "Stop the VM first; drop saved memory with `holdfast vm kill`.",
+    Verb.KEYS: "Wait until the VM has arrived.",
 }
 
 
@@ -137,4 +146,7 @@ _WORDS: dict[Verb, str] = {
     Verb.DELETE: "be deleted",
     Verb.CONSOLE: "be reached by console or screen",
     Verb.AGENT: "be reached by its agent",
+    Verb.EXPORT_STATE: "have its firmware state exported",
+    Verb.IMPORT_STATE: "be given another firmware state",
+    Verb.KEYS: "have its keys changed",
 }

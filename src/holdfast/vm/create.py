@@ -117,7 +117,7 @@ class MakeParts(_Making):
 
 
 class CopyParts(_Making):
-    """Of a clone: the disks and the variable store copied, a TPM with an identity of its own."""
+    """Of a clone: disks and firmware state, with a TPM identity of its own unless told to keep it."""
 
     title = "copy disks and firmware state"
     weight = 5.0
@@ -138,13 +138,10 @@ class CopyParts(_Making):
             )
         boot = record.spec.boot
         if isinstance(boot, UefiBoot):
-            store = folder / "firmware" / "variables.fd"
-            await asyncio.to_thread(
-                lambda: write_atomic(store, (old / "firmware" / "variables.fd").read_bytes())
-            )
-            if identity:
-                own(store, identity.uid, identity.gid)
-            if boot.tpm:
+            keep = boot.tpm_identity
+            state = await self._rooms.firmware.take(source.record.id, old, has_tpm=keep is not None)
+            await self._rooms.firmware.put(state, record.id, folder, identity)
+            if boot.tpm and keep is None:
                 await self._rooms.vtpm.manufacture(record.id, folder, identity)
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy.orm import object_session
 
 from holdfast.catalog.clock import now
 from holdfast.catalog.tables import VmRow
@@ -27,7 +28,7 @@ from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.records import VmRecord
+from holdfast.vm.records import VmRecord, require_lone_identity
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.start import bring_up, settle_restore, take_down
 
@@ -151,7 +152,13 @@ class VmOwner:
         image = MemoryImage(self._rooms.state.vm(self.record.name))
         restore = before is VmState.SAVED
 
+        record = self.record
+
         def starting(row: VmRow) -> None:
+            # In the transaction that begins it: of two with one identity, one is let in.
+            session = object_session(row)
+            if session is not None:
+                require_lone_identity(session, record)
             row.state = VmState.STARTING
             row.started = requested.replace(tzinfo=None)
             row.failure = None

@@ -17,13 +17,13 @@ from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.units import MIB, format_size
-from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec
+from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
 from holdfast.storage.images import ImageNotFound
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.variables import read_summary
 from holdfast.vm.cloud_init import check_cloud_init
-from holdfast.vm.records import VmRecord
+from holdfast.vm.records import VmRecord, tpm_identity
 from holdfast.vm.rooms import Rooms
 
 DRIVER_DISC = "virtio-win"
@@ -59,6 +59,18 @@ class NoSecureBootKeys(Unsupported):
 
 class NoCdDrive(Conflict):
     id = "no-cd-drive"
+
+
+class VmIsTemplate(Conflict):
+    id = "vm-is-template"
+
+
+class TemplateNotOff(Conflict):
+    id = "template-not-off"
+
+
+class NoTpmToKeep(InvalidInput):
+    id = "no-tpm-to-keep"
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,14 @@ class Planner:
         return VmPlan(new_id(), spec, full_copies, request.start)
 
     async def plan_clone(self, source: VmRecord, request: VmClone) -> VmPlan:
-        """A VM like `source`, with addresses and a TPM of its own."""
+        """A VM like `source`, with addresses of its own and, unless told to keep it, a TPM of its own."""
         await self.require_free_name(request.name)
+        if request.same_tpm and tpm_identity(source.spec, source.id) is None:
+            raise NoTpmToKeep(
+                f"VM {source.name!r} has no vTPM whose identity could be kept",
+                value=source.name,
+                cure="Leave out --same-tpm.",
+            )
         room = sum(self._rooms.volumes.stored_size(source.name, disk) for disk in source.spec.disks)
         await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
@@ -130,7 +148,11 @@ class Planner:
             disk.model_copy(update={"image": None}) if request.full_copy else disk
             for disk in source.spec.disks
         )
-        return VmPlan(new_id(), source.spec.model_copy(update={"nics": nics, "disks": disks}), {})
+        spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
+        if isinstance(spec.boot, UefiBoot):
+            identity = tpm_identity(source.spec, source.id) if request.same_tpm else None
+            spec = spec.model_copy(update={"boot": spec.boot.model_copy(update={"tpm_identity": identity})})
+        return VmPlan(new_id(), spec, {})
 
     async def changed(self, record: VmRecord, change: VmChange) -> VmSpec:
         """The specification after a change."""
@@ -143,6 +165,14 @@ class Planner:
             update["boot"] = await self._changed_boot(record, change.secure_boot)
         if change.guest_agent is not None:
             update["guest_agent"] = change.guest_agent
+        if change.template is not None:
+            if change.template and record.state not in (VmState.OFF, VmState.FAILED):
+                raise TemplateNotOff(
+                    f"VM {record.name!r} is {record.state}; only a VM that is off becomes a template",
+                    value=str(record.state),
+                    cure="Stop the VM first.",
+                )
+            update["template"] = change.template
         if change.iso is not None:
             update["cd_drives"] = await self._changed_drive(record, change.iso)
         return spec.model_copy(update=update)
@@ -193,6 +223,14 @@ class Planner:
 
     async def require_startable(self, record: VmRecord) -> None:
         """Memory enough now, every image there. Raises the refusal."""
+        if record.spec.template:
+            raise VmIsTemplate(
+                f"VM {record.name!r} is a template, which is cloned and never started",
+                value=record.name,
+                cure=f"Clone it: `holdfast vm clone {record.name} NAME`; or take the mark away:"
+                f" `holdfast vm set {record.name} --no-template`.",
+            )
+        await self._rooms.records.require_lone_identity(record)
         await asyncio.to_thread(require_memory, record.spec.memory)
         for disk in record.spec.disks:
             await self._rooms.volumes.require(record.name, disk)

@@ -17,7 +17,7 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import VmRow
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.paging import BadSort, Page, PageQuery
-from holdfast.spec.vm import Acceleration, VmSpec, VmState
+from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView, VmSummary
 
 _SORTS = {"name", "state", "cpus", "memory", "created"}
@@ -29,6 +29,10 @@ class VmNotFound(NotFound):
 
 class VmNameTaken(Conflict):
     id = "vm-name-taken"
+
+
+class TpmIdentityInUse(Conflict):
+    id = "tpm-identity-in-use"
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,33 @@ def require_free(session: Session, name: str) -> None:
         )
 
 
+def tpm_identity(spec: VmSpec, vm_id: str) -> str | None:
+    """Id of the VM that the TPM was made for; None: there is no TPM."""
+    boot = spec.boot
+    return boot.tpm_identity or vm_id if isinstance(boot, UefiBoot) and boot.tpm else None
+
+
+def require_lone_identity(session: Session, record: VmRecord) -> None:
+    """No other VM with the same TPM identity may be running. Raises TpmIdentityInUse."""
+    identity = tpm_identity(record.spec, record.id)
+    if identity is None:
+        return
+    taken_over = VmRow.spec["boot"]["tpm_identity"].as_string()
+    other = session.scalar(
+        select(VmRow).where(
+            VmRow.id != record.id,
+            VmRow.state.not_in((VmState.OFF, VmState.FAILED, VmState.SAVED)),
+            (taken_over == identity) | ((VmRow.id == identity) & taken_over.is_(None)),
+        )
+    )
+    if other is not None:
+        raise TpmIdentityInUse(
+            f"VM {other.name!r} has the same TPM identity as {record.name!r}, and it is {other.state}",
+            value=other.name,
+            cure=f"Stop {other.name!r} first; delete the one of the two that is no more needed.",
+        )
+
+
 def _free_number(session: Session) -> int:
     """The least number not in use, so that the range of uids never runs out."""
     taken = set(session.scalars(select(VmRow.number)))
@@ -191,6 +222,10 @@ class VmRecords:
         return await self._catalog.read(
             lambda session: [to_record(row) for row in session.scalars(select(VmRow).order_by(VmRow.number))]
         )
+
+    async def require_lone_identity(self, record: VmRecord) -> None:
+        """As the function of this name."""
+        await self._catalog.read(lambda session: require_lone_identity(session, record))
 
     async def page(self, query: PageQuery, state: VmState | None) -> Page[VmSummary]:
         return await self._catalog.read(lambda session: page(session, query, state))

@@ -16,6 +16,7 @@ from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
+from holdfast.trust.firmware_folder import settle_folder
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord
@@ -60,7 +61,7 @@ async def recover(rooms: Rooms, registry: VmRegistry, why_gone: str = DIED) -> N
         if record.state not in _AT_REST or f"vm:{record.id}" in owners or record.id[:8] in folders
     ]
     await asyncio.gather(*(one(record) for record in unsettled))
-    await asyncio.to_thread(_drop_memory, rooms, records)
+    await asyncio.to_thread(_drop_rests, rooms, records)
     for marked in left:
         if marked.owner not in kept and not marked.owner.startswith("switch:"):
             log.warning("ending a process that belongs to nothing", owner=marked.owner, role=marked.role)
@@ -70,9 +71,10 @@ async def recover(rooms: Rooms, registry: VmRegistry, why_gone: str = DIED) -> N
         await asyncio.to_thread(remove_tree, rooms.state.vm_runtime(name))
 
 
-def _drop_memory(rooms: Rooms, records: list[VmRecord]) -> None:
-    """Memory of VMs that were at rest and not saved means nothing."""
+def _drop_rests(rooms: Rooms, records: list[VmRecord]) -> None:
+    """Memory of VMs that were at rest and not saved means nothing; half-replaced firmware is settled."""
     for record in records:
+        settle_folder(rooms.state.vm(record.name))
         if record.state in _AT_REST and record.state is not VmState.SAVED:
             MemoryImage(rooms.state.vm(record.name)).discard()
 

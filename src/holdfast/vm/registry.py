@@ -77,6 +77,10 @@ class VmRegistry:
         owner.noticed(record.operation)
         return owner
 
+    async def named(self, name: str) -> VmOwner:
+        """The owner of a VM by its name or id. Raises VmNotFound."""
+        return await self._named(name)
+
     # Long verbs
 
     async def create(self, request: VmCreate, actor: str) -> Operation:
@@ -126,6 +130,12 @@ class VmRegistry:
         owner = await self._named(name)
         verb = Verb.KILL if force and owner.record.state not in (VmState.OFF, VmState.FAILED) else Verb.DELETE
         return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
+
+    async def begin(
+        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+    ) -> Operation:
+        """Begin an operation of another module on a VM: admitted and recorded together."""
+        return await self._submit(kind, owner, verb, params, actor)
 
     async def _submit(
         self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str

@@ -72,6 +72,10 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append("Secure Boot is off")
     if isinstance(boot, UefiBoot) and not boot.tpm:
         notices.append("Has no vTPM")
+    if isinstance(boot, UefiBoot) and boot.tpm_identity not in (None, record.id):
+        notices.append(f"Took over the TPM identity of VM {boot.tpm_identity}: never run both")
+    if record.spec.template:
+        notices.append("Is a template: it is cloned, and never started")
     if record.spec.os is GuestOs.WINDOWS and not any(each.image for each in record.spec.cd_drives[1:]):
         notices.append(
             "Has no disc with Windows' drivers: run `holdfast image pull virtio-win`, then create the VM"

@@ -105,6 +105,8 @@ async def test_what_was_sealed_opens_where_the_object_was_put(bench: Bench) -> N
         opened(data, PassphraseLock("five plain words for this")), other, folder, IDENTITY
     )
     assert permall(folder) == permall(bench.folder)
+    again = await bench.firmware.take(other, folder, has_tpm=True)
+    assert again.tpm and again.tpm.identity == bench.id and again.vm_id == other
     if IDENTITY:
         assert (folder / "firmware" / "tpm" / "tpm2-00.permall").stat().st_uid == IDENTITY.uid
         assert (folder / "firmware" / "variables.fd").stat().st_uid == IDENTITY.uid
@@ -298,7 +300,7 @@ async def test_a_put_is_whole_or_never_was_wherever_it_is_killed(
             except Killed:
                 finished = False
         settle_folder(target)
-        found = firmware_state._take(vm_id, target, ring, vm_id)
+        found = firmware_state._take(vm_id, target, ring)
         assert found.tpm and [path.name for path in target.iterdir()] == ["firmware"]
         new = found.tpm.state == after.tpm.state
         assert found.tpm.state in (before.tpm.state, after.tpm.state)
@@ -321,6 +323,10 @@ async def test_a_rotation_loses_no_key_wherever_it_is_killed(
         (vm.path / "firmware").mkdir()
         state_key.store(vm.path / "firmware", vm.id, keys[vm.id], ring)
     shown = state_key.make_recovery_key(vms[0].path / "firmware", vms[0].id, ring, new=False)
+
+    async def every() -> list[VmFolder]:
+        return vms
+
     container = vms[1].path / "point.hfstate"
     held = FirmwareState(vms[1].id, choose_firmware(True).template.read_bytes(), None)
     container.write_bytes(held.sealed(HostLock(ring)))
@@ -329,7 +335,7 @@ async def test_a_rotation_loses_no_key_wherever_it_is_killed(
         with monkeypatch.context() as dying:
             Death(dying, steps)
             try:
-                await rotate(bench.keys, vms)
+                await rotate(bench.keys, every)
                 finished = True
             except Killed:
                 steps += 1
@@ -339,7 +345,7 @@ async def test_a_rotation_loses_no_key_wherever_it_is_killed(
         for vm in vms:
             assert state_key.load(vm.path / "firmware", vm.id, ring) == keys[vm.id]
         assert opened(container.read_bytes(), HostLock(ring)) == held
-        done = await finish(later, vms)
+        done = await finish(later, every)
         assert done.unreadable == () and await later.earlier() == ()
         bench.keys = later
     assert steps > 15 and len(seen) > 5

@@ -19,6 +19,15 @@ from holdfast.api.uploads import UploadFolder
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.spec.errors import Conflict, NotFound
+from holdfast.spec.firmware_state import (
+    HostKeyKind,
+    HostKeyRotate,
+    HostKeyRotation,
+    RecoveryKey,
+    RecoveryKeyRequest,
+    StateExport,
+    StateImport,
+)
 from holdfast.spec.host import CheckLine, CheckStatus, HostInventory
 from holdfast.spec.host_attestation import EnrolledHost
 from holdfast.spec.ids import new_id
@@ -218,6 +227,44 @@ class FakeVms:
         return {"off": len(self.known)}
 
 
+class FakeFirmware:
+    def __init__(self, vms: FakeVms) -> None:
+        self.vms = vms
+        self.asked: list[Any] = []
+        self.keys: dict[str, str] = {}
+
+    async def export_state(self, name: str, request: StateExport) -> bytes:
+        self.vms._get(name)
+        self.asked.append(request)
+        return b"\x89HFS\0exported"
+
+    async def import_state(self, name: str, path: Path, request: StateImport, actor: str) -> VmView:
+        self.asked.append((path.read_bytes(), request, actor))
+        path.unlink()
+        return self.vms._get(name)
+
+    async def recovery_key(self, name: str, request: RecoveryKeyRequest) -> RecoveryKey:
+        self.vms._get(name)
+        if name in self.keys and not request.new:
+            raise Conflict("a recovery key was made", value=name)
+        self.keys[name] = f"KEY-{len(self.keys)}-{request.new}"
+        return RecoveryKey(vm=name, recovery_key=self.keys[name])
+
+    async def recover(self, name: str, text: str) -> VmView:
+        self.asked.append(text)
+        return self.vms._get(name)
+
+    async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation:
+        self.asked.append(request.to)
+        return HostKeyRotation(
+            kind=request.to or HostKeyKind.TPM,
+            id="0" * 16,
+            words="kept well",
+            rewrapped=3,
+            unreadable=("db",),
+        )
+
+
 class FakeImages:
     def __init__(self, operations: FakeOperations) -> None:
         self.operations = operations
@@ -332,13 +379,15 @@ class FakeDaemon:
         self.events = EventLog(self.catalog)
         self.operations = FakeOperations(self.events)
         self.vms = FakeVms(self.operations)
+        self.firmware = FakeFirmware(self.vms)
         self.images = FakeImages(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
         services = Services(
-            vms=self.vms, vm_counts=self.vms, operations=self.operations, images=self.images,
-            image_work=self.images, uploads=UploadFolder(self.folder / "uploads", reserve=0),
+            vms=self.vms, firmware=self.firmware, vm_counts=self.vms, operations=self.operations,
+            images=self.images, image_work=self.images,
+            uploads=UploadFolder(self.folder / "uploads", reserve=0),
             switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,

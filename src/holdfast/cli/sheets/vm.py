@@ -58,7 +58,8 @@ def _boot(boot: dict[str, Any], names: Mapping[str, str]) -> str:
         text = f"kernel {_image(boot['kernel'], names)}"
         return text + (f", initrd {_image(initrd, names)}" if initrd else "")
     secure = "Secure Boot on" if boot["secure_boot"] else "Secure Boot off"
-    return f"UEFI, {secure}, {'vTPM' if boot['tpm'] else 'no vTPM'}"
+    tpm = "vTPM" if boot["tpm"] else "no vTPM"
+    return f"UEFI, {secure}, {tpm}" + (" of another VM" if boot.get("tpm_identity") else "")
 
 
 def _guest(sheet: Sheet, guest: dict[str, Any], has_firmware: bool) -> None:

@@ -18,6 +18,16 @@ class InitrdWithoutKernel(InvalidInput):
     id = "initrd-without-kernel"
 
 
+class RecoveryKeyNotNow(InvalidInput):
+    id = "recovery-key-not-now"
+
+
+ImageOption = Annotated[
+    str | None, typer.Option(help="Image of the first disk.", autocompletion=complete_image)
+]
+RecoveryKeyOption = Annotated[
+    bool, typer.Option("--recovery-key", help="Also print the recovery key of its TPM, this once.")
+]
 EXAMPLE = "holdfast vm create web --image debian-12 --cpus 2 --memory 1GiB --disk 8GiB --user me --start"
 
 
@@ -27,6 +37,34 @@ def _require_partners(vlan: int | None, switch: str | None, initrd: str | None, 
         raise VlanWithoutSwitch(f"VLAN {vlan} needs a switch", value=vlan, cure="Name it with --switch NAME.")
     if initrd and not kernel:
         raise InitrdWithoutKernel("an initrd needs a kernel", cure="Name it with --kernel FILE.")
+
+
+def _require_recoverable(wanted: bool, vtpm: bool, no_wait: bool) -> None:
+    """Raises RecoveryKeyNotNow."""
+    if wanted and (not vtpm or no_wait):
+        raise RecoveryKeyNotNow(
+            "a VM without a vTPM has no recovery key" if not vtpm else "--recovery-key needs the finished VM",
+            cure="Leave out --recovery-key."
+            if not vtpm
+            else "Ask for it later: `holdfast trust recovery-key`.",
+        )
+
+
+def _finish(
+    client: Any, wire: dict[str, Any], name: str, recovery_key: bool, format_: Format, no_wait: bool
+) -> None:
+    from holdfast.cli.output import print_json
+    from holdfast.cli.recovery import new_recovery_key, show_recovery_key
+    from holdfast.cli.waiting import finish
+
+    if not recovery_key:
+        finish(client, wire, format_, no_wait)
+        return
+    done = finish(client, wire, Format.TABLE)
+    if format_ is Format.JSON:
+        print_json({**done, "recovery_key": new_recovery_key(client, name)})
+    else:
+        show_recovery_key(client, name, False, format_)
 
 
 def _disks(image: str | None, sizes: list[str], full_copy: bool) -> list[dict[str, Any]]:
@@ -53,9 +91,7 @@ def _kernel(client: Any, kernel: str, initrd: str | None, append: str) -> dict[s
 
 def command(
     name: Annotated[str, typer.Argument(help="A name for the VM.")],
-    image: Annotated[
-        str | None, typer.Option(help="Image of the first disk.", autocompletion=complete_image)
-    ] = None,
+    image: ImageOption = None,
     cpus: Annotated[int, typer.Option(help="Virtual CPUs.")] = 1,
     memory: Annotated[str, typer.Option(help="For example 1GiB.")] = "1GiB",
     disk: Annotated[
@@ -79,15 +115,16 @@ def command(
     tpm: Annotated[bool, typer.Option("--tpm/--no-tpm")] = True,
     guest_agent: Annotated[bool, typer.Option("--guest-agent/--no-guest-agent")] = True,
     full_copy: Annotated[bool, typer.Option("--full-copy", help="Copy the image whole.")] = False,
+    recovery_key: RecoveryKeyOption = False,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
     no_wait: NoWait = False,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Make a VM. Files are sent to the daemon; it never opens a path itself."""
     _require_partners(vlan, switch, initrd, kernel)
+    _require_recoverable(recovery_key, tpm and not kernel, no_wait)
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of
-    from holdfast.cli.waiting import finish
 
     body: dict[str, Any] = {
         "name": name,
@@ -109,4 +146,4 @@ def command(
             body["iso"] = image_of(client, iso, "iso")
         if kernel:
             body["kernel"] = _kernel(client, kernel, initrd, append)
-        finish(client, client.wire("POST", "/v1/vms", body), format_, no_wait)
+        _finish(client, client.wire("POST", "/v1/vms", body), name, recovery_key, format_, no_wait)

@@ -23,6 +23,9 @@ def command(
     secure_boot: Annotated[bool | None, typer.Option("--secure-boot/--no-secure-boot")] = None,
     guest_agent: Annotated[bool | None, typer.Option("--guest-agent/--no-guest-agent")] = None,
     iso: Annotated[str | None, typer.Option(help="ISO file or image; '' empties the drive.")] = None,
+    template: Annotated[
+        bool | None, typer.Option("--template/--no-template", help="A template is cloned and never started.")
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Change settings; most take effect at the next start."""
@@ -31,7 +34,7 @@ def command(
     from holdfast.cli.uploading import image_of
     from holdfast.cli.vm_output import show_vm
 
-    if (cpus, memory, secure_boot, guest_agent, iso) == (None,) * 5:
+    if (cpus, memory, secure_boot, guest_agent, iso, template) == (None,) * 6:
         raise NothingToChange("no setting was named", cure="See `holdfast vm set --help`.")
     with connect() as client:
         disc = image_of(client, iso, "iso") if iso else iso
@@ -41,5 +44,6 @@ def command(
             "secure_boot": secure_boot,
             "guest_agent": guest_agent,
             "iso": disc,
+            "template": template,
         }
         show_vm(client, client.wire("PATCH", vm_path(name), body), format_)
