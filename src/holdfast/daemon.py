@@ -198,7 +198,7 @@ class _Attestation:
 def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> _Attestation:
     book = HostBook(catalog)
     authorities = load_authorities(config.tpm_authorities)
-    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.open(state.keys), authorities)
+    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.of(state.keys), authorities)
     host = AttestingHost(config.host_tpm or HOST_TPM)
     return _Attestation(AttestedHost(host, state.keys, TlsVerifierDoor()), verifier, book)
 
