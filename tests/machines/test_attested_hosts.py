@@ -153,6 +153,8 @@ async def test_a_vm_that_requires_an_attested_host_starts_on_a_trusted_one_only(
     assert json.loads(key_file.read_text())["guarded"] is True
     (guard,) = (pair.verifier.state.keys / "guards").iterdir()
     assert guard.read_text() not in _everything(host)
+    # The other part is under the host key, which the host's TPM has sealed.
+    assert json.loads((host.state.keys / "host.key").read_text())["kind"] == "tpm"
 
     host.do("POST", "/v1/vms/vault/start")
     host.call("POST", "/v1/vms/vault/kill")
