@@ -149,9 +149,9 @@ async def _compose(
         identities=users,
     )
     registry = VmRegistry(rooms, operations)
-    _register(operations, registry, rooms, users)
+    _register(operations, rooms, registry, users)
     firmware = VmFirmware(rooms, registry, operations)
-    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get)
+    checked = CheckedHost(processes, state.root, acceleration.verdict, capabilities.get, host_keys.facts)
     services = Services(
         vms=registry,
         firmware=firmware,
@@ -172,17 +172,13 @@ async def _compose(
     return _Composition(rooms, registry, operations, services, facts, firmware)
 
 
-def _register(operations: Operations, registry: VmRegistry, rooms: Rooms, users: VmUsers) -> None:
+def _register(operations: Operations, rooms: Rooms, registry: VmRegistry, users: VmUsers) -> None:
+    builder = ImageBuilder(rooms.state, rooms.processes)
     for procedure in (
         *lifecycle.procedures(registry.owner),
         *create.procedures(rooms, registry.owner, registry.forget),
         *image_operations.procedures(
-            rooms.state,
-            rooms.processes,
-            rooms.images,
-            ImageBuilder(rooms.state, rooms.processes),
-            Downloader(),
-            users.converter,
+            rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),
     ):
         operations.register(procedure)
@@ -205,6 +201,8 @@ def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> 
 
 def _sealer(config: DaemonConfig) -> HostTpmSealer | None:
     """The host's TPM where one is named, or where the usual device is there."""
+    if config.host_tpm == "none":
+        return None
     named = config.host_tpm is not None or Path(HOST_TPM.partition(":")[2]).exists()
     return HostTpmSealer(config.host_tpm or HOST_TPM) if named else None
 

@@ -55,8 +55,8 @@ class DaemonConfig(Frozen):
     listen: str | None = None
     """HOST:PORT of the TLS door; None: there is none."""
 
-    host_tpm: str | None = Field(default=None, pattern=r"^(device|swtpm):/")
-    """This host's TPM: `device:` or `swtpm:` and a path; None: `device:/dev/tpmrm0` where it is there."""
+    host_tpm: str | None = Field(default=None, pattern=r"^(none$|(device|swtpm):/)")
+    """This host's TPM: `device:` or `swtpm:` and a path, or `none`; None: `device:/dev/tpmrm0` if there."""
     tpm_authorities: Path | None = None
     """PEM file of those who make TPMs that this verifier trusts; None: who enrols a host vouches for it."""
 

@@ -25,8 +25,8 @@ from holdfast.api.routes import (
 from holdfast.api.services import Services
 
 ROUTERS = (
-    *(vms, firmware_state, streams, images, switches, operations, events, host, attestation, tokens),
-    *(health, metrics),
+    *(vms, firmware_state, streams, images, switches, operations, events),
+    *(host, attestation, tokens, health, metrics),
 )
 
 

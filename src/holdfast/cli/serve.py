@@ -14,7 +14,7 @@ def command(
     socket: Annotated[Path | None, typer.Option(help="UNIX socket of the API.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT of the API over TLS.")] = None,
     host_tpm: Annotated[
-        str | None, typer.Option(help="This host's TPM: device:/dev/tpmrm0, or swtpm: and a socket.")
+        str | None, typer.Option(help="This host's TPM: device:/dev/tpmrm0, swtpm: and a socket, none.")
     ] = None,
     tpm_authorities: Annotated[
         Path | None, typer.Option(help="PEM file of the TPM makers that this verifier trusts.")

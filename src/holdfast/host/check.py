@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.host import check_kernel, check_programs
+from holdfast.host import check_kernel, check_keys, check_programs
 from holdfast.host.check_programs import QemuFacts, Runner
 from holdfast.host.clock import clock_synchronised
 from holdfast.spec.errors import HoldfastError
+from holdfast.spec.firmware_state import HostKeyFacts
 from holdfast.spec.host import AccelerationVerdict, CheckLine, CheckStatus
 
 _PATIENCE = 20.0  # seconds for a line
@@ -29,6 +30,7 @@ class CheckedHost:
     acceleration: Callable[[], Awaitable[AccelerationVerdict]]
     qemu: Callable[[], Awaitable[QemuFacts]]
     """Raises a HoldfastError where QEMU is missing or mute."""
+    host_key: Callable[[], Awaitable[HostKeyFacts]]
     root: Path = Path("/")
     account: check_kernel.Account = field(default_factory=check_kernel.Account.current)
     clock: Callable[[], bool] = clock_synchronised
@@ -43,6 +45,7 @@ async def check(host: CheckedHost) -> list[CheckLine]:
             _line("qemu", "QEMU", _qemu(host)),
             _line("firmware", "UEFI firmware", asyncio.to_thread(check_programs.check_firmware, root)),
             _line("swtpm", "vTPM", check_programs.check_swtpm(root, host.runner)),
+            _line("host-key", "Host key", _host_key(host)),
             _line(
                 "image-tools",
                 "Image tools",
@@ -70,6 +73,10 @@ async def _qemu(host: CheckedHost) -> CheckLine:
         return check_programs.check_qemu(await host.qemu())
     except HoldfastError as error:
         return check_programs.check_qemu(error)
+
+
+async def _host_key(host: CheckedHost) -> CheckLine:
+    return check_keys.check_host_key(await host.host_key())
 
 
 async def _clock(host: CheckedHost) -> CheckLine:

@@ -19,6 +19,18 @@ class HostKeyKind(StrEnum):
     """The host's TPM, which releases it in the boot state that it was sealed in."""
 
 
+class HostKeyFacts(Frozen):
+    """How this host keeps its key, for the host check."""
+
+    kind: HostKeyKind | None
+    """None: no key was needed yet."""
+    tpm: bool
+    """The daemon has a TPM of this host to seal in."""
+    problem: str = ""
+    """Why the key is not to be had now; empty: it opens."""
+    cure: str = ""
+
+
 class HostKeyRotate(Frozen):
     to: HostKeyKind | None = None
     """None: the TPM where the host has one that can be used, else a file."""

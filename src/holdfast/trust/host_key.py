@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 
 from holdfast.host.files import sync_folder, write_atomic
 from holdfast.spec.errors import Conflict, Failed, HoldfastError, Unsupported
-from holdfast.spec.firmware_state import HostKeyKind
+from holdfast.spec.firmware_state import HostKeyFacts, HostKeyKind
 from holdfast.spec.model import Frozen
 from holdfast.trust.bounded import read_bounded
 
@@ -197,6 +197,18 @@ class HostKeys:
         """What keeps the key, without opening it; None: no key was needed yet."""
         stored = await asyncio.to_thread(_read, self._current)
         return stored.kind if stored else None
+
+    async def facts(self) -> HostKeyFacts:
+        """How the key is kept, and whether it opens. Makes none."""
+        tpm = self.sealer is not None
+        kind: HostKeyKind | None = None
+        try:
+            kind = await self.kind()
+            if kind is not None:
+                await self.ring()
+        except (HostKeySealed, HostKeyDamaged) as error:
+            return HostKeyFacts(kind=kind, tpm=tpm, problem=error.message, cure=error.cure)
+        return HostKeyFacts(kind=kind, tpm=tpm)
 
     async def renew(self, to: HostKeyKind | None = None) -> KeyRing:
         """A new key in use; the one before stays at hand until `drop_earlier`.

@@ -134,7 +134,8 @@ class VmFirmware:
             await self._rooms.firmware.require_readable(told, header.vm)
         record = owner.record
         _require_alike(record, header.tpm is not None)
-        mine = header.tpm is None or header.tpm.identity == records.tpm_identity(record.spec, record.id)
+        own = (record.id, records.tpm_identity(record.spec, record.id))
+        mine = header.tpm is None or header.tpm.identity in own
         if not (mine or request.same_tpm):
             raise FirmwareStateOfAnotherVm(
                 f"the firmware state is that of VM {header.vm}, not of {record.name!r}",

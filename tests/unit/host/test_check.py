@@ -14,9 +14,11 @@ from fake_host import hybrid_host, program, put
 from holdfast.host import check_kernel, check_programs
 from holdfast.host.check import CheckedHost, check
 from holdfast.host.check_kernel import Account
+from holdfast.host.check_keys import check_host_key
 from holdfast.host.clock import clock_synchronised
 from holdfast.host.kernel_modules import ModuleState, built_with, module_state
 from holdfast.host.processes import Completed, ProgramMissing
+from holdfast.spec.firmware_state import HostKeyFacts, HostKeyKind
 from holdfast.spec.host import AccelerationVerdict, CheckLine, CheckStatus
 from holdfast.spec.vm import Acceleration
 
@@ -110,11 +112,16 @@ async def lines_of(
             raise ProgramMissing("the program qemu-system-x86_64 is not installed", cure="Install it.")
         return qemu
 
+    async def key() -> HostKeyFacts:
+        # A host without QEMU stands for one without anything.
+        return HostKeyFacts(kind=HostKeyKind.TPM if qemu else HostKeyKind.FILE, tpm=qemu is not None)
+
     host = CheckedHost(
         runner=Tools(),
         state=root,
         acceleration=acceleration,
         qemu=facts,
+        host_key=key,
         root=root,
         account=ROOT_USER,
         clock=lambda: True,
@@ -126,7 +133,7 @@ async def test_a_full_host_is_ok_in_every_line(tmp_path: Path) -> None:
     lines = await lines_of(full_host(tmp_path), KVM, Qemu())
     # The disk that the tests happen to run on may be nearly full.
     assert [line for line in lines if line.status is not CheckStatus.OK and line.id != "space"] == []
-    assert len({line.id for line in lines}) == len(lines) == 14
+    assert len({line.id for line in lines}) == len(lines) == 15
     assert lines[0].id == "acceleration"
 
 
@@ -144,6 +151,26 @@ async def test_a_bare_host_has_a_cure_for_every_fault(tmp_path: Path) -> None:
     assert all(line.text and (line.cure or line.status is CheckStatus.OK) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("kind", "tpm", "problem", "status", "text", "cure"),
+    [
+        (HostKeyKind.TPM, True, "", CheckStatus.OK, "stolen or copied disk does not open it", ""),
+        (None, True, "", CheckStatus.OK, "none yet", ""),
+        (HostKeyKind.FILE, True, "", CheckStatus.LIMITED, "has a TPM", "rotate-host-key --to tpm"),
+        (HostKeyKind.FILE, False, "", CheckStatus.LIMITED, "root alone may read", "encrypted disk"),
+        (None, False, "", CheckStatus.LIMITED, "none yet", "encrypted disk"),
+        (HostKeyKind.TPM, True, "PCR 7 differs", CheckStatus.MISSING, "PCR 7 differs", "Boot as before."),
+    ],
+)
+def test_what_keeps_the_host_key_is_said_with_the_difference(
+    kind: HostKeyKind | None, tpm: bool, problem: str, status: CheckStatus, text: str, cure: str
+) -> None:
+    facts = HostKeyFacts(kind=kind, tpm=tpm, problem=problem, cure="Boot as before." if problem else "")
+    line = check_host_key(facts)
+    assert line.status is status and text in line.text and cure in line.cure
+    assert bool(line.cure) == (status is not CheckStatus.OK)
+
+
 async def test_one_broken_line_leaves_the_others_alone(tmp_path: Path) -> None:
     root = full_host(tmp_path)
     put(root, {"sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "many\n"})
@@ -154,7 +181,7 @@ async def test_one_broken_line_leaves_the_others_alone(tmp_path: Path) -> None:
     lines = {line.id: line for line in await lines_of(root, KVM, Qemu(), acceleration=broken)}
     assert lines["acceleration"].status is lines["huge-pages"].status is CheckStatus.LIMITED
     assert "the kernel is silent" in lines["acceleration"].text
-    assert lines["qemu"].status is CheckStatus.OK and len(lines) == 14
+    assert lines["qemu"].status is CheckStatus.OK and len(lines) == 15
 
 
 async def test_a_line_that_takes_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,6 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.trust",
-    "enrol hosts forget export_state import_state recovery_key recover rotate_host_key",
-    "What VMs and hosts are trusted by: attestation, firmware state, and the keys to it.",
+    "export_state import_state recovery_key recover rotate_host_key enrol hosts forget",
+    "What VMs and hosts are trusted by, and the keys to it.",
 )
