@@ -134,7 +134,7 @@ class _Ground:
     users: VmUsers
 
 
-def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
+def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: AttestedHost) -> Rooms:
     state, processes = ground.state, ground.processes
     records = VmRecords(ground.catalog, ground.events)
     usage = VmUsage(records)
@@ -158,6 +158,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
         vtpm=vtpm,
         firmware=FirmwareStates(vtpm, host_keys),
         host_keys=host_keys,
+        attested_host=attested_host,
         acceleration=AccelerationProbe(processes, ground.facts),
         groups=VmGroups(find_cgroups()),
         identities=ground.users,
@@ -167,14 +168,14 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe) -> Rooms:
 async def _compose(ground: _Ground, certificate: Certificate | None, reserve: SpaceReserve) -> _Composition:
     state, catalog, events, processes = ground.state, ground.catalog, ground.events, ground.processes
     capabilities = CapabilityProbe(processes, ground.facts)
-    rooms = _rooms(ground, capabilities)
+    attested = _attestation(ground.config, state, catalog)
+    rooms = _rooms(ground, capabilities, attested.host)
     operations = Operations(catalog, events, state.operations, reserve)
     registry = VmRegistry(rooms, operations)
     trust = TrustRecords(catalog, events)
     attestation = Attestation(trust, EndorsementAuthority(state.keys), operations, registry.named)
     _register(operations, rooms, registry, attestation, ground.users)
     firmware = VmFirmware(rooms, registry, operations)
-    attested = _attestation(ground.config, state, catalog)
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
@@ -227,7 +228,7 @@ class _Attestation:
 def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> _Attestation:
     book = HostBook(catalog)
     authorities = load_authorities(config.tpm_authorities)
-    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.open(state.keys), authorities)
+    verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.of(state.keys), authorities)
     host = AttestingHost(config.host_tpm or HOST_TPM)
     return _Attestation(AttestedHost(host, state.keys, TlsVerifierDoor()), verifier, book)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from emulated_tpm import EmulatedTpm, have_tools, manufacture
-from live_host import LiveHost
+from invariants import check_invariants
+from live_host import LiveHost, OperationEndedBadly
 from namespaces import Peers, ip
 
 from holdfast.spec.errors import RemoteError
@@ -135,3 +136,54 @@ def test_a_recorded_proof_and_a_wrong_place_are_refused(pair: Pair) -> None:
     pair.verifier.kill()
     away = pair.cli(pair.host, "host", "attest", "--format", "json")
     assert json.loads(away.stderr)["id"] == "daemon-not-reachable"
+
+
+async def test_a_vm_that_requires_an_attested_host_starts_on_a_trusted_one_only(pair: Pair) -> None:
+    host = pair.host
+    body = {"name": "vault", "memory": 256 * 1024**2, "disks": [{"size": 16 * 1024**2}], "nics": []}
+    host.do("POST", "/v1/vms", body)
+    with pytest.raises(RemoteError) as alone:
+        host.call("PATCH", "/v1/vms/vault", {"require_attested_host": True})
+    assert alone.value.wire_id == "no-verifier"
+    assert pair.enrol().returncode == 0
+    done = pair.cli(host, "vm", "set", "vault", "--require-attested-host", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["spec"]["require_attested_host"] is True
+    key_file = host.state.vm("vault") / "firmware" / "tpm.key.json"
+    assert json.loads(key_file.read_text())["guarded"] is True
+    (guard,) = (pair.verifier.state.keys / "guards").iterdir()
+    assert guard.read_text() not in _everything(host)
+    # The other part is under the host key, which the host's TPM has sealed.
+    assert json.loads((host.state.keys / "host.key").read_text())["kind"] == "tpm"
+
+    host.do("POST", "/v1/vms/vault/start")
+    host.call("POST", "/v1/vms/vault/kill")
+    await pair.tamper(4)
+    with pytest.raises(OperationEndedBadly) as refused:
+        host.do("POST", "/v1/vms/vault/start")
+    assert "host-not-trusted" in str(refused.value)
+    assert host.vm("vault").state == "off"
+    with pytest.raises(RemoteError):  # neither can what it requires be lifted there
+        host.call("PATCH", "/v1/vms/vault", {"require_attested_host": False})
+
+    pair.tpm.reboot()
+    for daemon in (pair.verifier, host):
+        daemon.kill()
+        daemon.start()
+    host.do("POST", "/v1/vms/vault/start")
+    host.call("POST", "/v1/vms/vault/kill")
+    assert guard.read_text() not in _everything(host)
+    pair.cli(pair.verifier, "trust", "forget", "beta")
+    with pytest.raises(OperationEndedBadly, match="host-not-enrolled"):
+        host.do("POST", "/v1/vms/vault/start")
+    assert pair.enrol().returncode == 0
+    host.call("PATCH", "/v1/vms/vault", {"require_attested_host": False})
+    pair.verifier.kill()
+    host.do("POST", "/v1/vms/vault/start")
+    check_invariants(host)
+
+
+def _everything(host: LiveHost) -> str:
+    """What the host's daemon keeps and says, as text."""
+    kept = [path for path in host.state.root.rglob("*") if path.is_file() and path.stat().st_size < 2**20]
+    return "".join(path.read_text(errors="replace") for path in [*kept, host.log])

@@ -132,6 +132,8 @@ class VmSpec(Frozen):
     nics: tuple[Nic, ...] = Field(default=(), max_length=MAX_NICS)
     cloud_init: CloudInit | None = None
     guest_agent: bool = True
+    require_attested_host: bool = False
+    """The vTPM's key is released by the host's verifier, to a host that it trusts only."""
     template: bool = False
     """To be cloned only, never started."""
 

@@ -86,6 +86,8 @@ class VmChange(Frozen):
     memory: Size | None = Field(default=None, ge=MIN_MEMORY, le=240 * 1024 * GIB)
     secure_boot: bool | None = None
     guest_agent: bool | None = None
+    require_attested_host: bool | None = None
+    """Start only on a host that its verifier trusts; a VM that is off and has a vTPM."""
     iso: str | None = None
     """Image to put into the first CD drive; the empty string empties it."""
     template: bool | None = None

@@ -47,6 +47,12 @@ class VtpmKeyOfAnotherVm(Conflict):
     id = "vtpm-key-of-another-vm"
 
 
+class VtpmKeyGuarded(Conflict):
+    """The key is released to an attested host only, and the verifier's part of it is not at hand."""
+
+    id = "vtpm-key-guarded"
+
+
 class RecoveryKeyExists(Conflict):
     id = "recovery-key-exists"
 
@@ -73,6 +79,8 @@ class _Stored(Frozen):
     identity: str | None = Field(default=None, max_length=64)
     """Id of the VM that the TPM was made for, where that is another one."""
     host: Wrapped
+    guarded: bool = False
+    """What `host` holds is the key under another one, which a verifier releases to attested hosts."""
     recovery: Recovery | None = None
 
 
@@ -102,7 +110,7 @@ def store(
     _forget_plain(firmware)
 
 
-def load(firmware: Path, vm_id: str, ring: KeyRing) -> bytes:
+def load(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes | None = None) -> bytes:
     """A VM's key of 32 bytes; a plain one of an earlier version is taken over.
 
     Raises:
@@ -110,6 +118,7 @@ def load(firmware: Path, vm_id: str, ring: KeyRing) -> bytes:
         VtpmDamaged: its file is no key, or was changed.
         VtpmKeyOfAnotherVm: it is that of another VM.
         WrappedByAnotherHost: another host's key wrapped it.
+        VtpmKeyGuarded: it is guarded, and `guard_key` is not the key to that.
     """
     with _changing:
         stored = _read(firmware)
@@ -117,20 +126,55 @@ def load(firmware: Path, vm_id: str, ring: KeyRing) -> bytes:
             key = _read_plain(firmware)
             store(firmware, vm_id, key, ring)
             return key
-        key = _open(firmware, stored, vm_id, ring)
+        held = _open(firmware, stored, vm_id, ring)
+        key = _unguarded(held, vm_id, guard_key) if stored.guarded else held
+        if len(key) != KEY_BYTES:
+            raise _damaged(firmware / _FILE)
         _forget_plain(firmware)
         return key
 
 
+def is_guarded(firmware: Path) -> bool:
+    """Whether the key opens only with what a verifier releases to attested hosts."""
+    stored = _read(firmware)
+    return stored is not None and stored.guarded
+
+
+def guard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None:
+    """Let the key open only together with `guard_key` (32 bytes). Safe to repeat. Raises as `load`."""
+    with _changing:
+        key = load(firmware, vm_id, ring, guard_key)
+        stored = _read(firmware)
+        if stored is None or stored.guarded:
+            return
+        nonce = secrets.token_bytes(_NONCE)
+        held = nonce + AESGCM(guard_key).encrypt(nonce, key, _context(vm_id).encode())
+        host = ring.wrap(held, _context(vm_id))
+        _write(firmware, stored.model_copy(update={"host": host, "guarded": True}))
+
+
+def unguard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None:
+    """Let the key open by the host key alone again. Safe to repeat. Raises as `load`."""
+    with _changing:
+        key = load(firmware, vm_id, ring, guard_key)
+        stored = _read(firmware)
+        if stored is not None and stored.guarded:
+            host = ring.wrap(key, _context(vm_id))
+            _write(firmware, stored.model_copy(update={"host": host, "guarded": False}))
+
+
 def rewrap(firmware: Path, vm_id: str, ring: KeyRing) -> bool:
-    """Wrap it by the host key in use; True where it was not. Raises as `load`."""
+    """Wrap it by the host key in use; True where it was not. Raises as `load`, but for a guarded one."""
     with _changing:
         stored = _read(firmware)
-        if stored is not None and stored.host.key == ring.current.id:
+        if stored is None:
+            load(firmware, vm_id, ring)
+            return True
+        if stored.host.key == ring.current.id:
             return False
-        key = load(firmware, vm_id, ring)
-        if stored is not None:
-            store(firmware, vm_id, key, ring, stored.recovery, stored.identity)
+        host = ring.wrap(_open(firmware, stored, vm_id, ring), _context(vm_id))
+        _write(firmware, stored.model_copy(update={"host": host}))
+        _forget_plain(firmware)
         return True
 
 
@@ -242,14 +286,26 @@ def _context(vm_id: str) -> str:
 
 
 def _open(firmware: Path, stored: _Stored, vm_id: str, ring: KeyRing) -> bytes:
+    """What the host key holds: the state key, or, where it is guarded, that under the guard's key."""
     _require_own(firmware, stored, vm_id)
     try:
-        key = ring.unwrap(stored.host, _context(vm_id))
+        return ring.unwrap(stored.host, _context(vm_id))
     except WrappedDamaged as error:
         raise _damaged(firmware / _FILE) from error
-    if len(key) != KEY_BYTES:
-        raise _damaged(firmware / _FILE)
-    return key
+
+
+def _unguarded(held: bytes, vm_id: str, guard_key: bytes | None) -> bytes:
+    try:
+        if guard_key is not None:
+            return AESGCM(guard_key).decrypt(held[:_NONCE], held[_NONCE:], _context(vm_id).encode())
+    except (InvalidTag, ValueError):
+        pass
+    raise VtpmKeyGuarded(
+        f"the TPM key of VM {vm_id} is released to attested hosts only",
+        value=vm_id,
+        cure="Start it with `vm set VM --require-attested-host` in force; for an export or a clone with the"
+        " same TPM, lift that first: `vm set VM --no-require-attested-host`.",
+    )
 
 
 def _require_own(firmware: Path, stored: _Stored, vm_id: str) -> None:

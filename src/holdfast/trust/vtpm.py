@@ -150,6 +150,7 @@ class Vtpm:
         identity: Identity | None = None,
         *,
         empty: bool = False,
+        guard_key: bytes | None = None,
     ) -> TpmAttachment:
         """Start the VM's swtpm; it ends by itself when QEMU does.
 
@@ -160,6 +161,7 @@ class Vtpm:
         Raises:
             VtpmMissing: the folder holds no TPM.
             VtpmDamaged, VtpmKeyOfAnotherVm, WrappedByAnotherHost: its key cannot be had.
+            VtpmKeyGuarded: its key needs `guard_key`, which a verifier releases to attested hosts.
             VtpmStateDamaged, VtpmStateOtherKey, VtpmStateNewer: its state is not to be used.
             HostKeySealed, HostKeyDamaged: the host key is not to be had.
             VtpmRunning: it runs already.
@@ -168,7 +170,9 @@ class Vtpm:
         self.refuse_running(vm_id)
         await asyncio.to_thread(settle_folder, folder)
         async with self._keys.wrapping() as ring:
-            _, secret, found = await asyncio.to_thread(read_state, folder / "firmware", vm_id, ring)
+            _, secret, found = await asyncio.to_thread(
+                read_state, folder / "firmware", vm_id, ring, guard_key
+            )
         if found.least > OLDEST.version:
             require_readable(found, await self.readable(), f"VM {vm_id}")
         await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
@@ -243,6 +247,20 @@ class Vtpm:
                 cure="See the end of its log in the detail.",
                 detail={"log": "\n".join(await asyncio.to_thread(tail, log, _LOG_LINES))},
             )
+
+    async def is_guarded(self, folder: Path) -> bool:
+        """Whether the key opens only with what a verifier releases to attested hosts."""
+        return await asyncio.to_thread(state_key.is_guarded, folder / "firmware")
+
+    async def guard(self, vm_id: str, folder: Path, guard_key: bytes) -> None:
+        """Let the key open only together with `guard_key` from now on. Raises as `start`."""
+        async with self._keys.wrapping() as ring:
+            await asyncio.to_thread(state_key.guard, folder / "firmware", vm_id, ring, guard_key)
+
+    async def unguard(self, vm_id: str, folder: Path, guard_key: bytes) -> None:
+        """Let the key open by the host key alone again. Raises as `start`."""
+        async with self._keys.wrapping() as ring:
+            await asyncio.to_thread(state_key.unguard, folder / "firmware", vm_id, ring, guard_key)
 
     def find(self, vm_id: str) -> Marked | None:
         """The VM's running swtpm, also one started by an earlier daemon."""
@@ -326,7 +344,9 @@ def _finish(new: Path, target: Path, identity: Identity | None) -> None:
     sync_folder(target.parent)
 
 
-def read_state(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[bytes, bytes, StateFormat]:
+def read_state(
+    firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes | None = None
+) -> tuple[bytes, bytes, StateFormat]:
     """A TPM at rest: its state file, the key that encrypts it, and the versions in it.
 
     A restore that was never settled is put back first. Raises as `Vtpm.start`.
@@ -334,7 +354,7 @@ def read_state(firmware: Path, vm_id: str, ring: KeyRing) -> tuple[bytes, bytes,
     _put_back(firmware)
     if not (firmware / "tpm").is_dir():
         raise state_key.missing(firmware)
-    key = state_key.load(firmware, vm_id, ring)
+    key = state_key.load(firmware, vm_id, ring, guard_key)
     try:
         data = read_bounded(firmware / "tpm" / STATE_FILE, LONGEST_STATE)
     except FileNotFoundError as error:

@@ -22,6 +22,7 @@ from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCrea
 from holdfast.storage.images import ImageNotFound
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.variables import read_summary
+from holdfast.vm.attested_host import require_guardable
 from holdfast.vm.cloud_init import check_cloud_init
 from holdfast.vm.records import VmRecord, tpm_identity
 from holdfast.vm.rooms import Rooms
@@ -173,6 +174,10 @@ class Planner:
                     cure="Stop the VM first.",
                 )
             update["template"] = change.template
+        if change.require_attested_host is not None:
+            if change.require_attested_host != spec.require_attested_host:
+                require_guardable(record)
+            update["require_attested_host"] = change.require_attested_host
         if change.iso is not None:
             update["cd_drives"] = await self._changed_drive(record, change.iso)
         return spec.model_copy(update=update)

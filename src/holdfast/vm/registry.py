@@ -26,6 +26,7 @@ from holdfast.spec.vm_view import VmSummary, VmView
 from holdfast.storage.images import require_stored
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
+from holdfast.vm.attested_host import guard_key, require_guardable
 from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
@@ -214,12 +215,22 @@ class VmRegistry:
         owner = await self.named(name)
         owner.admits(Verb.CHANGE)
         spec = await self._planner.changed(owner.record, change)
+        guarded = spec.require_attested_host
+        changes = guarded != owner.record.spec.require_attested_host
+        key = await guard_key(self._rooms, owner.record) if changes else b""
 
         async def apply() -> None:
             owner.admits(Verb.CHANGE)
+            vtpm, folder = self._rooms.vtpm, self._rooms.state.vm(owner.record.name)
+            if changes:
+                require_guardable(owner.record)
+            if key and not guarded:
+                await vtpm.unguard(owner.record.id, folder, key)
             if change.iso is not None and owner.machine is not None:
                 await owner.machine.set_medium(spec.cd_drives[0].id, await self._planner.medium(spec))
             await owner.change(lambda row: records.set_spec(row, spec), "vm.changed")
+            if key and guarded:
+                await vtpm.guard(owner.record.id, folder, key)
 
         await owner.request(apply)
         return await self.show(owner.record.id)

@@ -34,6 +34,12 @@ class Identities(Protocol):
     def of(self, number: int) -> Identity | None: ...
 
 
+class AttestedHost(Protocol):
+    """This host before its verifier."""
+
+    async def guard_key(self, vm_id: str, make: bool = False) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Rooms:
     state: StateFolder
@@ -50,6 +56,7 @@ class Rooms:
     vtpm: Vtpm
     firmware: FirmwareStates
     host_keys: HostKeys
+    attested_host: AttestedHost
     acceleration: AccelerationProbe
     groups: VmGroups
     identities: Identities

@@ -24,6 +24,7 @@ from holdfast.spec.attachment import (
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.trust.firmware import choose_firmware
+from holdfast.vm.attested_host import key_for_start
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.pending_keys import before_start
 from holdfast.vm.records import VmRecord
@@ -108,7 +109,8 @@ async def _start_tpm(
     if not _has_tpm(spec):
         return None
     folder, runtime = rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
-    return await rooms.vtpm.start(record.id, folder, runtime, identity, empty=empty)
+    key = await key_for_start(rooms, record)
+    return await rooms.vtpm.start(record.id, folder, runtime, identity, empty=empty, guard_key=key)
 
 
 async def settle_restore(rooms: Rooms, record: VmRecord) -> None:

@@ -74,6 +74,8 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append("Has no vTPM")
     if isinstance(boot, UefiBoot) and boot.tpm_identity not in (None, record.id):
         notices.append(f"Took over the TPM identity of VM {boot.tpm_identity}: never run both")
+    if record.spec.require_attested_host:
+        notices.append("Starts only while this host's verifier trusts it")
     if record.spec.template:
         notices.append("Is a template: it is cloned, and never started")
     if record.spec.os is GuestOs.WINDOWS and not any(each.image for each in record.spec.cd_drives[1:]):

@@ -59,7 +59,7 @@ class Bench:
     def __init__(self, tpms: list[EmulatedTpm], certified: bool = True) -> None:
         self.now = datetime.now(UTC)
         self.records = Records()
-        signer = TokenSigner(ec.generate_private_key(ec.SECP256R1()), lambda: self.now)
+        signer = TokenSigner(lambda: ec.generate_private_key(ec.SECP256R1()), lambda: self.now)
         trusted = [x509.load_pem_x509_certificate(tpms[0].authority.read_bytes())] if certified else []
         self.verifier = Verifier(self.records, Kept(), signer, trusted, clock=lambda: self.now)
         self.hosts = [AttestingHost(tpm.address, Path("/none")) for tpm in tpms]

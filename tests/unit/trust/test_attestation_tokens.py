@@ -31,6 +31,10 @@ from holdfast.trust.host_attestation.tokens import (
 HOST = "ab" * 32
 
 
+def _new_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -46,7 +50,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def signer(clock: Clock) -> TokenSigner:
-    return TokenSigner(ec.generate_private_key(ec.SECP256R1()), clock)
+    return TokenSigner(_new_key, clock)
 
 
 def parts(token: str) -> list[dict[str, object]]:
@@ -86,7 +90,7 @@ def test_a_token_ends_to_the_second(signer: TokenSigner, clock: Clock) -> None:
 
 
 def test_a_token_of_another_verifier_is_refused(signer: TokenSigner, clock: Clock) -> None:
-    other = TokenSigner(ec.generate_private_key(ec.SECP256R1()), clock)
+    other = TokenSigner(_new_key, clock)
     token, _ = other.issue(HOST, b"")
     with pytest.raises(TokenOfAnotherVerifier):
         signer.check(token)
@@ -110,7 +114,7 @@ def test_no_other_algorithm_is_taken(signer: TokenSigner, algorithm: str) -> Non
 @settings(max_examples=500, deadline=None)
 @given(where=st.integers(0, 1000), junk=st.text(min_size=1, max_size=4))
 def test_an_altered_token_is_refused(where: int, junk: str) -> None:
-    signer = TokenSigner(KEY)
+    signer = TokenSigner(lambda: KEY)
     token, _ = signer.issue(HOST, b"")
     altered = token[: where % len(token)] + junk + token[where % len(token) + len(junk) :]
     if altered != token:
@@ -128,13 +132,14 @@ def test_what_is_no_token_is_refused(signer: TokenSigner, token: str) -> None:
 
 
 def test_the_key_is_made_once_and_kept(tmp_path: Path) -> None:
-    first = TokenSigner.open(tmp_path)
-    assert TokenSigner.open(tmp_path).verifier == first.verifier
+    first = TokenSigner.of(tmp_path)
+    assert not any(tmp_path.iterdir())
+    assert first.verifier == first.verifier == TokenSigner.of(tmp_path).verifier
     path = tmp_path / "attestation-verifier.key"
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text("no key")
     with pytest.raises(VerifierKeyDamaged):
-        TokenSigner.open(tmp_path)
+        TokenSigner.of(tmp_path).issue(HOST, b"")
 
 
 class Seconds:

@@ -26,6 +26,13 @@ def command(
     template: Annotated[
         bool | None, typer.Option("--template/--no-template", help="A template is cloned and never started.")
     ] = None,
+    attested: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-attested-host/--no-require-attested-host",
+            help="Start only while the host's verifier trusts it.",
+        ),
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Change settings; most take effect at the next start."""
@@ -34,7 +41,7 @@ def command(
     from holdfast.cli.uploading import image_of
     from holdfast.cli.vm_output import show_vm
 
-    if (cpus, memory, secure_boot, guest_agent, iso, template) == (None,) * 6:
+    if (cpus, memory, secure_boot, guest_agent, iso, template, attested) == (None,) * 7:
         raise NothingToChange("no setting was named", cure="See `holdfast vm set --help`.")
     with connect() as client:
         disc = image_of(client, iso, "iso") if iso else iso
@@ -45,5 +52,6 @@ def command(
             "guest_agent": guest_agent,
             "iso": disc,
             "template": template,
+            "require_attested_host": attested,
         }
         show_vm(client, client.wire("PATCH", vm_path(name), body), format_)

@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -90,31 +91,28 @@ class Claims(Frozen):
 class TokenSigner:
     """The verifier's key, and the tokens that it gives out."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, clock: Clock = utc_now) -> None:
-        self._key = key
+    def __init__(self, key: Callable[[], ec.EllipticCurvePrivateKey], clock: Clock = utc_now) -> None:
+        """`key` is asked for at the first need."""
+        self._source = key
         self._clock = clock
-        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self.verifier = hashlib.sha256(public).hexdigest()
 
     @classmethod
-    def open(cls, keys: Path, clock: Clock = utc_now) -> "TokenSigner":
-        """From the folder of keys; made there at the first need.
+    def of(cls, keys: Path, clock: Clock = utc_now) -> "TokenSigner":
+        """With the key in this folder, made there at the first need.
 
-        Raises:
-            VerifierKeyDamaged: the file holds no EC P-256 key.
+        Its methods then raise VerifierKeyDamaged where the file holds no EC P-256 key.
         """
-        path = keys / "attestation-verifier.key"
-        if not path.exists():
-            made = ec.generate_private_key(ec.SECP256R1())
-            text = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            write_atomic(path, text, 0o600)
-        try:
-            key = load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError) as error:
-            raise _damaged(path) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise _damaged(path)
-        return cls(key, clock)
+        return cls(lambda: _load(keys / "attestation-verifier.key"), clock)
+
+    @cached_property
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        return self._source()
+
+    @cached_property
+    def verifier(self) -> str:
+        """SHA-256 of the public key (SubjectPublicKeyInfo, DER), hexadecimal."""
+        public = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(public).hexdigest()
 
     def issue(self, host: str, attestation_name: bytes) -> tuple[str, datetime]:
         """A token for a host that was found trusted, and when it ends."""
@@ -179,6 +177,20 @@ class TokenSigner:
                 value=told.iat,
                 cure="Check the clock of this host.",
             )
+
+
+def _load(path: Path) -> ec.EllipticCurvePrivateKey:
+    if not path.exists():
+        made = ec.generate_private_key(ec.SECP256R1())
+        text = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_atomic(path, text, 0o600)
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise _damaged(path) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _damaged(path)
+    return key
 
 
 def _encode(model: Frozen) -> str:

@@ -104,7 +104,6 @@ class Verifier:
         authorities: Sequence[x509.Certificate] = (),
         replay: ReplayLog | None = None,
         clock: Clock = utc_now,
-        challenges: Challenges[_Asked] | None = None,
     ) -> None:
         """`authorities` make TPMs; where none is named, the admin who enrols a host vouches for its TPM."""
         self._records = records
@@ -113,13 +112,8 @@ class Verifier:
         self._authorities = authorities
         self._replay = replay
         self._clock = clock
-        self._challenges = challenges or Challenges()
+        self._challenges: Challenges[_Asked] = Challenges()
         self._one = asyncio.Lock()
-
-    @property
-    def id(self) -> str:
-        """SHA-256 of its public key, hexadecimal."""
-        return self._signer.verifier
 
     async def enrol(self, request: HostEnrol) -> HostChallenge:
         """Begin to know a host, or know one anew whose boot state was changed on purpose.

@@ -29,6 +29,8 @@ _NO_SYMMETRIC = u16(Algorithm.NULL)
 _AES_128_CFB = u16(Algorithm.AES) + u16(128) + u16(Algorithm.CFB)
 _NV_CHUNK = 512
 """Bytes read at a time; every TPM of the PC Client profile gives so many."""
+_NV_AUTHREAD = 1 << 18
+"""TPMA_NV_AUTHREAD (part 2, section 13.4): by the index's own password, which an EK certificate has not."""
 _MAX_NV = 16 * 1024
 _STARTUP_CLEAR = 0x0000
 _PCRS_AT_ONCE = 8
@@ -102,7 +104,7 @@ class Tpm:
         return tuple(answer.u32() for _ in range(count))
 
     async def nv_read(self, index: int) -> bytes | None:
-        """The content of an NV index that its owner may read, up to 16 KiB; None where there is none."""
+        """The content of an NV index that needs no password, up to 16 KiB; None where there is none."""
         try:
             known = await self._exchange(Request(Code.NV_ReadPublic, (permanent(index),)))
         except TpmRefused as refused:
@@ -110,16 +112,19 @@ class Tpm:
                 return None
             raise
         public, name = Reader(known.parameters.sized(), "the NV public area"), known.parameters.sized()
-        public.take(4 + 2 + 4)  # index, nameAlg, attributes
-        public.sized()
+        public.take(4 + 2)  # index, nameAlg
+        by_itself = bool(public.u32() & _NV_AUTHREAD)
+        public.sized()  # policy
         size = public.u16()
         if size > _MAX_NV:
             raise TpmNonsense(f"NV index {index:#x} holds {size} bytes", value=size)
+        entity = Entity(index, name)
+        reader = entity if by_itself else permanent(Permanent.OWNER)
         content = b""
         while len(content) < size:
             request = Request(
                 Code.NV_Read,
-                (permanent(Permanent.OWNER), Entity(index, name)),
+                (reader, entity),
                 (EmptyPassword(),),
                 u16(min(_NV_CHUNK, size - len(content))) + u16(len(content)),
             )
