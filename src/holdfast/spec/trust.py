@@ -5,9 +5,9 @@ values of PCRs as hexadecimal digits of the verdict's bank.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.spec.model import Frozen
 
@@ -132,6 +132,12 @@ class SignerRule(Frozen):
     """RFC 4514 text, whole."""
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the DER certificate."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.subject or self.fingerprint):
+            raise ValueError("a rule for signers needs a subject or a fingerprint")
+        return self
 
 
 class RequiredMeasurement(Frozen):

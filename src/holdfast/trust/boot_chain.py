@@ -5,8 +5,8 @@ accepted which program: only the set of programs and the set of certificates is 
 say so where it matters. Nothing is kept here.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.spec.trust import Bank, ChainLink, LinkRole, Signer
@@ -24,7 +24,7 @@ from holdfast.trust.signature_lists import certificate_facts, printable
 _TEXTS = (Kind.SEPARATOR, Kind.ACTION, Kind.EFI_ACTION)
 _BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
 _SHOWN = 300
-_MAX_LINKS = 256
+_MAX_OF_ROLE = 32
 _WORDS = {
     LinkRole.LOADER: "loader",
     LinkRole.SHIM: "shim",
@@ -68,8 +68,17 @@ def read_chain(log: EventLog, bank: Bank, known: Mapping[str, str] | None = None
         *_started(programs, bank, known),
         *_read_later(log, record, bank, known),
     ]
-    links.sort(key=lambda link: (link.role is not LinkRole.FIRMWARE, link.event))
-    return BootChain(tuple(links[:_MAX_LINKS]), record, programs, bank, odd)
+    links.sort(key=lambda link: link.event)
+    return BootChain(tuple(_first_of_each(links)), record, programs, bank, odd)
+
+
+def _first_of_each(links: list[ChainLink]) -> Iterator[ChainLink]:
+    """A guest can add events without end: a flood of one role must not hide another."""
+    seen = Counter[LinkRole]()
+    for link in links:
+        seen[link.role] += 1
+        if seen[link.role] <= _MAX_OF_ROLE:
+            yield link
 
 
 def name_events(log: EventLog, chain: BootChain) -> dict[int, str]:

@@ -117,11 +117,10 @@ def _check_authority(authority: Authority, place: str, lists: Lists, findings: F
 
 
 def _matches(rule: SignerRule, authority: Authority) -> bool:
-    given = [
-        (rule.subject, authority.signer.subject),
-        (rule.fingerprint, authority.signer.fingerprint),
-    ]
-    return all(wanted in (None, has) for wanted, has in given) and any(wanted for wanted, _ in given)
+    return rule.subject in (None, authority.signer.subject) and rule.fingerprint in (
+        None,
+        authority.signer.fingerprint,
+    )
 
 
 def _check_programs(policy: TrustPolicy, boot: Boot, findings: Findings) -> None:

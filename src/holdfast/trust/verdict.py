@@ -230,8 +230,13 @@ class _Case:
             if not replayed:
                 return None
             values = {each: self._replay(log, each) for each in Bank if quote.pcrs(each)}
-            if digest_of(quote, values, self._hash or "sha256") == quote.digest:
-                return {pcr: replayed[pcr] for pcr in quote.pcrs(bank) if pcr in replayed}
+            digest = digest_of(quote, values, self._hash or "sha256")
+            if digest == quote.digest:
+                return {pcr: replayed[pcr] for pcr in quote.pcrs(bank)}
+            if digest is None:
+                text = "PCRs were quoted that the log does not explain, and the guest does not tell them"
+                self._findings.failure("pcrs-missing", text)
+                return None
             self._findings.failure(
                 "log-does-not-replay", "the log's events do not give the PCRs that were quoted"
             )

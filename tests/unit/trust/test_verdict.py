@@ -34,6 +34,7 @@ from boots import (
     with_pcrs,
     written,
 )
+from pydantic import ValidationError
 
 from holdfast.spec.trust import (
     BOOT_PCRS,
@@ -116,6 +117,11 @@ def test_a_pcr_that_no_log_explains_may_be_quoted_too() -> None:
     evidence = with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)
     verdict = judge(evidence)
     assert verdict.verdict == "pass" and verdict.pcrs[10] == OTHER.hex()
+    assert failures(judge(replace(evidence, pcrs={}))) == {"pcrs-missing"}
+    policy = learn_policy(evidence, "with IMA", compare=(4, 10))
+    assert judge(evidence, policy).verdict == "pass"
+    other = {**pcrs, 10: NONCE}
+    assert failures(judge(with_pcrs(TPM.of_pcrs(LOG, other), other), policy)) == {"boot-chain-changed"}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,9 @@ def test_signers_are_accepted_by_subject_or_fingerprint() -> None:
         SignerRule(fingerprint=debian.fingerprint),
     )
     assert failures(judge(real(), TrustPolicy(signers=crossed))) == {"signer-not-accepted"}
-    assert failures(judge(real(), TrustPolicy(signers=(SignerRule(),)))) == {"signer-not-accepted"}
+    assert failures(judge(real(), TrustPolicy(signers=()))) == {"signer-not-accepted"}
+    with pytest.raises(ValidationError):
+        SignerRule()
 
 
 def test_a_signer_must_be_in_db_and_not_in_dbx() -> None:
@@ -385,6 +393,13 @@ def test_a_flood_of_findings_is_bounded(learned: TrustPolicy) -> None:
     flood = [Entry(8, 0xD, hashlib.sha256(str(each).encode()).digest(), b"x") for each in range(3000)]
     verdict = judged(written([*draft(), *flood]), learned)
     assert len(verdict.findings) < 40 and "more of these" in texts(verdict, "boot-chain-changed")
+
+
+def test_a_flood_of_one_kind_hides_no_other() -> None:
+    volumes = [Entry(0, 0x80000008, OTHER, bytes(16)) for _ in range(3000)]
+    entries = draft()
+    chain = judged(written([*entries[:3], *volumes, *entries[3:]])).chain
+    assert len(chain) < 60 and {"shim", "grub", "kernel"} <= {each.role.value for each in chain}
 
 
 def test_control_characters_never_reach_a_terminal(learned: TrustPolicy) -> None:
