@@ -16,12 +16,14 @@ from holdfast.trust.measured import (
     claimed_text,
     firmware_version,
     grub_text,
+    is_boot_action,
+    is_separator,
     proven_variable,
 )
-from holdfast.trust.secure_boot_record import SecureBootRecord, is_separator, read_record
+from holdfast.trust.secure_boot_record import SecureBootRecord, read_record
 from holdfast.trust.signature_lists import certificate_facts, printable
 
-_TEXTS = (Kind.SEPARATOR, Kind.ACTION, Kind.EFI_ACTION)
+_TEXTS = (Kind.ACTION, Kind.EFI_ACTION)
 _BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
 _SHOWN = 300
 _MAX_OF_ROLE = 32
@@ -96,6 +98,7 @@ def _programs(log: EventLog, record: SecureBootRecord) -> tuple[tuple[Program, .
         for event in log.events
         if event.pcr == 4
         and not is_separator(event)
+        and not is_boot_action(event)
         and not (event.kind in _TEXTS and event.proves(event.data))
     ]
     odd = tuple(
@@ -249,6 +252,8 @@ def _digest(digest: str, known: Mapping[str, str]) -> str:
 def _name(event: Event) -> str:
     if is_separator(event):
         return "separator"
+    if is_boot_action(event):
+        return "boot attempt"
     said = grub_text(event)
     if said is not None:
         kind = {"grub_cmd": "GRUB command", "kernel_cmdline": "kernel command line"}.get(

@@ -3,10 +3,12 @@
 Nothing is taken from an event's data unless the event's digest is the hash of just that.
 """
 
+import hashlib
 import struct
 import uuid
 from dataclasses import dataclass
 
+from holdfast.spec.trust import Bank
 from holdfast.trust.event_log import Event, Kind
 
 _HEADER = struct.Struct("<16sQQ")
@@ -31,6 +33,19 @@ _HASHED_WHOLE = frozenset(
 )
 
 
+_STRONG = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
+
+
+def _digests(*contents: bytes) -> frozenset[bytes]:
+    return frozenset(hashlib.new(bank, content).digest() for bank in _STRONG for content in contents)
+
+
+_SEPARATORS = _digests(bytes(4), b"\xff" * 4, b"\1\0\0\0", b"\0\0\0\1")
+_BOOT_ACTIONS = _digests(
+    b"Calling EFI Application from Boot Option", b"Returning from EFI Application from Boot Option"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """UEFI_VARIABLE_DATA (section 10.2.6)."""
@@ -38,6 +53,16 @@ class Variable:
     vendor: uuid.UUID
     name: str
     data: bytes
+
+
+def is_separator(event: Event) -> bool:
+    """Section 10.4.1, EV_SEPARATOR; by its digest alone, whatever the log calls it."""
+    return not _SEPARATORS.isdisjoint(event.digests.values())
+
+
+def is_boot_action(event: Event) -> bool:
+    """An attempt to boot (section 10.4.3), by its digest alone."""
+    return not _BOOT_ACTIONS.isdisjoint(event.digests.values())
 
 
 def has_false_data(event: Event) -> bool:

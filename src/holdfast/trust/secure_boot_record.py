@@ -10,16 +10,18 @@ counts as configuration.
 import hashlib
 from dataclasses import dataclass, field
 
-from holdfast.spec.trust import Bank, Signer
+from holdfast.spec.trust import Signer
 from holdfast.trust.event_log import Event, EventLog
-from holdfast.trust.measured import SECURITY_DATABASE, SHIM_LOCK, Variable, claimed_text, proven_variable
+from holdfast.trust.measured import (
+    SECURITY_DATABASE,
+    SHIM_LOCK,
+    Variable,
+    claimed_text,
+    is_separator,
+    proven_variable,
+)
 from holdfast.trust.signature_lists import Signature, certificate_facts, printable, read_signature_lists
 
-_STRONG = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
-_SEPARATORS = {
-    bank: {hashlib.new(bank, each).digest() for each in (bytes(4), b"\xff" * 4, b"\1\0\0\0", b"\0\0\0\1")}
-    for bank in _STRONG
-}
 _DATABASES = ("PK", "KEK", "db", "dbx")
 _DEBUG = b"UEFI Debug Mode"
 _NO_DMA_PROTECTION = b"DMA Protection Disabled"
@@ -77,11 +79,6 @@ def read_record(log: EventLog) -> SecureBootRecord:
     if record.shim:
         _shim_state(record, [event for event in log.events if event.pcr == 14])
     return record
-
-
-def is_separator(event: Event) -> bool:
-    """By its digest alone, whatever the log calls it."""
-    return any(event.digests.get(bank) in _SEPARATORS[bank] for bank in _STRONG)
 
 
 def _configuration(record: SecureBootRecord, event: Event) -> None:

@@ -1,6 +1,7 @@
 """Verdicts: a real boot passes, and each way of lying or of having changed fails by its own finding."""
 
 import hashlib
+import struct
 from dataclasses import replace
 
 import boots
@@ -27,6 +28,7 @@ from boots import (
     SoftTpm,
     changed,
     draft,
+    header,
     measured,
     real,
     values,
@@ -246,6 +248,29 @@ def test_secure_boot_cannot_be_claimed_after_the_fact() -> None:
     assert judged(written(entries)).verdict == "pass"
 
 
+def test_secure_boot_is_what_was_measured_first_and_never_turns_on() -> None:
+    off = measured(7, 0x80000001, variable(SECURE_BOOT, b"\0"))
+    entries = draft()
+    entries.insert(SECURE_BOOT - 1, off)
+    assert failures(judged(written(entries))) == {"secure-boot-off"}
+    entries = draft()
+    entries.insert(SECURE_BOOT - 1, entries.pop(PK - 1))
+    assert failures(judged(written(entries))) == {"event-unexplained"}
+    entries = draft()
+    entries[SECURE_BOOT - 1].digest = off.digest
+    assert {"event-unexplained", "secure-boot-not-told"} <= failures(judged(written(entries)))
+
+
+def test_a_bank_that_was_not_quoted_neither_proves_nor_disproves() -> None:
+    """SHA-256 is quoted; what the log says of SHA-384 may be anything."""
+    log = header({11: 32, 12: 48})
+    for each in draft():
+        log += struct.pack("<IIIH", each.pcr, each.kind, 2, 11) + each.digest
+        log += struct.pack("<H", 12) + bytes(48) + struct.pack("<I", len(each.data)) + each.data
+    verdict = judge(TPM.evidence(log))
+    assert verdict.verdict == "pass" and verdict.bank == "sha256"
+
+
 def test_a_signer_cannot_be_hidden() -> None:
     """An event that named who accepted a loader, under another type: it still counts."""
     policy = TrustPolicy(signers=(SignerRule(subject="CN=Debian Secure Boot CA"),))
@@ -254,6 +279,8 @@ def test_a_signer_cannot_be_hidden() -> None:
         entries = draft()
         entries[MICROSOFT - 1].kind = kind
         assert failures(judged(written(entries), policy)) == {"signer-not-accepted"}
+    entries[MICROSOFT - 1].data = entries[DEBIAN - 1].data
+    assert "event-unexplained" in failures(judged(written(entries), policy))
     entries[MICROSOFT - 1].data = b"nothing to see"
     assert "event-unexplained" in failures(judged(written(entries), policy))
 
@@ -263,6 +290,12 @@ def test_a_program_cannot_be_hidden(learned: TrustPolicy) -> None:
         entries = draft()
         entries.append(Entry(4, kind, OTHER, b"nothing to see"))
         assert "event-unexplained" in failures(judged(written(entries)))
+
+
+def test_an_attempt_to_boot_is_no_program() -> None:
+    entries = draft()
+    entries[13].kind, entries[13].data = 0x80000003, bytes(32)
+    assert judged(written(entries)).chain == judge(real()).chain
 
 
 def test_false_data_are_named() -> None:
