@@ -33,6 +33,11 @@ class Bank(StrEnum):
     SHA384 = "sha384"
     SHA512 = "sha512"
 
+    @property
+    def size(self) -> int:
+        """Bytes of a digest."""
+        return {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}[self.value]
+
 
 class Severity(StrEnum):
     INFO = "info"

@@ -37,7 +37,6 @@ _HASHES = {
     Bank.SHA384: hashlib.sha384,
     Bank.SHA512: hashlib.sha512,
 }
-_SIZES = {Bank.SHA1: 20, Bank.SHA256: 32, Bank.SHA384: 48, Bank.SHA512: 64}
 
 
 class LogMalformed(Failed):
@@ -149,7 +148,7 @@ def replay(log: EventLog, bank: Bank) -> dict[int, bytes]:
     if bank not in log.banks:
         raise _malformed(f"it has no digests of {bank}", bank)
     values: dict[int, bytes] = {}
-    zero = bytes(_SIZES[bank])
+    zero = bytes(bank.size)
     if log.locality:
         values[0] = zero[:-1] + bytes([log.locality])
     hashed = _HASHES[bank]
@@ -180,7 +179,7 @@ def _header(data: bytes) -> tuple[dict[int, int], int]:
     sizes = dict(_PAIR.unpack_from(body, _SPEC.size + 4 * each) for each in range(count))
     for algorithm, length in sizes.items():
         known = _BANKS.get(algorithm)
-        if length != (_SIZES[known] if known else length) or not 1 <= length <= 64:
+        if length != (known.size if known else length) or not 1 <= length <= 64:
             raise _malformed(f"algorithm {algorithm:#06x} cannot have digests of {length} bytes", length)
     if len(sizes) != count:
         raise _malformed("its header names an algorithm twice", count)

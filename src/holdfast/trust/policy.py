@@ -24,7 +24,7 @@ class Boot:
     log: EventLog
     chain: BootChain
     pcrs: Mapping[int, bytes]
-    """Replayed values."""
+    """What the quote confirms; where it confirms nothing, what the log replays to."""
     known: Mapping[str, str]
 
     @property

@@ -164,12 +164,12 @@ def check_signature(key: AttestationKey, attest: bytes, signature: bytes) -> str
 
 
 def digest_of(quote: Quote, values: Mapping[Bank, Mapping[int, bytes]], hash_name: str) -> bytes | None:
-    """What the quote's digest must be if the PCRs have these values; None where one is missing."""
+    """What the quote's digest must be if the PCRs have these values; None where one is missing or odd."""
     hashed = hashlib.new(hash_name)
     for selection in quote.selections:
         for pcr in selection.pcrs:
             value = values.get(selection.bank, {}).get(pcr) if selection.bank else None
-            if value is None:
+            if value is None or selection.bank is None or len(value) != selection.bank.size:
                 return None
             hashed.update(value)
     return hashed.digest()

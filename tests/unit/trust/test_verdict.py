@@ -114,6 +114,13 @@ def test_pcrs_that_the_guest_tells_are_checked() -> None:
     assert failures(judge(with_pcrs(real(), {**told, 4: b"short"}))) == {"pcrs-not-quoted"}
 
 
+def test_values_that_only_together_give_the_digest_are_refused() -> None:
+    pcrs = {**values(LOG), 10: OTHER, 11: NONCE}
+    shifted = {**pcrs, 10: OTHER + NONCE[:1], 11: NONCE[1:]}
+    assert judge(with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)).verdict == "pass"
+    assert failures(judge(with_pcrs(TPM.of_pcrs(LOG, pcrs), shifted))) == {"pcrs-not-quoted"}
+
+
 def test_a_pcr_that_no_log_explains_may_be_quoted_too() -> None:
     pcrs = {**values(LOG), 10: OTHER}
     evidence = with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)
