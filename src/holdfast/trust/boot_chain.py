@@ -109,14 +109,16 @@ def _programs(log: EventLog, record: SecureBootRecord) -> tuple[tuple[Program, .
     texts = [(event.number, text) for event in log.events if (text := grub_text(event)) is not None]
     first_text = min((number for number, _ in texts), default=0)
     signers = _signers(events, record)
-    roles = _roles([event.number for event in events], record.shim, first_text)
+    roles = _roles(events, record.shim, first_text)
     found = (Program(event, role, signer) for event, role, signer in zip(events, roles, signers, strict=True))
     return tuple(found), odd
 
 
-def _roles(numbers: list[int], shim: bool, first_text: int) -> list[LinkRole]:
-    """shim comes first; GRUB is the last before GRUB's first text; what follows GRUB is the kernel."""
-    before = [number for number in numbers if number < first_text]
+def _roles(events: list[Event], shim: bool, first_text: int) -> list[LinkRole]:
+    """shim comes first; GRUB has the name, or is the last before GRUB's first text; the kernel follows it."""
+    numbers = [event.number for event in events]
+    named = [event.number for event in events if _file_name(event).startswith("grub")]
+    before = named or [number for number in numbers if number < first_text]
     grub = before[-1] if before else None
     roles = []
     for place, number in enumerate(numbers):
@@ -129,6 +131,10 @@ def _roles(numbers: list[int], shim: bool, first_text: int) -> list[LinkRole]:
         else:
             roles.append(LinkRole.LOADER)
     return roles
+
+
+def _file_name(event: Event) -> str:
+    return claimed_path(event).rpartition("\\")[2].casefold()
 
 
 def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer, ...]]:
@@ -149,14 +155,19 @@ def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer
 
 
 def _firmware(log: EventLog, bank: Bank, known: Mapping[str, str]) -> list[ChainLink]:
-    version = next((text for event in log.events if (text := firmware_version(event))), "")
+    version = next(((event, text) for event in log.events if (text := firmware_version(event))), None)
+    said = f"version {printable(version[1], 60)!r}" if version else "which tells no version"
     links = []
     for event in log.events:
         if event.pcr == 0 and event.kind in _BLOBS:
             digest = event.text_of(bank)
-            said = f"version {printable(version, 60)!r}" if version else "which tells no version"
             text = f"firmware, {said}: {_digest(digest, known)}"
             links.append(_link(LinkRole.FIRMWARE, text, event, digest, known=known))
+    if version and not links:
+        event, _ = version
+        links.append(
+            ChainLink(role=LinkRole.FIRMWARE, text=f"firmware, {said}", pcr=event.pcr, event=event.number)
+        )
     return links
 
 

@@ -67,7 +67,8 @@ def is_boot_action(event: Event) -> bool:
 
 def has_false_data(event: Event) -> bool:
     """Whether the log shows other data than was measured, where the two must be one."""
-    return event.pcr <= 7 and event.kind in _HASHED_WHOLE and not event.proves(event.data)
+    proven = event.kind not in _HASHED_WHOLE or event.proves(event.data)
+    return event.pcr <= 7 and not proven and proven_variable(event) is None
 
 
 def proven_variable(event: Event) -> Variable | None:
@@ -77,10 +78,13 @@ def proven_variable(event: Event) -> Variable | None:
         return None
     vendor, name_length, size = _HEADER.unpack_from(data, 0)
     body = _HEADER.size + 2 * name_length
-    if body + size != len(data) or not event.proves(data):
+    end = body + size
+    # shim before 15.3 logged six bytes more than there are, and measured all but the last of them.
+    old_shim = len(data) == end + 6 and event.proves(data[:-1])
+    if not old_shim and (len(data) != end or not event.proves(data)):
         return None
     name = data[_HEADER.size : body].decode("utf-16-le", errors="replace").rstrip("\0")
-    return Variable(uuid.UUID(bytes_le=vendor), name, data[body:])
+    return Variable(uuid.UUID(bytes_le=vendor), name, data[body:end])
 
 
 def grub_text(event: Event) -> tuple[str, str] | None:

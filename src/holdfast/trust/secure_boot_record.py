@@ -125,6 +125,9 @@ def _later(record: SecureBootRecord, event: Event) -> None:
     elif variable.vendor == SHIM_LOCK and variable.name == "SbatLevel":
         record.shim = True
         _sbat(record, event, variable)
+    elif variable.vendor == SHIM_LOCK and len(variable.data) == 1:  # a switch, MokListTrusted say
+        record.shim = True
+        record.shim_insecure |= variable.name == "MokSBState" and variable.data == b"\1"
     elif (authority := _authority(event, variable)) is None:
         record.unexplained.append((event, "what accepted a loader is neither certificate nor hash"))
     else:
@@ -171,7 +174,7 @@ def _shim_state(record: SecureBootRecord, events: list[Event]) -> None:
     switched = [event for event in events if event.proves(b"\1")]
     names = [claimed_text(event) for event in switched]
     named = any(claimed_text(event) == "MokSBState" and not event.proves(b"\0") for event in events)
-    record.shim_insecure = named or len(names) > 1 or names not in ([], ["MokListTrusted"])
+    record.shim_insecure |= named or len(names) > 1 or names not in ([], ["MokListTrusted"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,7 @@ class Lists:
     """db and dbx, to ask."""
 
     allowed: frozenset[bytes]
-    """Entries of db, with their owners."""
+    """Entries of db, with their owners and without: old versions of shim measure the certificate alone."""
     images: frozenset[bytes]
     """SHA-256 Authenticode digests of programs in dbx."""
     certificates: frozenset[str]
@@ -188,7 +191,7 @@ class Lists:
     """SHA-256 of the signed part of certificates in dbx."""
 
     def allows(self, authority: Authority) -> bool:
-        """Whether db holds just this entry."""
+        """Whether db holds just what was measured."""
         return authority.variable.data in self.allowed
 
     def revokes(self, authority: Authority) -> bool:
@@ -198,9 +201,9 @@ class Lists:
 
 def lists_of(record: SecureBootRecord) -> Lists:
     """db and dbx as they were measured."""
-    dbx = record.databases.get("dbx", ())
+    db, dbx = record.databases.get("db", ()), record.databases.get("dbx", ())
     return Lists(
-        allowed=frozenset(each.entry for each in record.databases.get("db", ())),
+        allowed=frozenset(part for each in db for part in (each.entry, each.content)),
         images=frozenset(each.content for each in dbx if each.kind == "sha256"),
         certificates=frozenset(
             hashlib.sha256(each.content).hexdigest() for each in dbx if each.kind == "x509"

@@ -372,6 +372,46 @@ def test_a_shim_that_verifies_nothing_fails() -> None:
     assert failures(judged(written(entries))) == {"shim-validation-off"}
 
 
+def test_switches_of_shim_in_pcr_7_are_no_signers() -> None:
+    switches = {name: switch(name, b"\1") for name in ("MokListTrusted", "MokSBState")}
+    assert judged(written([*draft(), switches["MokListTrusted"]])).verdict == "pass"
+    assert failures(judged(written([*draft(), switches["MokSBState"]]))) == {"shim-validation-off"}
+
+
+def switch(name: str, content: bytes) -> Entry:
+    vendor = draft()[SBAT - 1].data[:16]
+    head = struct.pack("<16sQQ", vendor, len(name), len(content)) + name.encode("utf-16-le")
+    return measured(7, 0x800000E0, head + content)
+
+
+def test_the_measurements_of_old_shims_are_understood() -> None:
+    """Before 15.3: six bytes more in the log than there are, all but one measured; no owner before it."""
+    entries = draft()
+    data = variable(MICROSOFT, entries[MICROSOFT - 1].data[-1556:])
+    for entry, old in ((entries[DEBIAN - 1], data), (entries[MICROSOFT - 1], entries[MICROSOFT - 1].data)):
+        entry.data, entry.digest = old + bytes(6), hashlib.sha256(old + bytes(5)).digest()
+    verdict = judged(written(entries))
+    assert verdict.verdict == "pass" and texts(verdict, "signer").count("UEFI CA 2011") == 1
+    entries[DEBIAN - 1].data = data + bytes(5)
+    assert "event-unexplained" in failures(judged(written(entries)))
+
+
+def test_a_grub_that_tells_no_commands_is_known_by_its_name() -> None:
+    entries = [each for each in draft() if each.pcr != 8]
+    roles = [each.role.value for each in judged(written(entries)).chain if each.pcr == 4]
+    assert roles == ["shim", "grub", "kernel"]
+
+
+def test_the_firmwares_version_is_told() -> None:
+    entries = draft()
+    entries[0] = measured(0, 8, "Maker 1.2".encode("utf-16-le") + bytes(2))
+    assert "version 'Maker 1.2'" in judged(written(entries)).chain[0].text
+    entries[0].digest = OTHER
+    assert "no version" in judged(written(entries)).chain[0].text
+    alone = [measured(0, 8, "Maker 1.2".encode("utf-16-le")), *entries[3:]]
+    assert judged(written(alone)).chain[0].text == "firmware, version 'Maker 1.2'"
+
+
 def test_debug_firmware_fails() -> None:
     entries = draft()
     entries.insert(SEPARATOR_7 - 1, measured(7, 0x80000007, b"UEFI Debug Mode"))
