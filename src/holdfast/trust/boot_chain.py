@@ -25,6 +25,19 @@ from holdfast.trust.signature_lists import certificate_facts, printable
 
 _TEXTS = (Kind.ACTION, Kind.EFI_ACTION)
 _BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
+_KINDS = {
+    Kind.CRTM_VERSION: "firmware version",
+    Kind.FIRMWARE_BLOB: "firmware volume",
+    Kind.FIRMWARE_BLOB_2: "firmware volume",
+    Kind.BOOT_DRIVER: "driver",
+    Kind.RUNTIME_DRIVER: "driver",
+    Kind.GPT: "partition table",
+    Kind.GPT_2: "partition table",
+    Kind.VARIABLE_BOOT: "boot setting",
+    Kind.VARIABLE_BOOT_2: "boot setting",
+    Kind.ACTION: "action",
+    Kind.EFI_ACTION: "action",
+}
 _SHOWN = 300
 _MAX_OF_ROLE = 32
 _WORDS = {
@@ -275,11 +288,11 @@ def _name(event: Event) -> str:
     if variable is not None:
         what = "entry that accepted a loader, of" if event.kind == Kind.VARIABLE_AUTHORITY else "variable"
         return f"{what} {printable(variable.name, 60)}"
-    if event.kind in _BLOBS:
-        return "firmware volume"
     claimed = printable(claimed_text(event), 100)
     if claimed and event.pcr == 9:
         return f"file {claimed}"
     if claimed and event.pcr == 14:
         return f"shim's {claimed}"
-    return f"event of type {event.kind:#x}"
+    return next(
+        (name for kind, name in _KINDS.items() if kind == event.kind), f"event of type {event.kind:#x}"
+    )
