@@ -5,9 +5,9 @@ values of PCRs as hexadecimal digits of the verdict's bank.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.spec.model import Frozen
 
@@ -32,6 +32,11 @@ class Bank(StrEnum):
     SHA256 = "sha256"
     SHA384 = "sha384"
     SHA512 = "sha512"
+
+    @property
+    def size(self) -> int:
+        """Bytes of a digest."""
+        return {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}[self.value]
 
 
 class Severity(StrEnum):
@@ -132,6 +137,12 @@ class SignerRule(Frozen):
     """RFC 4514 text, whole."""
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the DER certificate."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.subject or self.fingerprint):
+            raise ValueError("a rule for signers needs a subject or a fingerprint")
+        return self
 
 
 class RequiredMeasurement(Frozen):

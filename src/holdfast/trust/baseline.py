@@ -31,8 +31,7 @@ def make_baseline(log: EventLog, bank: Bank, pcrs: Mapping[int, bytes], names: M
         for event in log.events
         if event.pcr in BOOT_PCRS
     )
-    values = {pcr: pcrs[pcr].hex() for pcr in BOOT_PCRS if pcr in pcrs}
-    return Baseline(bank=bank, pcrs=values, events=tuple(events))
+    return Baseline(bank=bank, pcrs={pcr: pcrs[pcr].hex() for pcr in sorted(pcrs)}, events=tuple(events))
 
 
 def differences(baseline: Baseline, log: EventLog, pcr: int) -> Iterator[Difference]:

@@ -5,8 +5,8 @@ accepted which program: only the set of programs and the set of certificates is 
 say so where it matters. Nothing is kept here.
 """
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.spec.trust import Bank, ChainLink, LinkRole, Signer
@@ -17,15 +17,30 @@ from holdfast.trust.measured import (
     claimed_text,
     firmware_version,
     grub_text,
+    is_boot_action,
+    is_separator,
     proven_variable,
 )
-from holdfast.trust.secure_boot_record import SecureBootRecord, is_separator, read_record
+from holdfast.trust.secure_boot_record import SecureBootRecord, read_record
 from holdfast.trust.signature_lists import X509, read_certificate
 
-_TEXTS = (Kind.SEPARATOR, Kind.ACTION, Kind.EFI_ACTION)
+_TEXTS = (Kind.ACTION, Kind.EFI_ACTION)
 _BLOBS = (Kind.FIRMWARE_BLOB, Kind.FIRMWARE_BLOB_2)
+_KINDS = {
+    Kind.CRTM_VERSION: "firmware version",
+    Kind.FIRMWARE_BLOB: "firmware volume",
+    Kind.FIRMWARE_BLOB_2: "firmware volume",
+    Kind.BOOT_DRIVER: "driver",
+    Kind.RUNTIME_DRIVER: "driver",
+    Kind.GPT: "partition table",
+    Kind.GPT_2: "partition table",
+    Kind.VARIABLE_BOOT: "boot setting",
+    Kind.VARIABLE_BOOT_2: "boot setting",
+    Kind.ACTION: "action",
+    Kind.EFI_ACTION: "action",
+}
 _SHOWN = 300
-_MAX_LINKS = 256
+_MAX_OF_ROLE = 32
 _WORDS = {
     LinkRole.LOADER: "loader",
     LinkRole.SHIM: "shim",
@@ -69,8 +84,17 @@ def read_chain(log: EventLog, bank: Bank, known: Mapping[str, str] | None = None
         *_started(programs, bank, known),
         *_read_later(log, record, bank, known),
     ]
-    links.sort(key=lambda link: (link.role is not LinkRole.FIRMWARE, link.event))
-    return BootChain(tuple(links[:_MAX_LINKS]), record, programs, bank, odd)
+    links.sort(key=lambda link: link.event)
+    return BootChain(tuple(_first_of_each(links)), record, programs, bank, odd)
+
+
+def _first_of_each(links: list[ChainLink]) -> Iterator[ChainLink]:
+    """A guest can add events without end: a flood of one role must not hide another."""
+    seen = Counter[LinkRole]()
+    for link in links:
+        seen[link.role] += 1
+        if seen[link.role] <= _MAX_OF_ROLE:
+            yield link
 
 
 def name_events(log: EventLog, chain: BootChain) -> dict[int, str]:
@@ -88,6 +112,7 @@ def _programs(log: EventLog, record: SecureBootRecord) -> tuple[tuple[Program, .
         for event in log.events
         if event.pcr == 4
         and not is_separator(event)
+        and not is_boot_action(event)
         and not (event.kind in _TEXTS and event.proves(event.data))
     ]
     odd = tuple(
@@ -98,14 +123,16 @@ def _programs(log: EventLog, record: SecureBootRecord) -> tuple[tuple[Program, .
     texts = [(event.number, text) for event in log.events if (text := grub_text(event)) is not None]
     first_text = min((number for number, _ in texts), default=0)
     signers = _signers(events, record)
-    roles = _roles([event.number for event in events], record.shim, first_text)
+    roles = _roles(events, record.shim, first_text)
     found = (Program(event, role, signer) for event, role, signer in zip(events, roles, signers, strict=True))
     return tuple(found), odd
 
 
-def _roles(numbers: list[int], shim: bool, first_text: int) -> list[LinkRole]:
-    """shim comes first; GRUB is the last before GRUB's first text; what follows GRUB is the kernel."""
-    before = [number for number in numbers if number < first_text]
+def _roles(events: list[Event], shim: bool, first_text: int) -> list[LinkRole]:
+    """shim comes first; GRUB has the name, or is the last before GRUB's first text; the kernel follows it."""
+    numbers = [event.number for event in events]
+    named = [event.number for event in events if _file_name(event).startswith("grub")]
+    before = named or [number for number in numbers if number < first_text]
     grub = before[-1] if before else None
     roles = []
     for place, number in enumerate(numbers):
@@ -118,6 +145,10 @@ def _roles(numbers: list[int], shim: bool, first_text: int) -> list[LinkRole]:
         else:
             roles.append(LinkRole.LOADER)
     return roles
+
+
+def _file_name(event: Event) -> str:
+    return claimed_path(event).rpartition("\\")[2].casefold()
 
 
 def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer, ...]]:
@@ -138,14 +169,19 @@ def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer
 
 
 def _firmware(log: EventLog, bank: Bank, known: Mapping[str, str]) -> list[ChainLink]:
-    version = next((text for event in log.events if (text := firmware_version(event))), "")
+    version = next(((event, text) for event in log.events if (text := firmware_version(event))), None)
+    said = f"version {printable(version[1], 60)!r}" if version else "which tells no version"
     links = []
     for event in log.events:
         if event.pcr == 0 and event.kind in _BLOBS:
             digest = event.text_of(bank)
-            said = f"version {printable(version, 60)!r}" if version else "which tells no version"
             text = f"firmware, {said}: {_digest(digest, known)}"
             links.append(_link(LinkRole.FIRMWARE, text, event, digest, known=known))
+    if version and not links:
+        event, _ = version
+        links.append(
+            ChainLink(role=LinkRole.FIRMWARE, text=f"firmware, {said}", pcr=event.pcr, event=event.number)
+        )
     return links
 
 
@@ -241,6 +277,8 @@ def _digest(digest: str, known: Mapping[str, str]) -> str:
 def _name(event: Event) -> str:
     if is_separator(event):
         return "separator"
+    if is_boot_action(event):
+        return "boot attempt"
     said = grub_text(event)
     if said is not None:
         kind = {"grub_cmd": "GRUB command", "kernel_cmdline": "kernel command line"}.get(
@@ -251,11 +289,11 @@ def _name(event: Event) -> str:
     if variable is not None:
         what = "entry that accepted a loader, of" if event.kind == Kind.VARIABLE_AUTHORITY else "variable"
         return f"{what} {printable(variable.name, 60)}"
-    if event.kind in _BLOBS:
-        return "firmware volume"
     claimed = printable(claimed_text(event), 100)
     if claimed and event.pcr == 9:
         return f"file {claimed}"
     if claimed and event.pcr == 14:
         return f"shim's {claimed}"
-    return f"event of type {event.kind:#x}"
+    return next(
+        (name for kind, name in _KINDS.items() if kind == event.kind), f"event of type {event.kind:#x}"
+    )

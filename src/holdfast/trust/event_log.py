@@ -29,15 +29,14 @@ _EVENT = struct.Struct("<III")
 _LONG = struct.Struct("<I")
 _PAIR = struct.Struct("<HH")
 _SHORT = struct.Struct("<H")
-# TCG Algorithm Registry, table 3.
-_BANKS = {0x0004: Bank.SHA1, 0x000B: Bank.SHA256, 0x000C: Bank.SHA384, 0x000D: Bank.SHA512}
+BANKS = {0x0004: Bank.SHA1, 0x000B: Bank.SHA256, 0x000C: Bank.SHA384, 0x000D: Bank.SHA512}
+"""By the hash's number in the TCG Algorithm Registry, table 3."""
 _HASHES = {
     Bank.SHA1: hashlib.sha1,
     Bank.SHA256: hashlib.sha256,
     Bank.SHA384: hashlib.sha384,
     Bank.SHA512: hashlib.sha512,
 }
-_SIZES = {Bank.SHA1: 20, Bank.SHA256: 32, Bank.SHA384: 48, Bank.SHA512: 64}
 
 
 class LogMalformed(Failed):
@@ -149,7 +148,7 @@ def replay(log: EventLog, bank: Bank) -> dict[int, bytes]:
     if bank not in log.banks:
         raise _malformed(f"it has no digests of {bank}", bank)
     values: dict[int, bytes] = {}
-    zero = bytes(_SIZES[bank])
+    zero = bytes(bank.size)
     if log.locality:
         values[0] = zero[:-1] + bytes([log.locality])
     hashed = _HASHES[bank]
@@ -179,8 +178,8 @@ def _header(data: bytes) -> tuple[dict[int, int], int]:
         raise _malformed("its header has not the size that it tells", size)
     sizes = dict(_PAIR.unpack_from(body, _SPEC.size + 4 * each) for each in range(count))
     for algorithm, length in sizes.items():
-        known = _BANKS.get(algorithm)
-        if length != (_SIZES[known] if known else length) or not 1 <= length <= 64:
+        known = BANKS.get(algorithm)
+        if length != (known.size if known else length) or not 1 <= length <= 64:
             raise _malformed(f"algorithm {algorithm:#06x} cannot have digests of {length} bytes", length)
     if len(sizes) != count:
         raise _malformed("its header names an algorithm twice", count)
@@ -203,7 +202,7 @@ def _events(data: bytes, at: int, sizes: dict[int, int]) -> EventLog:
             if event.pcr != 0 or len(event.data) != 17 or event.data[16] not in (0, 3, 4) or extended:
                 raise _malformed("it tells an impossible startup locality", number)
             locality = event.data[16]
-    banks = tuple(bank for bank in Bank if any(_BANKS.get(each) is bank for each in sizes))
+    banks = tuple(bank for bank in Bank if any(BANKS.get(each) is bank for each in sizes))
     return EventLog(tuple(found), banks, locality)
 
 
@@ -229,8 +228,8 @@ def _event(data: bytes, at: int, sizes: dict[int, int], number: int) -> tuple[Ev
             raise _malformed(f"event {number} has a digest of algorithm {algorithm:#06x}", algorithm)
         seen.add(algorithm)
         end = at + 2 + sizes[algorithm]
-        if algorithm in _BANKS:
-            digests[_BANKS[algorithm]] = data[at + 2 : end]
+        if algorithm in BANKS:
+            digests[BANKS[algorithm]] = data[at + 2 : end]
         at = end
     (size,) = _LONG.unpack_from(data, at)
     at += _LONG.size

@@ -3,10 +3,12 @@
 Nothing is taken from an event's data unless the event's digest is the hash of just that.
 """
 
+import hashlib
 import struct
 import uuid
 from dataclasses import dataclass
 
+from holdfast.spec.trust import Bank
 from holdfast.trust.event_log import Event, Kind
 
 _HEADER = struct.Struct("<16sQQ")
@@ -31,6 +33,19 @@ _HASHED_WHOLE = frozenset(
 )
 
 
+_STRONG = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
+
+
+def _digests(*contents: bytes) -> frozenset[bytes]:
+    return frozenset(hashlib.new(bank, content).digest() for bank in _STRONG for content in contents)
+
+
+_SEPARATORS = _digests(bytes(4), b"\xff" * 4, b"\1\0\0\0", b"\0\0\0\1")
+_BOOT_ACTIONS = _digests(
+    b"Calling EFI Application from Boot Option", b"Returning from EFI Application from Boot Option"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """UEFI_VARIABLE_DATA (section 10.2.6)."""
@@ -40,9 +55,20 @@ class Variable:
     data: bytes
 
 
+def is_separator(event: Event) -> bool:
+    """Section 10.4.1, EV_SEPARATOR; by its digest alone, whatever the log calls it."""
+    return not _SEPARATORS.isdisjoint(event.digests.values())
+
+
+def is_boot_action(event: Event) -> bool:
+    """An attempt to boot (section 10.4.3), by its digest alone."""
+    return not _BOOT_ACTIONS.isdisjoint(event.digests.values())
+
+
 def has_false_data(event: Event) -> bool:
     """Whether the log shows other data than was measured, where the two must be one."""
-    return event.pcr <= 7 and event.kind in _HASHED_WHOLE and not event.proves(event.data)
+    proven = event.kind not in _HASHED_WHOLE or event.proves(event.data)
+    return event.pcr <= 7 and not proven and proven_variable(event) is None
 
 
 def proven_variable(event: Event) -> Variable | None:
@@ -52,10 +78,13 @@ def proven_variable(event: Event) -> Variable | None:
         return None
     vendor, name_length, size = _HEADER.unpack_from(data, 0)
     body = _HEADER.size + 2 * name_length
-    if body + size != len(data) or not event.proves(data):
+    end = body + size
+    # shim before 15.3 logged six bytes more than there are, and measured all but the last of them.
+    old_shim = len(data) == end + 6 and event.proves(data[:-1])
+    if not old_shim and (len(data) != end or not event.proves(data)):
         return None
     name = data[_HEADER.size : body].decode("utf-16-le", errors="replace").rstrip("\0")
-    return Variable(uuid.UUID(bytes_le=vendor), name, data[body:])
+    return Variable(uuid.UUID(bytes_le=vendor), name, data[body:end])
 
 
 def grub_text(event: Event) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ class Boot:
     log: EventLog
     chain: BootChain
     pcrs: Mapping[int, bytes]
-    """Replayed values."""
+    """What the quote confirms; where it confirms nothing, what the log replays to."""
     known: Mapping[str, str]
 
     @property
@@ -117,23 +117,23 @@ def _check_authority(authority: Authority, place: str, lists: Lists, findings: F
 
 
 def _matches(rule: SignerRule, authority: Authority) -> bool:
-    given = [
-        (rule.subject, authority.signer.subject),
-        (rule.fingerprint, authority.signer.fingerprint),
-    ]
-    return all(wanted in (None, has) for wanted, has in given) and any(wanted for wanted, _ in given)
+    return rule.subject in (None, authority.signer.subject) and rule.fingerprint in (
+        None,
+        authority.signer.fingerprint,
+    )
 
 
 def _check_programs(policy: TrustPolicy, boot: Boot, findings: Findings) -> None:
     chain, lists = boot.chain, lists_of(boot.chain.record)
     if not chain.programs:
         findings.failure("chain-empty", "the log names no program that the firmware started")
+    images = None if policy.images is None else frozenset(policy.images)
     for program in chain.programs:
         digest = program.event.text_of(boot.bank)
         place = _said(digest, program.role.value, program.event.number, 4, boot.known)
         if program.event.digests.get(Bank.SHA256) in lists.images:
             findings.failure("loader-revoked", f"{place} is in dbx")
-        if policy.images is not None and digest not in policy.images:
+        if images is not None and digest not in images:
             findings.failure("loader-not-accepted", f"{place} is not among the accepted programs")
 
 
@@ -143,9 +143,10 @@ def _check_measurements(policy: TrustPolicy, boot: Boot, findings: Findings) -> 
         if (rule.pcr, rule.digest) not in measured:
             what = printable(rule.what, 100) or "a required measurement"
             findings.failure("measurement-missing", f"{what}: PCR {rule.pcr} has no {rule.digest}")
-    for event in boot.log.events if policy.forbidden else ():
+    forbidden = frozenset(policy.forbidden)
+    for event in boot.log.events if forbidden else ():
         digest = event.text_of(boot.bank)
-        if digest in policy.forbidden:
+        if digest in forbidden:
             findings.failure(
                 "measurement-forbidden",
                 f"event {event.number} (PCR {event.pcr}) is {digest}, known to be bad",

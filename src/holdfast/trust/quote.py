@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from holdfast.spec.errors import Failed
 from holdfast.spec.trust import Bank
+from holdfast.trust.event_log import BANKS
 from holdfast.trust.tpm.wire import Reader, TpmNonsense
 
 MAX_STRUCTURE = 4096
@@ -22,7 +23,6 @@ _GENERATED = 0xFF54_4347
 _QUOTE = 0x8018
 _NULL, _RSA, _ECC = 0x0010, 0x0001, 0x0023
 _RSASSA, _RSAPSS, _ECDSA = 0x0014, 0x0016, 0x0018
-_BANKS = {0x0004: Bank.SHA1, 0x000B: Bank.SHA256, 0x000C: Bank.SHA384, 0x000D: Bank.SHA512}
 _HASHES: dict[int, hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = {
     0x000B: hashes.SHA256(),
     0x000C: hashes.SHA384(),
@@ -164,12 +164,12 @@ def check_signature(key: AttestationKey, attest: bytes, signature: bytes) -> str
 
 
 def digest_of(quote: Quote, values: Mapping[Bank, Mapping[int, bytes]], hash_name: str) -> bytes | None:
-    """What the quote's digest must be if the PCRs have these values; None where one is missing."""
+    """What the quote's digest must be if the PCRs have these values; None where one is missing or odd."""
     hashed = hashlib.new(hash_name)
     for selection in quote.selections:
         for pcr in selection.pcrs:
             value = values.get(selection.bank, {}).get(pcr) if selection.bank else None
-            if value is None:
+            if value is None or selection.bank is None or len(value) != selection.bank.size:
                 return None
             hashed.update(value)
     return hashed.digest()
@@ -199,7 +199,7 @@ def check_nonce(quote: Quote, nonce: bytes) -> None:
 
 def _selection(reader: Reader) -> Selection:
     """TPMS_PCR_SELECTION (part 2, section 10.6.2)."""
-    bank = _BANKS.get(reader.u16())
+    bank = BANKS.get(reader.u16())
     size = reader.u8()
     if size > 4:
         raise TpmNonsense("the quote selects PCRs that no TPM has", value=size)

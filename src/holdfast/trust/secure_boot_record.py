@@ -10,10 +10,17 @@ counts as configuration.
 import hashlib
 from dataclasses import dataclass, field
 
-from holdfast.spec.trust import Bank, Signer
+from holdfast.spec.trust import Signer
 from holdfast.trust.event_log import Event, EventLog
 from holdfast.trust.guest_text import printable
-from holdfast.trust.measured import SECURITY_DATABASE, SHIM_LOCK, Variable, claimed_text, proven_variable
+from holdfast.trust.measured import (
+    SECURITY_DATABASE,
+    SHIM_LOCK,
+    Variable,
+    claimed_text,
+    is_separator,
+    proven_variable,
+)
 from holdfast.trust.signature_lists import (
     CERTIFICATE_SHA256,
     SHA256,
@@ -24,11 +31,6 @@ from holdfast.trust.signature_lists import (
     read_certificate,
 )
 
-_STRONG = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
-_SEPARATORS = {
-    bank: {hashlib.new(bank, each).digest() for each in (bytes(4), b"\xff" * 4, b"\1\0\0\0", b"\0\0\0\1")}
-    for bank in _STRONG
-}
 _DATABASES = ("PK", "KEK", "db", "dbx")
 _DEBUG = b"UEFI Debug Mode"
 _NO_DMA_PROTECTION = b"DMA Protection Disabled"
@@ -89,11 +91,6 @@ def read_record(log: EventLog) -> SecureBootRecord:
     return record
 
 
-def is_separator(event: Event) -> bool:
-    """By its digest alone, whatever the log calls it."""
-    return any(event.digests.get(bank) in _SEPARATORS[bank] for bank in _STRONG)
-
-
 def _configuration(record: SecureBootRecord, event: Event) -> None:
     variable = proven_variable(event)
     if is_separator(event):
@@ -138,6 +135,9 @@ def _later(record: SecureBootRecord, event: Event) -> None:
     elif variable.vendor == SHIM_LOCK and variable.name == "SbatLevel":
         record.shim = True
         _sbat(record, event, variable)
+    elif variable.vendor == SHIM_LOCK and len(variable.data) == 1:  # a switch, MokListTrusted say
+        record.shim = True
+        record.shim_insecure |= variable.name == "MokSBState" and variable.data == b"\1"
     elif (authority := _authority(event, variable)) is None:
         record.unexplained.append((event, "what accepted a loader is neither certificate nor hash"))
     else:
@@ -190,7 +190,7 @@ def _shim_state(record: SecureBootRecord, events: list[Event]) -> None:
     switched = [event for event in events if event.proves(b"\1")]
     names = [claimed_text(event) for event in switched]
     named = any(claimed_text(event) == "MokSBState" and not event.proves(b"\0") for event in events)
-    record.shim_insecure = named or len(names) > 1 or names not in ([], ["MokListTrusted"])
+    record.shim_insecure |= named or len(names) > 1 or names not in ([], ["MokListTrusted"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Lists:
     """db and dbx, to ask."""
 
     allowed: frozenset[bytes]
-    """Entries of db, with their owners."""
+    """Entries of db, with their owners and without: old versions of shim measure the certificate alone."""
     images: frozenset[bytes]
     """SHA-256 Authenticode digests of programs in dbx."""
     certificates: frozenset[str]
@@ -207,7 +207,7 @@ class Lists:
     """SHA-256 of the signed part of certificates in dbx."""
 
     def allows(self, authority: Authority) -> bool:
-        """Whether db holds just this entry."""
+        """Whether db holds just what was measured."""
         return authority.variable.data in self.allowed
 
     def revokes(self, authority: Authority) -> bool:
@@ -217,9 +217,9 @@ class Lists:
 
 def lists_of(record: SecureBootRecord) -> Lists:
     """db and dbx as they were measured."""
-    dbx = record.databases.get("dbx", ())
+    db, dbx = record.databases.get("db", ()), record.databases.get("dbx", ())
     return Lists(
-        allowed=frozenset(each.entry for each in record.databases.get("db", ())),
+        allowed=frozenset(part for each in db for part in (each.entry, each.data)),
         images=frozenset(each.data for each in dbx if each.kind == SHA256),
         certificates=frozenset(hashlib.sha256(each.data).hexdigest() for each in dbx if each.kind == X509),
         bodies=frozenset(each.data[:32] for each in dbx if each.kind == CERTIFICATE_SHA256),

@@ -41,7 +41,6 @@ from holdfast.trust.quote import (
 
 # The best that is usual first: policies and lists of revoked programs are in SHA-256.
 _PREFERRED = (Bank.SHA256, Bank.SHA384, Bank.SHA512)
-_SIZES = {Bank.SHA1: 20, Bank.SHA256: 32, Bank.SHA384: 48, Bank.SHA512: 64}
 
 
 class EvidenceUnproven(Conflict):
@@ -155,7 +154,8 @@ class _Case:
         if log is not None and replayed:
             log = log.only(bank)
             chain = read_chain(log, bank, self._known)
-            self.boot = Boot(log, chain, {**(confirmed or {}), **replayed}, self._known)
+            pcrs = confirmed if attested and confirmed is not None else replayed
+            self.boot = Boot(log, chain, pcrs, self._known)
             check_boot(self._policy, self.boot, self._findings)
         shown = confirmed if confirmed is not None else replayed
         return Verdict(
@@ -219,7 +219,7 @@ class _Case:
         """Values by the log; boot PCRs that it does not extend are as after a reset."""
         if log is None or bank not in log.banks:
             return {}
-        return {**dict.fromkeys(BOOT_PCRS, bytes(_SIZES[bank])), **replay_log(log, bank)}
+        return {**dict.fromkeys(BOOT_PCRS, bytes(bank.size)), **replay_log(log, bank)}
 
     def _confirm(
         self, quote: Quote, log: EventLog | None, bank: Bank, replayed: Mapping[int, bytes]
@@ -230,8 +230,13 @@ class _Case:
             if not replayed:
                 return None
             values = {each: self._replay(log, each) for each in Bank if quote.pcrs(each)}
-            if digest_of(quote, values, self._hash or "sha256") == quote.digest:
-                return {pcr: replayed[pcr] for pcr in quote.pcrs(bank) if pcr in replayed}
+            digest = digest_of(quote, values, self._hash or "sha256")
+            if digest == quote.digest:
+                return {pcr: replayed[pcr] for pcr in quote.pcrs(bank)}
+            if digest is None:
+                text = "PCRs were quoted that the log does not explain, and the guest does not tell them"
+                self._findings.failure("pcrs-missing", text)
+                return None
             self._findings.failure(
                 "log-does-not-replay", "the log's events do not give the PCRs that were quoted"
             )

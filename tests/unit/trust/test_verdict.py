@@ -1,6 +1,7 @@
 """Verdicts: a real boot passes, and each way of lying or of having changed fails by its own finding."""
 
 import hashlib
+import struct
 from dataclasses import replace
 
 import boots
@@ -27,6 +28,7 @@ from boots import (
     SoftTpm,
     changed,
     draft,
+    header,
     measured,
     real,
     values,
@@ -34,6 +36,7 @@ from boots import (
     with_pcrs,
     written,
 )
+from pydantic import ValidationError
 
 from holdfast.spec.trust import (
     BOOT_PCRS,
@@ -111,11 +114,23 @@ def test_pcrs_that_the_guest_tells_are_checked() -> None:
     assert failures(judge(with_pcrs(real(), {**told, 4: b"short"}))) == {"pcrs-not-quoted"}
 
 
+def test_values_that_only_together_give_the_digest_are_refused() -> None:
+    pcrs = {**values(LOG), 10: OTHER, 11: NONCE}
+    shifted = {**pcrs, 10: OTHER + NONCE[:1], 11: NONCE[1:]}
+    assert judge(with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)).verdict == "pass"
+    assert failures(judge(with_pcrs(TPM.of_pcrs(LOG, pcrs), shifted))) == {"pcrs-not-quoted"}
+
+
 def test_a_pcr_that_no_log_explains_may_be_quoted_too() -> None:
     pcrs = {**values(LOG), 10: OTHER}
     evidence = with_pcrs(TPM.of_pcrs(LOG, pcrs), pcrs)
     verdict = judge(evidence)
     assert verdict.verdict == "pass" and verdict.pcrs[10] == OTHER.hex()
+    assert failures(judge(replace(evidence, pcrs={}))) == {"pcrs-missing"}
+    policy = learn_policy(evidence, "with IMA", compare=(4, 10))
+    assert judge(evidence, policy).verdict == "pass"
+    other = {**pcrs, 10: NONCE}
+    assert failures(judge(with_pcrs(TPM.of_pcrs(LOG, other), other), policy)) == {"boot-chain-changed"}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +255,29 @@ def test_secure_boot_cannot_be_claimed_after_the_fact() -> None:
     assert judged(written(entries)).verdict == "pass"
 
 
+def test_secure_boot_is_what_was_measured_first_and_never_turns_on() -> None:
+    off = measured(7, 0x80000001, variable(SECURE_BOOT, b"\0"))
+    entries = draft()
+    entries.insert(SECURE_BOOT - 1, off)
+    assert failures(judged(written(entries))) == {"secure-boot-off"}
+    entries = draft()
+    entries.insert(SECURE_BOOT - 1, entries.pop(PK - 1))
+    assert failures(judged(written(entries))) == {"event-unexplained"}
+    entries = draft()
+    entries[SECURE_BOOT - 1].digest = off.digest
+    assert {"event-unexplained", "secure-boot-not-told"} <= failures(judged(written(entries)))
+
+
+def test_a_bank_that_was_not_quoted_neither_proves_nor_disproves() -> None:
+    """SHA-256 is quoted; what the log says of SHA-384 may be anything."""
+    log = header({11: 32, 12: 48})
+    for each in draft():
+        log += struct.pack("<IIIH", each.pcr, each.kind, 2, 11) + each.digest
+        log += struct.pack("<H", 12) + bytes(48) + struct.pack("<I", len(each.data)) + each.data
+    verdict = judge(TPM.evidence(log))
+    assert verdict.verdict == "pass" and verdict.bank == "sha256"
+
+
 def test_a_signer_cannot_be_hidden() -> None:
     """An event that named who accepted a loader, under another type: it still counts."""
     policy = TrustPolicy(signers=(SignerRule(subject="CN=Debian Secure Boot CA"),))
@@ -248,6 +286,8 @@ def test_a_signer_cannot_be_hidden() -> None:
         entries = draft()
         entries[MICROSOFT - 1].kind = kind
         assert failures(judged(written(entries), policy)) == {"signer-not-accepted"}
+    entries[MICROSOFT - 1].data = entries[DEBIAN - 1].data
+    assert "event-unexplained" in failures(judged(written(entries), policy))
     entries[MICROSOFT - 1].data = b"nothing to see"
     assert "event-unexplained" in failures(judged(written(entries), policy))
 
@@ -257,6 +297,12 @@ def test_a_program_cannot_be_hidden(learned: TrustPolicy) -> None:
         entries = draft()
         entries.append(Entry(4, kind, OTHER, b"nothing to see"))
         assert "event-unexplained" in failures(judged(written(entries)))
+
+
+def test_an_attempt_to_boot_is_no_program() -> None:
+    entries = draft()
+    entries[13].kind, entries[13].data = 0x80000003, bytes(32)
+    assert judged(written(entries)).chain == judge(real()).chain
 
 
 def test_false_data_are_named() -> None:
@@ -283,7 +329,9 @@ def test_signers_are_accepted_by_subject_or_fingerprint() -> None:
         SignerRule(fingerprint=debian.fingerprint),
     )
     assert failures(judge(real(), TrustPolicy(signers=crossed))) == {"signer-not-accepted"}
-    assert failures(judge(real(), TrustPolicy(signers=(SignerRule(),)))) == {"signer-not-accepted"}
+    assert failures(judge(real(), TrustPolicy(signers=()))) == {"signer-not-accepted"}
+    with pytest.raises(ValidationError):
+        SignerRule()
 
 
 def test_a_signer_must_be_in_db_and_not_in_dbx() -> None:
@@ -322,6 +370,46 @@ def test_a_shim_that_verifies_nothing_fails() -> None:
     assert failures(judged(written(entries))) == {"shim-validation-off"}
     entries[MOK_TRUSTED - 1].data = b"MokListTrusted\0"
     assert failures(judged(written(entries))) == {"shim-validation-off"}
+
+
+def test_switches_of_shim_in_pcr_7_are_no_signers() -> None:
+    switches = {name: switch(name, b"\1") for name in ("MokListTrusted", "MokSBState")}
+    assert judged(written([*draft(), switches["MokListTrusted"]])).verdict == "pass"
+    assert failures(judged(written([*draft(), switches["MokSBState"]]))) == {"shim-validation-off"}
+
+
+def switch(name: str, content: bytes) -> Entry:
+    vendor = draft()[SBAT - 1].data[:16]
+    head = struct.pack("<16sQQ", vendor, len(name), len(content)) + name.encode("utf-16-le")
+    return measured(7, 0x800000E0, head + content)
+
+
+def test_the_measurements_of_old_shims_are_understood() -> None:
+    """Before 15.3: six bytes more in the log than there are, all but one measured; no owner before it."""
+    entries = draft()
+    data = variable(MICROSOFT, entries[MICROSOFT - 1].data[-1556:])
+    for entry, old in ((entries[DEBIAN - 1], data), (entries[MICROSOFT - 1], entries[MICROSOFT - 1].data)):
+        entry.data, entry.digest = old + bytes(6), hashlib.sha256(old + bytes(5)).digest()
+    verdict = judged(written(entries))
+    assert verdict.verdict == "pass" and texts(verdict, "signer").count("UEFI CA 2011") == 1
+    entries[DEBIAN - 1].data = data + bytes(5)
+    assert "event-unexplained" in failures(judged(written(entries)))
+
+
+def test_a_grub_that_tells_no_commands_is_known_by_its_name() -> None:
+    entries = [each for each in draft() if each.pcr != 8]
+    roles = [each.role.value for each in judged(written(entries)).chain if each.pcr == 4]
+    assert roles == ["shim", "grub", "kernel"]
+
+
+def test_the_firmwares_version_is_told() -> None:
+    entries = draft()
+    entries[0] = measured(0, 8, "Maker 1.2".encode("utf-16-le") + bytes(2))
+    assert "version 'Maker 1.2'" in judged(written(entries)).chain[0].text
+    entries[0].digest = OTHER
+    assert "no version" in judged(written(entries)).chain[0].text
+    alone = [measured(0, 8, "Maker 1.2".encode("utf-16-le")), *entries[3:]]
+    assert judged(written(alone)).chain[0].text == "firmware, version 'Maker 1.2'"
 
 
 def test_debug_firmware_fails() -> None:
@@ -385,6 +473,13 @@ def test_a_flood_of_findings_is_bounded(learned: TrustPolicy) -> None:
     flood = [Entry(8, 0xD, hashlib.sha256(str(each).encode()).digest(), b"x") for each in range(3000)]
     verdict = judged(written([*draft(), *flood]), learned)
     assert len(verdict.findings) < 40 and "more of these" in texts(verdict, "boot-chain-changed")
+
+
+def test_a_flood_of_one_kind_hides_no_other() -> None:
+    volumes = [Entry(0, 0x80000008, OTHER, bytes(16)) for _ in range(3000)]
+    entries = draft()
+    chain = judged(written([*entries[:3], *volumes, *entries[3:]])).chain
+    assert len(chain) < 60 and {"shim", "grub", "kernel"} <= {each.role.value for each in chain}
 
 
 def test_control_characters_never_reach_a_terminal(learned: TrustPolicy) -> None:
