@@ -86,8 +86,21 @@ class Loader:
 
     @property
     def signers(self) -> tuple[str, ...]:
-        """The authorities behind its signatures, in order, each once."""
+        """The authorities that its signatures name, in order, each once. Anybody can name one."""
         return tuple(dict.fromkeys(each.authority for each in self.signatures))
+
+
+def signers(loader: Loader, known: Iterable[HeldCertificate]) -> tuple[str, ...]:
+    """The authorities behind an image's signatures, in order, each once.
+
+    One that is not among the `known`, so that only its name is there to go by, is said to be unverified.
+    """
+    known = tuple(known)
+    named = (
+        anchor.name if (anchor := _anchor(each, known)) else f"{each.authority} (unverified)"
+        for each in loader.signatures
+    )
+    return tuple(dict.fromkeys(named))
 
 
 def examine(data: bytes) -> Loader:
@@ -100,8 +113,8 @@ def examine(data: bytes) -> Loader:
     found, broken = [], 0
     for raw in image.signatures:
         try:
-            found.append(_verified(raw, digests))
-        except (ValueError, InvalidSignature):
+            found.append(verified_signature(raw, digests))
+        except ValueError:
             broken += 1
     return Loader(digests, tuple(found), broken)
 
@@ -125,8 +138,15 @@ def judge(loader: Loader, db: KeyDatabase, dbx: KeyDatabase) -> Judgement:
     return Judgement(Standing.UNKNOWN_SIGNER if loader.signatures else Standing.UNSIGNED)
 
 
-def _verified(raw: bytes, digests: dict[str, bytes]) -> ImageSignature:
-    """Raises ValueError or InvalidSignature where it is not whole, or is that of another image."""
+def verified_signature(raw: bytes, digests: dict[str, bytes]) -> ImageSignature:
+    """What signed an image with these digests (by algorithm).
+
+    Args:
+        raw: PKCS#7 SignedData in DER, perhaps with padding behind it.
+
+    Raises:
+        ValueError: it is not whole, does not hold, or is that of another image.
+    """
     kind, wrapped = der.read(raw).list(der.SEQUENCE, 2)[:2]
     if der.oid(kind) != _SIGNED_DATA:
         raise ValueError("no SignedData")
@@ -198,12 +218,15 @@ def _require_digest(attributes: der.Element, digest: bytes) -> None:
 
 def _verify(held: HeldCertificate, signature: bytes, signed: bytes, algorithm: hashes.HashAlgorithm) -> None:
     key = held.certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size <= _LARGEST_KEY:
-        key.verify(signature, signed, padding.PKCS1v15(), algorithm)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, signed, ec.ECDSA(algorithm))
-    else:
-        raise ValueError("a kind of key that firmware does not take")
+    try:
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size <= _LARGEST_KEY:
+            key.verify(signature, signed, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, signed, ec.ECDSA(algorithm))
+        else:
+            raise ValueError("a kind of key that firmware does not take")
+    except InvalidSignature as error:
+        raise ValueError("the signature does not hold") from error
 
 
 def _issued(child: HeldCertificate, parent: HeldCertificate) -> bool:
