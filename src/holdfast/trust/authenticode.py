@@ -35,6 +35,7 @@ _MAX_CERTIFICATES = 16
 _MAX_SIGNERS = 2
 _LONGEST_CHAIN = 6
 _LARGEST_KEY = 8192  # bits
+_MOST_EXAMINED = 256
 
 
 class Standing(StrEnum):
@@ -103,8 +104,24 @@ def signers(loader: Loader, known: Iterable[HeldCertificate]) -> tuple[str, ...]
     return tuple(dict.fromkeys(named))
 
 
+_examined: dict[bytes, Loader] = {}
+
+
 def examine(data: bytes) -> Loader:
-    """Digests and signatures of an executable; what is none gives a Loader without any."""
+    """Digests and signatures of an executable; what is none gives a Loader without any.
+
+    Many VMs start the same few loaders: what was found of the last ones is kept.
+    """
+    name = hashlib.sha256(data).digest()
+    found = _examined.get(name)
+    if found is None:
+        if len(_examined) >= _MOST_EXAMINED:
+            _examined.clear()
+        found = _examined[name] = _examine(data)
+    return found
+
+
+def _examine(data: bytes) -> Loader:
     try:
         image = pe_image.parse(data)
     except pe_image.NoImage:

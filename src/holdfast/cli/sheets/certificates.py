@@ -24,13 +24,6 @@ def day(value: str | None) -> str | None:
     return value[:10] if value else None
 
 
-def first_expiry(vm: dict[str, Any]) -> str | None:
-    """The day on which the first of its certificates in KEK and db expires."""
-    return min(
-        (day(each["expires"]) or "" for each in vm["certificates"] if each["variable"] != "PK"), default=None
-    )
-
-
 def certificates_sheet(vm: dict[str, Any]) -> str:
     """A VM's certificates in wire form."""
     sheet = Sheet()
