@@ -197,7 +197,7 @@ def test_a_killed_daemon_leaves_one_store_or_the_other(shared: LiveHost) -> None
     update(shared, "killed")
     after = read_inventory(path).databases
     times = random.Random(3)
-    for _ in range(6):
+    for _ in range(4):
         put_store(shared, "killed", old)
         shared.call("POST", "/v1/certs/update", {"vms": ["killed"]})
         time.sleep(times.uniform(0, 0.6))

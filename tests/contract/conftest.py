@@ -1,11 +1,11 @@
-"""Real programs of the distribution to be judged, and a state folder."""
+"""Real files of the distribution to be judged."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "guests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "guests"))
 
 from boot_disks import boot_programs
 
