@@ -35,7 +35,7 @@ from holdfast.vm.loaders import Loaders, find_loaders
 
 _DATABASES: tuple[Database, ...] = get_args(Database)
 _S = CertificateStatus
-_PCR7 = (
+PCR7 = (
     "The measured state of Secure Boot (PCR 7) changes: suspend BitLocker, or what else is sealed to it,"
     " before the next start, and seal it anew afterwards. Without that the guest asks for its recovery key."
 )
@@ -181,7 +181,7 @@ def plan(at: Standpoint, change: KeyChange, authorities: Mapping[str, bytes]) ->
     old = at.store.keys.databases
     after = {**old, **databases}
     first = at.loaders.first(after["db"], after["dbx"])
-    notices = [_PCR7]
+    notices = [PCR7]
     if at.subject.state is VmState.SAVED:
         notices.append(_SAVED)
     elif at.subject.state not in (VmState.OFF, VmState.FAILED):

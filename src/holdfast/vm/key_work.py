@@ -26,7 +26,7 @@ from holdfast.trust.key_stores import KeyStores, NothingToRollBack, rollback
 from holdfast.trust.signature_lists import HeldCertificate, parse_lists, read_certificate, update_payload
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
-from holdfast.vm.certificates import Standpoint, look, plan, view, worked_out
+from holdfast.vm.certificates import PCR7, Standpoint, look, plan, view, worked_out
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.pending_keys import make_pending, subject_of
@@ -312,7 +312,9 @@ class MakeChange(_KeyPhase):
 
 def procedures(rooms: Rooms, find: Find) -> Sequence[Procedure]:
     def result(job: Job) -> dict[str, Any]:
-        return {"vms": [*job.notes.get("outcomes", {}).values(), *job.params["left"]]}
+        done = job.notes.get("outcomes", {}).values()
+        changed = any(each["outcome"] in ("changed", "at-next-start") for each in done)
+        return {"vms": [*done, *job.params["left"]], "notices": [PCR7] if changed else []}
 
     phases = (RecordChange(rooms, find), MakeChange(rooms, find))
     return [Procedure(f"certs.{verb}", phases, result) for verb in ("update", "rollback", "enrol")]

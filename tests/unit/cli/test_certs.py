@@ -52,7 +52,7 @@ def test_update_rollback_and_enrol_ask_for_what_was_said(daemon: Any, tmp_path: 
     assert run(daemon, "rollback", "web").returncode == 0
     pem = str(tmp_path / "a.pem")
     made = run(daemon, "enrol", "web", "--pk", pem, "--db", pem, "--db", pem, "--replace")
-    assert made.returncode == 0 and "PCR 7" in made.stderr, made.stderr
+    assert made.returncode == 0, made.stderr
     update, rollback, enrol = daemon.certificates.asked
     assert update.all and update.force and update.vms == ()
     assert rollback == "web"

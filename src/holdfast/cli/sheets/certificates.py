@@ -5,10 +5,6 @@ from typing import Any
 
 from holdfast.cli.sheets.sheet import Sheet
 
-PCR7 = (
-    "The measured state of Secure Boot (PCR 7) changes with these keys: suspend BitLocker, or what else is"
-    " sealed to it, before the next start, and seal it anew afterwards."
-)
 _WHEN = {"now": "now", "next-start": "at the next start", "never": "not at all"}
 _OUTCOME = {
     "changed": "keys changed",
@@ -65,7 +61,9 @@ def plan_sheet(plan: dict[str, Any]) -> str:
 
 
 def outcomes(operation: dict[str, Any]) -> Iterator[str]:
-    """A line for each VM of an operation that has ended."""
-    for each in (operation["result"] or {}).get("vms", []):
+    """A line for each VM of an operation that has ended, and what is to be heeded."""
+    result = operation["result"] or {}
+    for each in result.get("vms", []):
         outcome = _OUTCOME.get(each["outcome"], each["outcome"])
         yield f"{each['vm']}: {outcome}" + (f": {each['reason']}" if each["reason"] else "")
+    yield from result.get("notices", [])
