@@ -32,6 +32,7 @@ from holdfast.host.check import CheckedHost, check
 from holdfast.host.folders import StateFolder
 from holdfast.host.inventory import inventory
 from holdfast.host.processes import Processes
+from holdfast.host.reserve import SpaceReserve
 from holdfast.host.vm_users import VmUsers
 from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.running import Machines
@@ -102,14 +103,16 @@ def configure_logs() -> None:
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
-async def _compose(certificate: Certificate | None, state: StateFolder, catalog: Catalog) -> _Composition:
+async def _compose(
+    certificate: Certificate | None, state: StateFolder, catalog: Catalog, reserve: SpaceReserve
+) -> _Composition:
     users = VmUsers()
     events, facts, processes = EventLog(catalog), Facts(catalog), Processes(state)
     records = VmRecords(catalog, events)
     usage = VmUsage(records)
     switches = SwitchBoard(catalog, state, processes, usage)
     images = ImageStore(catalog, state, usage)
-    operations = Operations(catalog, events, state.operations)
+    operations = Operations(catalog, events, state.operations, reserve)
     capabilities = CapabilityProbe(processes, facts)
     acceleration = AccelerationProbe(processes, facts)
     variables = VariableStores(processes, state)
@@ -195,14 +198,15 @@ async def run(config: DaemonConfig) -> None:
     if os.getuid() == 0:
         state.require_passable()
     lock = state.lock()
-    catalog = await asyncio.to_thread(Catalog.open, state.catalog)
+    reserve = SpaceReserve(state.reserve)
+    catalog = await asyncio.to_thread(Catalog.open, state.catalog, reserve)
     certificate = await asyncio.to_thread(load_or_make, state.keys, config.tcp[0]) if config.tcp else None
-    made = await _compose(certificate, state, catalog)
+    made = await _compose(certificate, state, catalog, reserve)
     await _come_back(made)
     await made.operations.launch()
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
-        asyncio.create_task(keep_house(lambda: _running_folders(made))),
+        asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
+from holdfast.host.reserve import SpaceReserve
 from holdfast.spec.errors import Failed, Insufficient, Unsupported
 
 T = TypeVar("T")
@@ -87,16 +88,19 @@ def _keep_copy(path: Path, revision: str) -> None:
 class Catalog:
     """Owner of the records' file. Rooms bring functions of a Session; nothing leaves a transaction open."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, reserve: SpaceReserve | None = None) -> None:
         self._engine = engine
+        self._reserve = reserve
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-writer")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-reader")
         self.after_commit: list[Callable[[Session], None]] = []
         """Called in the writer's thread with the session of each committed transaction."""
 
     @classmethod
-    def open(cls, path: Path) -> "Catalog":
+    def open(cls, path: Path, reserve: SpaceReserve | None = None) -> "Catalog":
         """Open or make the records at `path`, brought to this version's form.
+
+        `reserve` is given up when a write finds the disk full.
 
         Raises:
             RecordsNewer: a newer version wrote them.
@@ -123,7 +127,7 @@ class Catalog:
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine)
+        return cls(engine, reserve)
 
     async def read(self, fn: Callable[[Session], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, fn)
@@ -132,6 +136,10 @@ class Catalog:
         """Run `fn` in a transaction of its own; committed and durable when this returns.
 
         The transaction is carried through even where the awaiting task is cancelled.
+        `fn` runs a second time where the first found the disk full and the reserve made room.
+
+        Raises:
+            CatalogFull: no space is left; nothing was changed.
         """
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, fn)
 
@@ -140,6 +148,14 @@ class Catalog:
             return fn(session)
 
     def _write(self, fn: Callable[[Session], T]) -> T:
+        try:
+            return self._transaction(fn)
+        except CatalogFull:
+            if self._reserve is None or not self._reserve.give_up():
+                raise
+            return self._transaction(fn)
+
+    def _transaction(self, fn: Callable[[Session], T]) -> T:
         with Session(self._engine, expire_on_commit=False) as session:
             try:
                 result = fn(session)

@@ -75,6 +75,14 @@ def show_list(
     table(heads, ([cell(item, column) for column in columns] for item in items))
 
 
+def say_deleted(kind: str, name: str, format_: Format) -> None:
+    """What a deletion that ends at once answers: a word for people, `{"deleted": NAME}` for programs."""
+    if format_ is Format.JSON:
+        print_json({"deleted": name})
+    else:
+        say(f"{kind} {name!r} deleted")
+
+
 def say(text: str) -> None:
     """A line for people, beside the output."""
     sys.stderr.write(escape(text) + "\n")

@@ -8,12 +8,19 @@ import typer
 from holdfast.cli.output import Format, escape, print_json, say
 from holdfast.spec.errors import Cancelled, RemoteError
 
+StopTimeout = Annotated[float, typer.Option("--timeout", help="Seconds the guest gets to shut down.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once; see `holdfast operation show`.")]
 _WIDTH = 24
 
 
 class OperationCancelled(Cancelled):
     id = "operation-cancelled"
+
+
+class LeftRunning(Cancelled):
+    """The second Ctrl-C: nobody waits for the operation any more."""
+
+    id = "left-running"
 
 
 class _Bar:
@@ -46,6 +53,7 @@ def finish(client: Any, wire: dict[str, Any], format_: Format, no_wait: bool = F
     Raises:
         RemoteError: it failed, in the daemon's words.
         OperationCancelled: somebody cancelled it.
+        LeftRunning: Ctrl-C came twice; the daemon goes on with it, or with undoing it.
     """
     from holdfast.spec.operation import Operation, OperationState
 
@@ -68,18 +76,28 @@ def finish(client: Any, wire: dict[str, Any], format_: Format, no_wait: bool = F
 
 def _follow(client: Any, operation: Any) -> Any:
     bar = _Bar()
-    steps = client.follow(operation)
+    asked = False
     while True:
         try:
-            for operation in steps:
+            if asked:
+                say("Interrupted: asking the daemon to cancel (Ctrl-C again: no longer wait for it).")
+                client.cancel(operation.id)
+            for seen in client.follow(operation):
+                operation = seen
                 bar.draw(operation)
-            bar.close()
             return operation
         except KeyboardInterrupt:
             bar.close()
-            say("Interrupted: asking the daemon to cancel (Ctrl-C again: leave it running).")
-            client.cancel(operation.id)
-            steps = client.follow(operation)
-        except BaseException:
+            if asked:
+                raise _left(operation) from None
+            asked = True
+        finally:
             bar.close()
-            raise
+
+
+def _left(operation: Any) -> LeftRunning:
+    return LeftRunning(
+        f"{operation.kind} of {operation.subject!r} was told to cancel and is still being undone",
+        value=operation.id,
+        cure=f"See how far it is with `holdfast operation show {operation.id}`.",
+    )

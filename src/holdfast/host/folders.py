@@ -5,7 +5,7 @@ root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── images/<digest>/      images           ├── vms/<VM name>/     a VM's disks, firmware, logs
 ├── switches/<name>/      dnsmasq          ├── keys/              certificates, keys (0700)
 ├── firmware/             variable stores to copy (0700)
-└── scratch/              half-made files
+├── scratch/              half-made files   └── reserve            room for records on a full disk
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX
 └── vm/<8 hex>/           socket's path has at most 107 bytes (unix(7))
 """
@@ -80,6 +80,10 @@ class StateFolder:
     @property
     def firmware(self) -> Path:
         return self.root / "firmware"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
 
     @property
     def scratch(self) -> Path:

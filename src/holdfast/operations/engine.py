@@ -10,27 +10,32 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from dbos import DBOS, SetWorkflowID
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from holdfast.catalog.clock import now
 from holdfast.catalog.events import EventLog
-from holdfast.catalog.store import Catalog
+from holdfast.catalog.store import Catalog, CatalogFull
 from holdfast.catalog.tables import OperationRow
+from holdfast.host.reserve import SpaceReserve
 from holdfast.operations import records
 from holdfast.operations.procedure import Job, Phase, Procedure
+from holdfast.operations.step_store import step_engine
 from holdfast.spec.errors import Cancelled, HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.paging import Page, PageQuery
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 _KEPT_OPERATIONS = 2000
 _PROGRESS_INTERVAL = 0.5  # seconds between two stored reports of one operation
+_ROOM_PAUSE = 2.0  # seconds between two attempts to write on a full disk: nothing reports that it has room
 _CLOSING_PATIENCE = 10.0  # seconds for phases to let go when they are cancelled
 _CANCEL_WIRE = Cancelled("cancelled on request").as_dict()
 
@@ -47,12 +52,24 @@ class _Running:
 class Operations:
     """Owner of all operations of this daemon. Register every procedure, then `launch`."""
 
-    def __init__(self, catalog: Catalog, events: EventLog, path: Path, idle_poll: float = 3600.0) -> None:
-        """`idle_poll`: seconds between DBOS's own look-ups for notices, which nothing here sends."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        events: EventLog,
+        path: Path,
+        reserve: SpaceReserve | None = None,
+        idle_poll: float = 3600.0,
+    ) -> None:
+        """`idle_poll`: seconds between DBOS's own look-ups for notices, which nothing here sends.
+
+        `reserve` is given up where DBOS finds the disk full.
+        """
         self._idle_poll = idle_poll
         self._catalog = catalog
         self._events = events
         self._path = path
+        self._reserve = reserve
+        self._engine: Engine | None = None
         self._procedures: dict[str, Procedure] = {}
         self._running: dict[str, _Running] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -69,11 +86,12 @@ class Operations:
     async def launch(self) -> None:
         """Start the engine; everything that a crash interrupted goes on."""
         logging.getLogger("dbos").setLevel(logging.WARNING)
-        self._path.touch(mode=0o600, exist_ok=True)
+        self._engine = step_engine(self._path, self._reserve)
         DBOS(
             config={
                 "name": "holdfast",
                 "system_database_url": f"sqlite:///{self._path}",
+                "system_database_engine": self._engine,
                 "application_version": "holdfast",  # an upgraded daemon resumes what the old one began
                 "log_level": "WARNING",
                 "notification_listener_polling_interval_sec": self._idle_poll,
@@ -114,6 +132,8 @@ class Operations:
         if ending:
             await asyncio.wait(ending, timeout=_CLOSING_PATIENCE)
         await asyncio.to_thread(DBOS.destroy, destroy_registry=True)
+        if self._engine:
+            self._engine.dispose()
 
     async def submit(
         self,
@@ -261,8 +281,17 @@ class Operations:
                 row.error = error
             return row.state == OperationState.UNDOING
 
-        failed = await self._catalog.write(store)
-        return {"error": failed}
+        return {"error": await self._stored(store)}
+
+    async def _stored(self, store: Callable[[Session], T]) -> T:
+        """Write what must be written before an operation can go on; waits for room on a full disk."""
+        while True:
+            try:
+                return await self._catalog.write(store)
+            except CatalogFull as error:
+                log.warning("an operation waits for room", error=error.message, cure=error.cure)
+                await asyncio.sleep(_ROOM_PAUSE)
+                self._stay_open()
 
     @staticmethod
     def _told(failure: Exception, job: Job, phase: Phase) -> dict[str, Any]:
@@ -281,13 +310,23 @@ class Operations:
     async def _undo(self, operation_id: str, index: int) -> dict[str, Any]:
         job, phase = await self._job(operation_id, index)
         self._stay_open()
-        try:
-            await self._worked(phase.undo(job))
-        except Exception:
-            # The remaining undos still run: each leftover less is worth it.
-            log.exception("undo failed", operation=operation_id, kind=job.kind, phase=phase.title)
+        while not await self._undone(job, phase):
+            await asyncio.sleep(_ROOM_PAUSE)
+            self._stay_open()
         self._stay_open()
         return {}
+
+    async def _undone(self, job: Job, phase: Phase) -> bool:
+        """False: the records have no room, and the same undo is to run again."""
+        try:
+            await self._worked(phase.undo(job))
+        except Exception as failure:
+            if isinstance(_refusal(failure), CatalogFull):
+                log.warning("an undo waits for room", operation=job.id, kind=job.kind, phase=phase.title)
+                return False
+            # The remaining undos still run: each leftover less is worth it.
+            log.exception("undo failed", operation=job.id, kind=job.kind, phase=phase.title)
+        return True
 
     async def _fail(self, operation_id: str, _: int) -> dict[str, Any]:
         def state(row: OperationRow) -> OperationState:
@@ -320,7 +359,7 @@ class Operations:
             data = {"id": row.id, "kind": row.kind, "state": row.state, **records.wire_error(row.error)}
             self._events.append(session, "operation.ended", row.subject, data)
 
-        await self._catalog.write(store)
+        await self._stored(store)
         running = self._running.pop(operation_id, None)
         if running:
             running.ended.set()

@@ -16,6 +16,15 @@ from holdfast.spec.errors import InvalidInput
 from holdfast.spec.names import host_name
 from holdfast.spec.vm import CloudInit, Nic
 
+# Of a clone, cloud-init has run for another instance before: what names the machine is made anew, once.
+_OWN_MACHINE_ID = """\
+if [ "$(ls /var/lib/cloud/instances | wc -l)" -gt 1 ]; then
+    rm -f /etc/machine-id /var/lib/dbus/machine-id
+    systemd-machine-id-setup
+    [ ! -d /var/lib/dbus ] || ln -s /etc/machine-id /var/lib/dbus/machine-id
+fi
+"""
+
 MAX_USER_DATA = 512 * 1024
 """Bytes of UTF-8."""
 
@@ -85,14 +94,20 @@ def seed_files(cloud_init: CloudInit, name: str, vm_id: str, nics: Sequence[Nic]
     user_data = cloud_init.user_data
     if user_data is None:
         user_data = "#cloud-config\n" + _yaml(_user_data(cloud_init, host_name(name)))
-    return {"user-data": user_data, "meta-data": _yaml(meta), "network-config": _yaml(network)}
+    own_id = ["cloud-init-per", "instance", "holdfast-machine-id", "sh", "-c", _OWN_MACHINE_ID]
+    return {
+        "user-data": user_data,
+        "vendor-data": "#cloud-config\n" + _yaml({"bootcmd": [own_id]}),
+        "meta-data": _yaml(meta),
+        "network-config": _yaml(network),
+    }
 
 
 def _ethernet(nic: Nic) -> dict[str, Any]:
     return {
         "match": {"macaddress": nic.mac},
         "dhcp4": True,
-        "dhcp-identifier": "mac",  # a clone shares the machine-id, and must not share the lease
+        "dhcp-identifier": "mac",  # a clone begins with its source's machine-id, and must not share the lease
         "optional": True,
     }
 

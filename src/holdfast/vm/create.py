@@ -206,7 +206,10 @@ def _set_aside_folder(rooms: Rooms, vm_id: str) -> Path:
 
 
 async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
-    """Folder first, as one rename; then the record; then what the folder held. Safe to run again."""
+    """Folder first, as one rename, and all in it; then the record. Safe to run again.
+
+    What the folder held makes room for the record of its end, where the disk is full.
+    """
     record = owner.record
     if record.state not in (VmState.OFF, VmState.FAILED, VmState.SAVED):
         await owner.kill()
@@ -221,9 +224,9 @@ async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
     for nic in record.spec.nics:
         with contextlib.suppress(HoldfastError):
             await rooms.ports.forget(nic)
+    await asyncio.to_thread(remove_tree, doomed)
     await rooms.records.remove(record.id)
     await forget(record.id)
-    await asyncio.to_thread(remove_tree, doomed)
 
 
 def procedures(rooms: Rooms, find: Find, forget: Forget) -> list[Procedure]:

@@ -1,4 +1,4 @@
-"""What must be looked at now and then, since nothing reports it: logs that guests can make grow."""
+"""What must be looked at now and then, since nothing reports it: logs that guests make grow, free space."""
 
 import asyncio
 import contextlib
@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from holdfast.host.reserve import SpaceReserve
+
 _EVERY = 60.0  # seconds
 _LONGEST_LOG = 8 * 1024 * 1024
 _KEPT = 4 * 1024 * 1024
 
 
-async def keep_house(folders: Callable[[], Iterable[Path]]) -> None:
-    """For ever: cut the console logs of running VMs that have grown too long."""
+async def keep_house(reserve: SpaceReserve, folders: Callable[[], Iterable[Path]]) -> None:
+    """For ever: room kept for records; the console logs of running VMs cut that have grown too long."""
     while True:
+        await asyncio.to_thread(reserve.keep)
         await asyncio.sleep(_EVERY)
         for folder in folders():
             await asyncio.to_thread(trim, folder / "console.log")

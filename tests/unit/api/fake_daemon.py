@@ -65,6 +65,7 @@ class FakeOperations:
         self.known: dict[str, Operation] = {}
         self.hold = asyncio.Event()
         self.hold.set()
+        self.undone_at_once = True
         self.tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, kind: str, subject: str, actor: str, work: Callable[[], None]) -> Operation:
@@ -109,7 +110,8 @@ class FakeOperations:
         return self.known[operation_id]
 
     async def cancel(self, operation_id: str) -> Operation:
-        await self.end(operation_id, OperationState.CANCELLED)
+        if self.undone_at_once:
+            await self.end(operation_id, OperationState.CANCELLED)
         return self.known[operation_id]
 
     async def list(self, query: PageQuery, running_only: bool = False) -> Page[Operation]:

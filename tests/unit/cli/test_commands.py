@@ -115,7 +115,7 @@ def test_exec_gives_the_guests_code_and_no_control_characters(daemon: Any) -> No
     assert "\x1b" not in run(daemon, "vm", "log", "web").stdout
 
 
-def test_ctrl_c_cancels_the_operation(daemon: Any) -> None:
+def slow_creation(daemon: Any) -> subprocess.Popen[str]:
     daemon.operations.hold.clear()
     process = subprocess.Popen(
         [*RUN, "vm", "create", "slow"],
@@ -128,10 +128,34 @@ def test_ctrl_c_cancels_the_operation(daemon: Any) -> None:
     assert process.stderr
     assert "Working" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
+    return process
+
+
+def test_ctrl_c_cancels_the_operation(daemon: Any) -> None:
+    process = slow_creation(daemon)
     _, rest = process.communicate(timeout=20)
     assert process.returncode == 10, rest
     assert "cancel" in rest
     assert [each.state for each in daemon.operations.known.values()] == ["cancelled"]
+
+
+def test_a_second_ctrl_c_no_longer_waits_for_the_undoing(daemon: Any) -> None:
+    daemon.operations.undone_at_once = False
+    process = slow_creation(daemon)
+    assert process.stderr and "asking the daemon to cancel" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=20)
+    assert process.returncode == 10 and "left-running" in rest and "holdfast operation show" in rest, rest
+    assert [each.state for each in daemon.operations.known.values()] == ["running"]
+
+
+def test_deletions_and_waits_tell_programs_what_came_of_them(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    waited = run(daemon, "vm", "wait", "web", "--state", "off", "--format", "json")
+    assert json.loads(waited.stdout)["name"] == "web", waited.stderr
+    run(daemon, "token", "create", "ci", "--role", "viewer")
+    deleted = run(daemon, "token", "delete", "ci", "--format", "json")
+    assert json.loads(deleted.stdout) == {"deleted": "ci"}, deleted.stderr
 
 
 def test_console_passes_bytes_and_gives_the_terminal_back(daemon: Any, tmp_path: Path) -> None:

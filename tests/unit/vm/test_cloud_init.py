@@ -24,7 +24,7 @@ ID = "0190aaaa-0000-7000-8000-000000000001"
 
 def seed(cloud_init: CloudInit, name: str = "My VM") -> dict[str, object]:
     files = seed_files(cloud_init, name, ID, NICS)
-    assert set(files) == {"user-data", "meta-data", "network-config"}
+    assert set(files) == {"user-data", "vendor-data", "meta-data", "network-config"}
     return {key: yaml.safe_load(text) for key, text in files.items()}
 
 
@@ -136,3 +136,9 @@ def test_a_key_with_any_printable_comment_comes_back_as_it_was(comment: str) -> 
     said = seed(CloudInit(user="ann", ssh_keys=(key,)))["user-data"]
     assert isinstance(said, dict)
     assert said["users"][0]["ssh_authorized_keys"] == [key]
+
+
+def test_a_clone_gets_a_machine_id_of_its_own_once() -> None:
+    ((per, how_often, name, *command),) = seed(CloudInit())["vendor-data"]["bootcmd"]
+    assert (per, how_often, name) == ("cloud-init-per", "instance", "holdfast-machine-id")
+    assert command[:2] == ["sh", "-c"] and "systemd-machine-id-setup" in command[2]

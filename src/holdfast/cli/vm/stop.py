@@ -1,19 +1,15 @@
 """`holdfast vm stop`."""
 
-from typing import Annotated
-
-import typer
-
 from holdfast.cli.names import VmArgument
 from holdfast.cli.output import Format, FormatOption
-from holdfast.cli.waiting import NoWait
+from holdfast.cli.waiting import NoWait, StopTimeout
 
 EXAMPLE = "holdfast vm stop web --timeout 120"
 
 
 def command(
     name: VmArgument,
-    timeout: Annotated[float, typer.Option(help="Seconds the guest gets to shut down.")] = 90.0,
+    timeout: StopTimeout = 90.0,
     no_wait: NoWait = False,
     format_: FormatOption = Format.TABLE,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli.names import VmArgument
+from holdfast.cli.output import Format, FormatOption, print_json
 from holdfast.spec.errors import Failed, InvalidInput, TimedOut
 from holdfast.spec.vm import VmState
 
@@ -45,8 +46,9 @@ def command(
     address: Annotated[bool, typer.Option("--address", help="Until the guest has an address.")] = False,
     state: Annotated[str | None, typer.Option(help="Until the VM has this state.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.")] = 300.0,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Wait for a VM, by its events."""
+    """Wait for a VM, by its events; JSON is the VM as it then is."""
     from holdfast.cli.session import connect
 
     if not agent and not address and state is None:
@@ -61,7 +63,10 @@ def command(
         vm_id = client.vm(name).id
         # A beat (None) looks again too: the first one closes the gap before the stream stood.
         for _ in client.events(subject=name, until=end):
-            if _reached(client.vm(vm_id), agent, address, state):
+            vm = client.vm(vm_id)
+            if _reached(vm, agent, address, state):
+                if format_ is Format.JSON:
+                    print_json(vm.model_dump(mode="json"))
                 return
     raise WaitTimedOut(
         f"{name!r} did not come so far within {timeout:g} s",
