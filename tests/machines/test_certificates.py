@@ -100,7 +100,9 @@ def test_a_store_of_2011_is_updated_and_rolled_back(shared: LiveHost) -> None:
         ("add", "KEK", "Microsoft Corporation KEK 2K CA 2023"),
     ]
     assert read_inventory(path) == before
-    assert [each["outcome"] for each in update(shared, "old")] == ["changed"]
+    done = shared.do("POST", "/v1/certs/update", {"vms": ["old"]}).result
+    assert done and done["vms"] == [{"vm": "old", "outcome": "changed", "reason": ""}]
+    assert "PCR 7" in done["notices"][0]
     assert certs(shared, "old")["status"] == "ready"
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (owner, 0o600)
     assert path.stat().st_size == len(store_of_2011())
@@ -197,7 +199,7 @@ def test_a_killed_daemon_leaves_one_store_or_the_other(shared: LiveHost) -> None
     update(shared, "killed")
     after = read_inventory(path).databases
     times = random.Random(3)
-    for _ in range(6):
+    for _ in range(4):
         put_store(shared, "killed", old)
         shared.call("POST", "/v1/certs/update", {"vms": ["killed"]})
         time.sleep(times.uniform(0, 0.6))
@@ -255,6 +257,13 @@ def test_a_debian_guest_of_2011_is_updated_while_it_runs_and_boots_with_both(sha
     assert certs(shared, name)["pending"] and certs(shared, name)["status"] == "update-available"
     shared.kill()
     shared.start()
+    # Saved memory brings its own copy of the store along: a restore is no start that changes keys.
+    shared.do("POST", f"/v1/vms/{name}/save")
+    (plan,) = shared.call("POST", "/v1/certs/plan", {"vms": [name]})["items"]
+    assert plan["when"] == "next-start" and "saved memory" in " ".join(plan["notices"])
+    shared.do("POST", f"/v1/vms/{name}/start")
+    shared.wait_agent(name)
+    assert certs(shared, name)["pending"] and certs(shared, name)["status"] == "update-available"
     shared.do("POST", f"/v1/vms/{name}/restart", timeout_seconds=300)
     keys = read_inventory(path).databases
     assert UEFI_2023 in [each.name for each in keys["db"].certificates]

@@ -49,7 +49,7 @@ class LoaderView(Frozen):
     sha256: str
     """Authenticode digest, 64 hexadecimal digits; empty where it is no executable."""
     signers: tuple[str, ...]
-    """Common names of the authorities behind its signatures."""
+    """Common names of the authorities behind its signatures; one that is only named is `(unverified)`."""
     standing: str
     """Today: accepted, unsigned, unknown-signer, revoked or damaged."""
     by: str = ""

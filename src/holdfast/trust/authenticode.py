@@ -35,6 +35,7 @@ _MAX_CERTIFICATES = 16
 _MAX_SIGNERS = 2
 _LONGEST_CHAIN = 6
 _LARGEST_KEY = 8192  # bits
+_MOST_EXAMINED = 256
 
 
 class Standing(StrEnum):
@@ -86,12 +87,41 @@ class Loader:
 
     @property
     def signers(self) -> tuple[str, ...]:
-        """The authorities behind its signatures, in order, each once."""
+        """The authorities that its signatures name, in order, each once. Anybody can name one."""
         return tuple(dict.fromkeys(each.authority for each in self.signatures))
 
 
+def signers(loader: Loader, known: Iterable[HeldCertificate]) -> tuple[str, ...]:
+    """The authorities behind an image's signatures, in order, each once.
+
+    One that is not among the `known`, so that only its name is there to go by, is said to be unverified.
+    """
+    known = tuple(known)
+    named = (
+        anchor.name if (anchor := _anchor(each, known)) else f"{each.authority} (unverified)"
+        for each in loader.signatures
+    )
+    return tuple(dict.fromkeys(named))
+
+
+_examined: dict[bytes, Loader] = {}
+
+
 def examine(data: bytes) -> Loader:
-    """Digests and signatures of an executable; what is none gives a Loader without any."""
+    """Digests and signatures of an executable; what is none gives a Loader without any.
+
+    Many VMs start the same few loaders: what was found of the last ones is kept.
+    """
+    name = hashlib.sha256(data).digest()
+    found = _examined.get(name)
+    if found is None:
+        if len(_examined) >= _MOST_EXAMINED:
+            _examined.clear()
+        found = _examined[name] = _examine(data)
+    return found
+
+
+def _examine(data: bytes) -> Loader:
     try:
         image = pe_image.parse(data)
     except pe_image.NoImage:
@@ -100,8 +130,8 @@ def examine(data: bytes) -> Loader:
     found, broken = [], 0
     for raw in image.signatures:
         try:
-            found.append(_verified(raw, digests))
-        except (ValueError, InvalidSignature):
+            found.append(verified_signature(raw, digests))
+        except ValueError:
             broken += 1
     return Loader(digests, tuple(found), broken)
 
@@ -125,8 +155,15 @@ def judge(loader: Loader, db: KeyDatabase, dbx: KeyDatabase) -> Judgement:
     return Judgement(Standing.UNKNOWN_SIGNER if loader.signatures else Standing.UNSIGNED)
 
 
-def _verified(raw: bytes, digests: dict[str, bytes]) -> ImageSignature:
-    """Raises ValueError or InvalidSignature where it is not whole, or is that of another image."""
+def verified_signature(raw: bytes, digests: dict[str, bytes]) -> ImageSignature:
+    """What signed an image with these digests (by algorithm).
+
+    Args:
+        raw: PKCS#7 SignedData in DER, perhaps with padding behind it.
+
+    Raises:
+        ValueError: it is not whole, does not hold, or is that of another image.
+    """
     kind, wrapped = der.read(raw).list(der.SEQUENCE, 2)[:2]
     if der.oid(kind) != _SIGNED_DATA:
         raise ValueError("no SignedData")
@@ -198,12 +235,15 @@ def _require_digest(attributes: der.Element, digest: bytes) -> None:
 
 def _verify(held: HeldCertificate, signature: bytes, signed: bytes, algorithm: hashes.HashAlgorithm) -> None:
     key = held.certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size <= _LARGEST_KEY:
-        key.verify(signature, signed, padding.PKCS1v15(), algorithm)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, signed, ec.ECDSA(algorithm))
-    else:
-        raise ValueError("a kind of key that firmware does not take")
+    try:
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size <= _LARGEST_KEY:
+            key.verify(signature, signed, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, signed, ec.ECDSA(algorithm))
+        else:
+            raise ValueError("a kind of key that firmware does not take")
+    except InvalidSignature as error:
+        raise ValueError("the signature does not hold") from error
 
 
 def _issued(child: HeldCertificate, parent: HeldCertificate) -> bool:

@@ -134,7 +134,7 @@ def _with(database: KeyDatabase, wanted: Iterable[Signature]) -> KeyDatabase:
     """Whoever owns it: what is there by its kind and data is there."""
     there = {(each.kind, each.data) for each in database.signatures}
     new = [each for each in dict.fromkeys(wanted) if (each.kind, each.data) not in there]
-    return database_of((*database.signatures, *new), database.unreadable) if new else database
+    return database_of((*database.signatures, *new)) if new else database
 
 
 def certificates_as(owner: uuid.UUID, files: Iterable[HeldCertificate]) -> tuple[Signature, ...]:

@@ -2,10 +2,11 @@
 
 UEFI specification, section 32.4.1 (lists and their kinds) and 8.2.2 (authenticated variables). A
 database may come from a hostile guest or a file from anywhere: reading is bounded, and an entry that
-is no certificate is counted, never followed. Certificates that were read stay in a bounded cache,
+is no certificate counts for nothing. Certificates that were read stay in a bounded cache,
 because thousands of stores hold the same few. Pure.
 """
 
+import contextlib
 import hashlib
 import struct
 import uuid
@@ -50,11 +51,6 @@ class Signature:
         """Owner and data, which is what is measured when it accepted something."""
         return self.owner.bytes_le + self.data
 
-    def encoded(self) -> bytes:
-        """As a list of its own, which is how firmware and tools add certificates."""
-        size = len(self.entry)
-        return _LIST.pack(self.kind.bytes_le, _LIST.size + size, 0, size) + self.entry
-
 
 @dataclass(frozen=True)
 class HeldCertificate:
@@ -83,8 +79,6 @@ class KeyDatabase:
     """Algorithm and Authenticode digest of an image."""
     certificate_hashes: frozenset[tuple[str, bytes]] = frozenset()
     """Algorithm and digest of a certificate's to-be-signed part."""
-    unreadable: int = 0
-    """Entries that are none of these."""
 
     @property
     def fingerprints(self) -> frozenset[str]:
@@ -129,16 +123,14 @@ def _read_kept(data: bytes) -> KeyDatabase:
 
 def _read(data: bytes) -> KeyDatabase:
     signatures: list[Signature] = []
-    broken = 0
-    try:
+    with contextlib.suppress(ValueError):
         for each in _signatures(data):
             signatures.append(each)
-    except ValueError:
-        broken = 1
-    return database_of(signatures, broken)
+    return database_of(signatures)
 
 
-def database_of(signatures: Iterable[Signature], unreadable: int = 0) -> KeyDatabase:
+def database_of(signatures: Iterable[Signature]) -> KeyDatabase:
+    """Entries of other kinds, and certificates that cannot be read, are kept and count for nothing."""
     signatures = tuple(signatures)
     certificates: dict[str, HeldCertificate] = {}
     images: set[tuple[str, bytes]] = set()
@@ -154,11 +146,7 @@ def database_of(signatures: Iterable[Signature], unreadable: int = 0) -> KeyData
             hashes.add((algorithm, each.data[:size]))
         elif each.kind == X509 and (held := read_certificate(each.data)) is not None:
             certificates.setdefault(held.fingerprint, held)
-        else:
-            unreadable += 1
-    return KeyDatabase(
-        signatures, tuple(certificates.values()), frozenset(images), frozenset(hashes), unreadable
-    )
+    return KeyDatabase(signatures, tuple(certificates.values()), frozenset(images), frozenset(hashes))
 
 
 def parse_lists(data: bytes) -> tuple[Signature, ...]:

@@ -24,18 +24,18 @@ from holdfast.spec.certificates import (
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.trust import key_changes
-from holdfast.trust.authenticode import Standing
+from holdfast.trust.authenticode import Standing, signers
 from holdfast.trust.boot_entries import boot_entries
 from holdfast.trust.key_changes import KeyChange
 from holdfast.trust.key_stores import KeyStores, Store, require_size
 from holdfast.trust.microsoft import BY_FINGERPRINT, BY_ID
-from holdfast.trust.signature_lists import KeyDatabase, encode_lists
+from holdfast.trust.signature_lists import KeyDatabase, encode_lists, read_certificate
 from holdfast.trust.variables import KeyInventory
 from holdfast.vm.loaders import Loaders, find_loaders
 
 _DATABASES: tuple[Database, ...] = get_args(Database)
 _S = CertificateStatus
-_PCR7 = (
+PCR7 = (
     "The measured state of Secure Boot (PCR 7) changes: suspend BitLocker, or what else is sealed to it,"
     " before the next start, and seal it anew afterwards. Without that the guest asks for its recovery key."
 )
@@ -108,17 +108,19 @@ def view(at: Standpoint, authorities: Mapping[str, bytes], now: datetime | None 
     after = _after(keys, (KeyChange(successors=True),), authorities)
     first = at.loaders.first(keys.databases["db"], keys.databases["dbx"])
     dbx = keys.databases["dbx"]
+    known = [*keys.databases["db"].certificates, *map(read_certificate, authorities.values())]
+    named = signers(first[0].loader, [each for each in known if each is not None]) if first else ()
     return VmCertificates(
         vm=at.subject.name,
         status=status,
         reason=reason,
-        loader_signers=first[0].loader.signers if first else (),
+        loader_signers=named,
         certificates=_views(keys),
         loader=LoaderView(
             disk=first[0].disk,
             path=first[0].path,
             sha256=first[0].loader.sha256,
-            signers=first[0].loader.signers,
+            signers=named,
             standing=first[1].standing,
             by=first[1].by,
             after_update=first[0].judged(after["db"], after["dbx"]).standing,
@@ -179,7 +181,7 @@ def plan(at: Standpoint, change: KeyChange, authorities: Mapping[str, bytes]) ->
     old = at.store.keys.databases
     after = {**old, **databases}
     first = at.loaders.first(after["db"], after["dbx"])
-    notices = [_PCR7]
+    notices = [PCR7]
     if at.subject.state is VmState.SAVED:
         notices.append(_SAVED)
     elif at.subject.state not in (VmState.OFF, VmState.FAILED):

@@ -6,6 +6,7 @@ that goes on afterwards, or the next start, makes it.
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -26,11 +27,11 @@ from holdfast.trust.key_stores import KeyStores, NothingToRollBack, rollback
 from holdfast.trust.signature_lists import HeldCertificate, parse_lists, read_certificate, update_payload
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
-from holdfast.vm.certificates import Standpoint, look, plan, view, worked_out
+from holdfast.vm.certificates import PCR7, Standpoint, look, plan, view, worked_out
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.pending_keys import make_pending, subject_of
-from holdfast.vm.records import VmRecord
+from holdfast.vm.records import VmNotFound, VmRecord
 from holdfast.vm.rooms import Rooms
 
 _DEAD = (VmState.OFF, VmState.FAILED)
@@ -59,7 +60,10 @@ class CertificateWork:
 
     async def list(self, query: PageQuery) -> Page[VmCertificates]:
         page = await self._rooms.records.page(query, None)
-        found = [await self.show(each.id) for each in page.items]
+        found = []
+        for each in page.items:
+            with contextlib.suppress(VmNotFound):  # deleted meanwhile
+                found.append(await self.show(each.id))
         return Page(items=tuple(found), total=page.total, offset=page.offset, limit=page.limit)
 
     async def show(self, name: str) -> VmCertificates:
@@ -167,6 +171,8 @@ def update_of(request: CertsUpdate) -> KeyChange:
     if request.dbx is not None:
         try:
             added["dbx"] = parse_lists(update_payload(request.dbx))
+            if not added["dbx"]:
+                raise ValueError("it is empty")
         except ValueError as error:
             raise NotARevocationList(
                 f"the revocation list cannot be read: {error}",
@@ -312,7 +318,9 @@ class MakeChange(_KeyPhase):
 
 def procedures(rooms: Rooms, find: Find) -> Sequence[Procedure]:
     def result(job: Job) -> dict[str, Any]:
-        return {"vms": [*job.notes.get("outcomes", {}).values(), *job.params["left"]]}
+        done = job.notes.get("outcomes", {}).values()
+        changed = any(each["outcome"] in ("changed", "at-next-start") for each in done)
+        return {"vms": [*done, *job.params["left"]], "notices": [PCR7] if changed else []}
 
     phases = (RecordChange(rooms, find), MakeChange(rooms, find))
     return [Procedure(f"certs.{verb}", phases, result) for verb in ("update", "rollback", "enrol")]

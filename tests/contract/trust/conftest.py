@@ -1,4 +1,4 @@
-"""For the tests of trust: TPMs, manufactured once; real programs of the distribution to be judged."""
+"""TPMs for the tests of trust: a VM's own, and emulated ones made of such that were manufactured once."""
 
 import shutil
 import sys
@@ -11,11 +11,9 @@ import pytest
 _TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(_TESTS / "guests"), str(_TESTS / "unit/trust")]
 
-from boot_disks import boot_programs
 from emulated_tpm import EmulatedTpm, have_tools, manufacture
 from tpm_bench import Bench
 
-from holdfast.host.firmware import find_firmware
 from holdfast.host.folders import StateFolder
 from holdfast.spec.ids import new_id
 
@@ -64,17 +62,3 @@ def tpms(manufactured: list[Path]) -> Iterator[list[EmulatedTpm]]:
 @pytest.fixture
 def emulated(tpms: list[EmulatedTpm]) -> EmulatedTpm:
     return tpms[0]
-
-
-@pytest.fixture(scope="session")
-def programs() -> dict[str, bytes]:
-    """`shim`, `grub` and one that is `unsigned`."""
-    return {name: path.read_bytes() for name, path in boot_programs().items()}
-
-
-@pytest.fixture(scope="session")
-def store_of_2011() -> bytes:
-    for build in find_firmware():
-        if build.enrolled_keys and build.secure_boot and build.template_format == "raw":
-            return build.template.read_bytes()
-    pytest.skip("ovmf is not installed")

@@ -24,14 +24,14 @@ def test_the_list_has_the_names_that_are_fixed(daemon: Any) -> None:
     assert item["loader_signers"] == ["A CA", "B CA"]
     assert {"variable", "subject", "expires"} <= item["certificates"][0].keys()
     shown = run(daemon, "list")
-    assert "update-available" in shown.stdout and "2030-01-02" in shown.stdout
+    assert "update-available" in shown.stdout and "A CA, B CA" in shown.stdout
 
 
 def test_show_escapes_what_a_certificate_says(daemon: Any) -> None:
     shown = run(daemon, "show", "web")
     assert shown.returncode == 0, shown.stderr
     assert "\\u202e" in shown.stdout and "\u202e" not in shown.stdout
-    assert "uefi-ca-2023" in shown.stdout
+    assert "uefi-ca-2023" in shown.stdout and "2030-01-02" in shown.stdout
     assert run(daemon, "show", "nobody").returncode == 3
 
 
@@ -52,7 +52,7 @@ def test_update_rollback_and_enrol_ask_for_what_was_said(daemon: Any, tmp_path: 
     assert run(daemon, "rollback", "web").returncode == 0
     pem = str(tmp_path / "a.pem")
     made = run(daemon, "enrol", "web", "--pk", pem, "--db", pem, "--db", pem, "--replace")
-    assert made.returncode == 0 and "PCR 7" in made.stderr, made.stderr
+    assert made.returncode == 0, made.stderr
     update, rollback, enrol = daemon.certificates.asked
     assert update.all and update.force and update.vms == ()
     assert rollback == "web"

@@ -28,7 +28,7 @@ def command(
     from holdfast.api.client import vm_path
     from holdfast.cli.output import say
     from holdfast.cli.session import connect
-    from holdfast.cli.sheets.certificates import PCR7, outcomes
+    from holdfast.cli.sheets.certificates import outcomes
     from holdfast.cli.uploading import base64_of
     from holdfast.cli.waiting import finish
 
@@ -43,4 +43,3 @@ def command(
         done = finish(client, client.wire("POST", vm_path(name, "certs/enrol"), body), format_, no_wait)
     for line in outcomes(done):
         say(line)
-    say(PCR7)

@@ -5,10 +5,6 @@ from typing import Any
 
 from holdfast.cli.sheets.sheet import Sheet
 
-PCR7 = (
-    "The measured state of Secure Boot (PCR 7) changes with these keys: suspend BitLocker, or what else is"
-    " sealed to it, before the next start, and seal it anew afterwards."
-)
 _WHEN = {"now": "now", "next-start": "at the next start", "never": "not at all"}
 _OUTCOME = {
     "changed": "keys changed",
@@ -22,13 +18,6 @@ _OUTCOME = {
 def day(value: str | None) -> str | None:
     """The date of a time in wire form."""
     return value[:10] if value else None
-
-
-def first_expiry(vm: dict[str, Any]) -> str | None:
-    """The day on which the first of its certificates in KEK and db expires."""
-    return min(
-        (day(each["expires"]) or "" for each in vm["certificates"] if each["variable"] != "PK"), default=None
-    )
 
 
 def certificates_sheet(vm: dict[str, Any]) -> str:
@@ -72,7 +61,9 @@ def plan_sheet(plan: dict[str, Any]) -> str:
 
 
 def outcomes(operation: dict[str, Any]) -> Iterator[str]:
-    """A line for each VM of an operation that has ended."""
-    for each in (operation["result"] or {}).get("vms", []):
+    """A line for each VM of an operation that has ended, and what is to be heeded."""
+    result = operation["result"] or {}
+    for each in result.get("vms", []):
         outcome = _OUTCOME.get(each["outcome"], each["outcome"])
         yield f"{each['vm']}: {outcome}" + (f": {each['reason']}" if each["reason"] else "")
+    yield from result.get("notices", [])

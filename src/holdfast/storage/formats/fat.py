@@ -13,6 +13,8 @@ from holdfast.storage.formats.qcow2_chain import Bytes
 
 _LONGEST_FOLDER = 2 * 1024 * 1024
 """Bytes; 65,536 entries."""
+_LONGEST_RUN = 1024 * 1024
+"""Bytes read at once where clusters lie side by side."""
 _DELETED, _END = 0xE5, 0x00
 _LONG_NAME, _FOLDER, _LABEL = 0x0F, 0x10, 0x08
 _MAX_DEPTH = 16
@@ -101,10 +103,14 @@ class Fat:
                 if size is None and parts:
                     break
                 raise NotFat("a chain of clusters that ends early")
-            count = min(self._cluster, wanted - had)
-            parts.append(self._disk.read(self._data + (cluster - 2) * self._cluster, count))
-            had += count
+            first, count = cluster, 1
             cluster = self._next(cluster)
+            while cluster == first + count and count * self._cluster < min(_LONGEST_RUN, wanted - had):
+                count += 1
+                cluster = self._next(cluster)
+            size_of_run = min(count * self._cluster, wanted - had)
+            parts.append(self._disk.read(self._data + (first - 2) * self._cluster, size_of_run))
+            had += size_of_run
         return b"".join(parts)
 
     def _next(self, cluster: int) -> int:

@@ -9,6 +9,7 @@ damaged. qcow2 versions 2 and 3 with extended L2 entries and deflate (QEMU, docs
 import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
+from enum import Enum, auto
 from typing import Protocol
 
 from holdfast.spec.attachment import Layer
@@ -35,6 +36,20 @@ class Bytes(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes; beyond the end they are zeros."""
         ...
+
+
+class _Kind(Enum):
+    """Where a piece of a disk is."""
+
+    HERE = auto()
+    BELOW = auto()
+    ZERO = auto()
+
+
+def _subcluster(bitmap: int, index: int) -> _Kind:
+    if bitmap >> 32 + index & 1:
+        return _Kind.ZERO
+    return _Kind.HERE if bitmap >> index & 1 else _Kind.BELOW
 
 
 class _Raw:
@@ -73,36 +88,45 @@ class _Qcow2:
 
     def read(self, offset: int, length: int) -> bytes:
         parts = []
+        cluster = self._header.cluster
         while length > 0:
             if offset >= self.size:
                 parts.append(bytes(length))
                 break
-            within = offset % self._header.unit
-            count = min(length, self._header.unit - within, self.size - offset)
-            parts.append(self._unit(offset, count))
+            count = min(length, cluster - offset % cluster, self.size - offset)
+            parts += self._in_cluster(offset, count)
             offset, length = offset + count, length - count
         return b"".join(parts)
 
-    def _unit(self, offset: int, count: int) -> bytes:
-        """Some bytes of one cluster, or of one subcluster where the image has those."""
-        header = self._header
-        entry, bitmap = self._entry(offset // header.cluster)
-        within = offset % header.cluster
+    def _in_cluster(self, offset: int, count: int) -> list[bytes]:
+        """Some bytes of one cluster, in pieces that lie together."""
+        cluster = self._header.cluster
+        entry, bitmap = self._entry(offset // cluster)
+        within = offset % cluster
         if entry & _COMPRESSED:
-            return self._compressed(entry)[within : within + count]
+            return [self._compressed(entry)[within : within + count]]
         host = entry & _OFFSET
-        if header.extended:
-            index = within // header.unit
-            allocated, zero = bitmap >> index & 1, bitmap >> 32 + index & 1
-        else:
-            allocated, zero = int(host != 0), entry & _ZERO
-        if zero:
+        if not self._header.extended:
+            kind = _Kind.ZERO if entry & _ZERO else _Kind.HERE if host else _Kind.BELOW
+            return [self._piece(kind, host + within, offset, count)]
+        parts, unit, end = [], self._header.unit, within + count
+        while within < end:
+            kind, stop = _subcluster(bitmap, within // unit), within // unit * unit + unit
+            while stop < end and _subcluster(bitmap, stop // unit) is kind:
+                stop += unit
+            stop = min(stop, end)
+            parts.append(self._piece(kind, host + within, offset, stop - within))
+            offset, within = offset + stop - within, stop
+        return parts
+
+    def _piece(self, kind: _Kind, host: int, offset: int, count: int) -> bytes:
+        if kind is _Kind.ZERO:
             return bytes(count)
-        if not allocated:
+        if kind is _Kind.BELOW:
             return self._below.read(offset, count)
-        if host == 0:
-            raise damaged("qcow2", "a data cluster at byte 0")
-        return self._reader.peek(host + within, count).ljust(count, b"\0")
+        if host < self._header.cluster:
+            raise damaged("qcow2", f"a data cluster at byte {host}")
+        return self._reader.peek(host, count).ljust(count, b"\0")
 
     def _entry(self, cluster: int) -> tuple[int, int]:
         header = self._header
