@@ -152,6 +152,12 @@ def test_what_cannot_be_imported_changes_nothing(bare: LiveHost, tmp_path: Path)
     assert refused(bare, "web/firmware-state/export", {"passphrase": "short"}) == "passphrase-too-short"
     assert refused(bare, "web/firmware-state/export", {"recipient": "no key"}) == "bad-recipient"
     assert list((bare.state.scratch / "uploads").iterdir()) == []
+    # What is damaged is healed by an import of what was exported before.
+    file.write_bytes(whole)
+    for path in (KEY, STATE):
+        (bare.state.vm("web") / path).write_bytes(b"damaged")
+    imported(bare, "web", file)
+    assert state(bare, "web") == before
     started(bare, "web")
 
 

@@ -46,6 +46,7 @@ from holdfast.trust.vtpm import Vtpm, read_state
 _VERSION = 1
 _VARIABLES, _KEY, _RECOVERY = "variables.fd", "tpm.key", "recovery.json"
 _LONGEST_PART = 4 * 1024 * 1024
+_VM_ID = r"^[0-9a-f-]{1,64}$"
 
 
 class FirmwareStateNewer(Unsupported):
@@ -68,7 +69,7 @@ class _Part(Frozen):
 
 
 class _TpmFacts(Frozen):
-    identity: str = Field(max_length=64)
+    identity: str = Field(pattern=_VM_ID)
     version: int = Field(ge=0, le=0xFFFF)
     least: int = Field(ge=0, le=0xFFFF)
 
@@ -77,7 +78,7 @@ class Header(Frozen):
     """What a container says of itself; true once it has opened."""
 
     version: Literal[1] = 1
-    vm: str = Field(max_length=64)
+    vm: str = Field(pattern=_VM_ID)
     written_by: str = Field(max_length=64)
     tpm: _TpmFacts | None = None
     parts: tuple[_Part, ...] = Field(min_length=1, max_length=4)

@@ -161,6 +161,8 @@ class HostKeys:
         self._ring: KeyRing | None = None
         self._lock = asyncio.Lock()
         self._renewal = asyncio.Lock()
+        self.rotating = asyncio.Lock()
+        """Held from the look at what is wrapped by which key until earlier keys are removed."""
         self._wrapping = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -236,15 +238,15 @@ class HostKeys:
         """Ids of the keys before the one in use, openable or not."""
         return tuple(sorted(await asyncio.to_thread(self._earlier)))
 
-    async def drop_earlier(self, in_use: set[str]) -> None:
-        """Remove every earlier key by which nothing is wrapped any more."""
+    async def drop_earlier(self, unused: set[str]) -> None:
+        """Remove those earlier keys, by which nothing is wrapped any more."""
         async with self._lock:
             for key_id, path in (await asyncio.to_thread(self._earlier)).items():
-                if key_id not in in_use:
+                if key_id in unused:
                     await asyncio.to_thread(path.unlink)
             await asyncio.to_thread(sync_folder, self._folder)
             if self._ring:
-                kept = {key_id: key for key_id, key in self._ring.earlier.items() if key_id in in_use}
+                kept = {key_id: key for key_id, key in self._ring.earlier.items() if key_id not in unused}
                 self._ring = KeyRing(self._ring.current, kept)
 
     async def _load(self) -> KeyRing:

@@ -51,14 +51,21 @@ Vms = Callable[[], Awaitable[Iterable[VmFolder]]]
 
 
 async def rotate(keys: HostKeys, vms: Vms, to: HostKeyKind | None = None) -> Rotated:
-    """Raises NoHostTpm, or what the TPM refuses, before anything is changed."""
-    await keys.renew(to)
-    return await finish(keys, vms)
+    """Raises NoHostTpm, HostKeySealed, HostKeyDamaged or what the TPM refuses, before anything is changed."""
+    async with keys.rotating:
+        await keys.ring()  # one that does not open is given up by a recovery only
+        await keys.renew(to)
+        return await _finish(keys, vms)
 
 
 async def finish(keys: HostKeys, vms: Vms) -> Rotated:
     """Wrap by the key in use whatever an earlier one wrapped, then remove those that nothing needs."""
-    ring = await keys.ring()
+    async with keys.rotating:
+        return await _finish(keys, vms)
+
+
+async def _finish(keys: HostKeys, vms: Vms) -> Rotated:
+    ring, earlier = await keys.ring(), set(await keys.earlier())
     rewrapped, unreadable, in_use = 0, [], set[str]()
     for vm in await vms():
         try:
@@ -66,13 +73,13 @@ async def finish(keys: HostKeys, vms: Vms) -> Rotated:
         except (HoldfastError, OSError) as error:
             if not vm.path.exists():
                 # Being made, renamed or deleted: the next start of the daemon looks again.
-                in_use |= set(await keys.earlier())
+                in_use |= earlier
                 continue
             log.warning("a key stays wrapped by an earlier host key", vm=vm.name, error=str(error))
             unreadable.append(vm.name)
             # Where it cannot be told which key is needed, all of them stay.
-            in_use |= await asyncio.to_thread(_wrapped_by, vm) or set(await keys.earlier())
-    await keys.drop_earlier(in_use)
+            in_use |= await asyncio.to_thread(_wrapped_by, vm) or earlier
+    await keys.drop_earlier(earlier - in_use)
     return Rotated(rewrapped, tuple(unreadable))
 
 

@@ -6,6 +6,7 @@ import that a crash interrupts has changed nothing, or all, and is asked for aga
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,9 @@ class VmFirmware:
 
         async def look() -> None:
             await asyncio.to_thread(settle_folder, self._rooms.state.vm(owner.record.name))
-            identity = await asyncio.to_thread(state_key.identity_of, self._firmware(owner), vm_id)
-            await self._record_identity(owner, identity)
+            with contextlib.suppress(state_key.VtpmDamaged):
+                identity = await asyncio.to_thread(state_key.identity_of, self._firmware(owner), vm_id)
+                await self._record_identity(owner, identity)
 
         await owner.request(look)
 
@@ -215,11 +217,12 @@ class VmFirmware:
         owner, vm_id = await self._with_keys(name)
         keys = self._rooms.host_keys
         await asyncio.to_thread(state_key.check_recovery_key, self._firmware(owner), vm_id, text)
-        try:
-            await keys.ring()
-        except (HostKeySealed, HostKeyDamaged) as error:
-            log.warning("the host key does not open: a new one comes into use", error=error.message)
-            await keys.renew()
+        async with keys.rotating:
+            try:
+                await keys.ring()
+            except (HostKeySealed, HostKeyDamaged) as error:
+                log.warning("the host key does not open: a new one comes into use", error=error.message)
+                await keys.renew()
 
         async def bring_back() -> None:
             firmware = self._firmware(owner)

@@ -1,5 +1,6 @@
 """Firmware state as one object, with real TPMs: what was sealed opens where the object goes, only there."""
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -350,6 +351,31 @@ async def test_a_rotation_loses_no_key_wherever_it_is_killed(
         bench.keys = later
     assert steps > 15 and len(seen) > 5
     state_key.recover(vms[0].path / "firmware", vms[0].id, shown, await bench.keys.ring())
+
+
+async def test_rotations_and_writers_at_once_lose_nothing(bench: Bench) -> None:
+    vms = [VmFolder(new_id(), f"v{number}", bench.make(f"v{number}")) for number in range(6)]
+    keys = {vm.id: os.urandom(32) for vm in vms}
+
+    async def every() -> list[VmFolder]:
+        return vms
+
+    async def write(vm: VmFolder) -> str:
+        (vm.path / "firmware").mkdir()
+        async with bench.keys.wrapping() as ring:
+            await asyncio.sleep(0.01)  # long enough for a rotation to come in between
+            await asyncio.to_thread(state_key.store, vm.path / "firmware", vm.id, keys[vm.id], ring)
+        async with bench.keys.wrapping() as ring:
+            make = state_key.make_recovery_key
+            return await asyncio.to_thread(make, vm.path / "firmware", vm.id, ring, False)
+
+    done = await asyncio.gather(*(write(vm) for vm in vms), *(rotate(bench.keys, every) for _ in range(4)))
+    await finish(bench.keys, every)
+    assert await bench.keys.earlier() == ()
+    ring = await HostKeys(bench.state.keys).ring()
+    for vm, shown in zip(vms, done, strict=False):
+        assert state_key.load(vm.path / "firmware", vm.id, ring) == keys[vm.id]
+        state_key.recover(vm.path / "firmware", vm.id, str(shown), ring)
 
 
 async def test_a_recovery_key_goes_along_and_an_older_export_brings_none_back(bench: Bench) -> None:
