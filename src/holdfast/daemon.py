@@ -62,10 +62,12 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, key_work, lifecycle
+from holdfast.vm import attest_work, create, guest_secrets, key_work, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
 from holdfast.vm.firmware_state import VmFirmware
+from holdfast.vm.guest_evidence import GuestEvidence
+from holdfast.vm.guest_secrets import GuestSecrets
 from holdfast.vm.housekeeping import keep_house
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -173,8 +175,10 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     operations = Operations(catalog, events, state.operations, reserve)
     registry = VmRegistry(rooms, operations)
     trust = TrustRecords(catalog, events)
-    attestation = Attestation(trust, EndorsementAuthority(state.keys), operations, registry.named)
-    _register(operations, rooms, registry, attestation, ground.users)
+    evidence = GuestEvidence(trust, EndorsementAuthority(state.keys))
+    attestation = Attestation(trust, evidence, operations, registry.named)
+    secrets = GuestSecrets(rooms, attestation, operations, registry.named)
+    _register(operations, rooms, registry, (attestation, secrets), ground.users)
     firmware = VmFirmware(rooms, registry, operations)
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
@@ -196,6 +200,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         verifier=attested.verifier,
         attested_hosts=attested.book,
         trust=attestation,
+        secrets=secrets,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.running)
@@ -203,12 +208,17 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
 
 
 def _register(
-    operations: Operations, rooms: Rooms, registry: VmRegistry, attestation: Attestation, users: VmUsers
+    operations: Operations,
+    rooms: Rooms,
+    registry: VmRegistry,
+    trusted: tuple[Attestation, GuestSecrets],
+    users: VmUsers,
 ) -> None:
     builder = ImageBuilder(rooms.state, rooms.processes)
     for procedure in (
         *lifecycle.procedures(registry.owner),
-        *attest_work.procedures(attestation),
+        *attest_work.procedures(trusted[0]),
+        *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(

@@ -3,7 +3,9 @@
 One Debian guest serves all tests; they run in the order of this file.
 """
 
+import base64
 import hashlib
+import json
 import os
 import signal
 import time
@@ -14,7 +16,7 @@ import pytest
 from boot_chain import EspOf, other_signed_grub
 from debian_guest import debian_vm, with_debian
 from invariants import check_invariants
-from live_host import LiveHost, live_host
+from live_host import LiveHost, OperationEndedBadly, live_host
 from small_guest import SmallGuest
 from small_vms import with_small_images
 
@@ -144,6 +146,23 @@ def test_a_policy_is_tried_before_it_counts(shared: LiveHost, trusted: str) -> N
     assert "baseline-matches" in {each.id for each in attest(shared, trusted).findings}
 
 
+def test_a_secret_is_given_to_a_guest_that_passes(shared: LiveHost, trusted: str) -> None:
+    secret = os.urandom(100)
+    body = {"name": "disk-key", "content": base64.b64encode(secret).decode()}
+    shared.call("PUT", f"/v1/vms/{trusted}/trust/secrets", body)
+    released = shared.do("POST", f"/v1/vms/{trusted}/trust/release", {"name": "disk-key"})
+    assert released.result and released.result["to"] == "/run/holdfast/secrets/disk-key"
+    place = released.result["to"]
+    assert base64.b64decode(shared.run_in(trusted, f"base64 {place}")) == secret
+    assert shared.run_in(trusted, f"stat -c %a:%u {place}").strip() == "600:0"
+    kept = b"".join(path.read_bytes() for path in shared.state.root.rglob("*.hf*") if path.is_file())
+    logs = shared.log.read_bytes() + b"".join(p.read_bytes() for p in shared.state.vm(trusted).glob("*.log"))
+    events = json.dumps(shared.call("GET", "/v1/events/recent", limit=1000, subject=trusted))
+    assert "trust.secret-released" in events
+    for text in (kept, logs, events.encode()):
+        assert not any(each in text for each in (secret, secret.hex().encode(), base64.b64encode(secret)))
+
+
 def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trusted: str) -> None:
     pcrs, boot_id = shared.run_in(trusted, _PCRS), shared.run_in(trusted, _BOOT_ID)
     assert len(set(pcrs.split())) > 5
@@ -196,6 +215,11 @@ def test_another_grub_that_is_signed_is_named_by_the_verdict(
     told = shared.call("GET", "/v1/events/recent", limit=1000, subject=trusted)
     changed = [each["data"] for each in told if each["kind"] == "trust.verdict-changed"]
     assert [each["verdict"] for each in changed] == ["pass", "fail"], changed
+    with pytest.raises(OperationEndedBadly) as refused:
+        shared.do("POST", f"/v1/vms/{trusted}/trust/release", {"name": "disk-key", "path": "/run/again"})
+    (ended,) = refused.value.args
+    assert ended.error["id"] == "verdict-failed" and ended.error["value"] == ["boot-chain-changed"], ended
+    shared.run_in(trusted, "test ! -e /run/again")
     # Secure Boot itself refuses one whose signature does not fit, and the console says so.
     shared.call("POST", f"/v1/vms/{trusted}/kill")
     spoiled = bytearray(theirs)

@@ -35,6 +35,7 @@ from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.image_requests import ImageBuild, ImagePull, Upload
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
@@ -177,6 +178,13 @@ class AttestedHosts(Protocol):
     async def page(self, query: PageQuery) -> Page[EnrolledHost]: ...
 
 
+class Secrets(Protocol):
+    async def add(self, name: str, request: SecretAdd) -> SecretView: ...
+    async def delete(self, name: str, secret: str) -> None: ...
+    async def release(self, name: str, request: SecretRelease, actor: str) -> Operation: ...
+    async def list(self, name: str) -> tuple[SecretView, ...]: ...
+
+
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -209,5 +217,6 @@ class Services:
     verifier: Verifier
     attested_hosts: AttestedHosts
     trust: Trust
+    secrets: Secrets
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

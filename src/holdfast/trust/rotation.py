@@ -9,7 +9,7 @@ and runs at each start of the daemon.
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from holdfast.trust.state_key import VtpmMissing
 
 log = structlog.get_logger(__name__)
 
-CONTAINERS = "*.hfstate"
-"""Containers that stay on this host, anywhere in a VM's folder."""
+STATE_SUFFIX = ".hfstate"
+KEPT_SUFFIX = ".hfsecret"
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _rewrap(vm: VmFolder, ring: KeyRing) -> bool:
         raise FileNotFoundError(errno.ENOENT, "no folder", str(vm.path))
     with contextlib.suppress(VtpmMissing):  # where one is being made, it is wrapped by the key in use
         changed = state_key.rewrap(vm.path / "firmware", vm.id, ring)
-    for path in vm.path.rglob(CONTAINERS):
+    for path in _containers(vm.path):
         taken = envelope.parse(read_bounded(path, envelope.LONGEST))
         if host_key_of(taken.slot) not in (None, ring.current.id):
             write_atomic(path, taken.locked_for(lock, lock), 0o600)
@@ -97,9 +97,14 @@ def _rewrap(vm: VmFolder, ring: KeyRing) -> bool:
     return changed
 
 
+def _containers(folder: Path) -> Iterator[Path]:
+    """Those that stay on this host, anywhere in a VM's folder."""
+    return (path for path in folder.rglob("*") if path.suffix in (STATE_SUFFIX, KEPT_SUFFIX))
+
+
 def _wrapped_by(vm: VmFolder) -> set[str]:
     found = {state_key.wrapped_by(vm.path / "firmware")}
-    for path in vm.path.rglob(CONTAINERS):
+    for path in _containers(vm.path):
         try:
             found.add(host_key_of(envelope.parse(read_bounded(path, envelope.LONGEST)).slot))
         except (HoldfastError, OSError):

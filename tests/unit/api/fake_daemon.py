@@ -1,6 +1,7 @@
 """A daemon with the real doors, tokens and events, and a registry of VMs that live in a dict."""
 
 import asyncio
+import base64
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -45,6 +46,7 @@ from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind, ImageOrigin
 from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy
 from holdfast.spec.vm import VmSpec, VmState
@@ -300,6 +302,30 @@ class FakeTrust:
         return {"web": self.verdict.verdict == "pass"}
 
 
+class FakeSecrets:
+    def __init__(self, vms: FakeVms, operations: FakeOperations) -> None:
+        self.vms = vms
+        self.operations = operations
+        self.kept: dict[str, bytes] = {}
+        self.released: list[tuple[str, str | None]] = []
+
+    async def add(self, name: str, request: SecretAdd) -> SecretView:
+        self.vms._get(name)
+        self.kept[request.name] = base64.b64decode(request.content)
+        return SecretView(name=request.name, size=len(self.kept[request.name]), stored=TIME)
+
+    async def delete(self, name: str, secret: str) -> None:
+        del self.kept[secret]
+
+    async def release(self, name: str, request: SecretRelease, actor: str) -> Operation:
+        self.released.append((request.name, request.path))
+        return self.operations.begin("vm.release-secret", name, actor, lambda: None)
+
+    async def list(self, name: str) -> tuple[SecretView, ...]:
+        self.vms._get(name)
+        return tuple(SecretView(name=each, size=len(self.kept[each]), stored=TIME) for each in self.kept)
+
+
 class FakeFirmware:
     def __init__(self, vms: FakeVms) -> None:
         self.vms = vms
@@ -494,13 +520,15 @@ class FakeDaemon:
         self.vms = FakeVms(self.operations)
         self.firmware = FakeFirmware(self.vms)
         self.trust = FakeTrust(self.vms, self.operations)
+        self.secrets = FakeSecrets(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
         services = Services(
-            vms=self.vms, firmware=self.firmware, trust=self.trust, vm_counts=self.vms,
+            vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
+            vm_counts=self.vms,
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),

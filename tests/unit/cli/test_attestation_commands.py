@@ -62,3 +62,33 @@ def test_a_schedule_is_an_interval_or_off(daemon: Any) -> None:
         assert run(daemon, "trust", "schedule", "web", *wrong).returncode == 2
     assert run(daemon, "trust", "reset", "web").returncode == 0
     assert daemon.trust.asked[-1] == ("forget", "web")
+
+
+def test_a_secret_goes_in_and_only_its_name_comes_out(daemon: Any, tmp_path: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    file = tmp_path / "key"
+    file.write_bytes(b"\x00\xffvery secret")
+    added = run(daemon, "trust", "secret", "add", "web", "disk-key", "--from", str(file))
+    assert added.returncode == 0 and daemon.secrets.kept == {"disk-key": b"\x00\xffvery secret"}, added.stderr
+    listed = run(daemon, "trust", "secret", "list", "web")
+    assert "disk-key" in listed.stdout and "very secret" not in listed.stdout + added.stderr
+    assert run(daemon, "trust", "release", "web", "disk-key", "--to", "/run/key").returncode == 0
+    assert daemon.secrets.released == [("disk-key", "/run/key")]
+    assert run(daemon, "trust", "secret", "delete", "web", "disk-key").returncode == 0
+    assert daemon.secrets.kept == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("secret", "add", "web", "../x", "--from", "/dev/null"),
+        ("secret", "add", "web", "empty"),
+        ("secret", "add", "web", "lost", "--from", "/nowhere"),
+        ("release", "web", "key", "--to", "no/absolute/path"),
+        ("release", "web", "key", "--to", "/run/new\nline"),
+    ],
+)
+def test_bad_secrets_names_and_places_are_refused(daemon: Any, arguments: tuple[str, ...]) -> None:
+    run(daemon, "vm", "create", "web")
+    assert run(daemon, "trust", *arguments).returncode in (2, 3)
+    assert daemon.secrets.kept == {} and daemon.secrets.released == []

@@ -1,4 +1,4 @@
-"""The trust of VMs: attestation, history, policy, schedule."""
+"""The trust of VMs: attestation, history, policy, schedule, and secrets for those that pass."""
 
 from fastapi import APIRouter
 
@@ -6,6 +6,7 @@ from holdfast.api.access import Admin, Operator, Paging, Viewer, With
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page
+from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.trust import TrustPolicy
 
 router = APIRouter(prefix="/v1/vms/{name}/trust", tags=["trust"])
@@ -46,6 +47,28 @@ async def learn_trust_policy(services: With, _: Admin, name: str, dry_run: bool 
 @router.put("/schedule")
 async def set_attestation_schedule(services: With, _: Admin, name: str, schedule: Schedule) -> TrustView:
     return await services.trust.schedule(name, schedule)
+
+
+@router.get("/secrets")
+async def list_guest_secrets(services: With, _: Viewer, name: str) -> list[SecretView]:
+    return list(await services.secrets.list(name))
+
+
+@router.put("/secrets")
+async def store_guest_secret(services: With, _: Admin, name: str, request: SecretAdd) -> SecretView:
+    return await services.secrets.add(name, request)
+
+
+@router.delete("/secrets/{secret}", status_code=204)
+async def delete_guest_secret(services: With, _: Admin, name: str, secret: str) -> None:
+    await services.secrets.delete(name, secret)
+
+
+@router.post("/release", status_code=202)
+async def release_guest_secret(
+    services: With, caller: Operator, name: str, request: SecretRelease
+) -> Operation:
+    return await services.secrets.release(name, request, caller.name)
 
 
 @router.delete("/identity", status_code=204)

@@ -4,7 +4,7 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.trust",
-    "show attest history policy schedule reset"
+    "show attest history policy schedule reset secret release"
     " export_state import_state recovery_key recover rotate_host_key"
     " enrol hosts forget",
     "What VMs booted with and whether that is as it should be; their firmware state; trusted hosts.",
