@@ -213,6 +213,7 @@ async def test_a_tpm_that_is_not_there_is_told(emulated: EmulatedTpm, tmp_path: 
     for address, refusal in [
         (f"swtpm:{tmp_path}/none", NoTpm),
         (f"device:{tmp_path}/none", NoTpm),
+        ("none", NoTpm),
         ("device:relative", BadTpmAddress),
         ("/dev/tpm0", BadTpmAddress),
     ]:

@@ -48,14 +48,14 @@ def judge(
     return HostVerdict(verdict="not-trusted" if failed else "trusted", findings=tuple(found), at=at)
 
 
-def values_of(evidence: HostEvidence) -> PcrValues:
+def _values_of(evidence: HostEvidence) -> PcrValues:
     return {pcr: bytes.fromhex(value) for pcr, value in evidence.pcrs.items()}
 
 
 def _genuine(key: Public, nonce: bytes, evidence: HostEvidence) -> HostFinding | None:
     attest, signature = bytes.fromhex(evidence.attest), bytes.fromhex(evidence.signature)
     try:
-        check_quote(key, attest, signature, nonce, values_of(evidence))
+        check_quote(key, attest, signature, nonce, _values_of(evidence))
     except (QuoteNotGenuine, TpmNonsense) as error:
         return _finding("quote-not-genuine", "failure", error.message)
     return None
@@ -82,7 +82,7 @@ def _log_findings(evidence: HostEvidence, replay: ReplayLog | None) -> list[Host
         return [_finding("event-log-malformed", "failure", f"the event log cannot be read: {error}")]
     return [
         _finding("event-log-differs", "failure", f"the event log replays PCR {pcr} to another value")
-        for pcr, value in sorted(values_of(evidence).items())
+        for pcr, value in sorted(_values_of(evidence).items())
         if replayed.get(pcr, bytes(32)) != value
     ]
 

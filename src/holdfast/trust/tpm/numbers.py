@@ -7,7 +7,6 @@ class Algorithm(IntEnum):
     """TPM_ALG_ID, section 6.3."""
 
     RSA = 0x0001
-    HMAC = 0x0005
     AES = 0x0006
     KEYEDHASH = 0x0008
     XOR = 0x000A

@@ -20,6 +20,8 @@ from holdfast.trust.tpm.tpm import Tpm
 from holdfast.trust.tpm.wire import TpmNonsense
 
 HOST_TPM = "device:/dev/tpmrm0"
+NO_TPM = "none"
+"""An address that says: leave it alone."""
 _PATIENCE = 120.0  # seconds; making an RSA key takes a discrete TPM half a minute and more
 
 
@@ -120,9 +122,15 @@ async def open_tpm(address: str = HOST_TPM) -> AsyncIterator[Tpm]:
 
     Raises:
         BadTpmAddress: neither `device:` nor `swtpm:` with an absolute path.
-        NoTpm: there is no such device or socket.
+        NoTpm: there is no such device or socket, or none is to be used.
         TpmNotReachable: it cannot be opened.
     """
+    if address == NO_TPM:
+        raise NoTpm(
+            "the daemon was told to use no TPM of this host",
+            value=address,
+            cure="Change the setting `host_tpm`.",
+        )
     kind, _, text = address.partition(":")
     path = Path(text)
     if kind not in ("device", "swtpm") or not path.is_absolute():
