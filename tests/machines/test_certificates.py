@@ -270,7 +270,7 @@ def test_a_debian_guest_of_2011_is_updated_while_it_runs_and_boots_with_both(sha
     assert certs(shared, name)["status"] == "ready" and not certs(shared, name)["pending"]
     wait_secure_boot(shared, name)
     assert shared.run_in(name, register) != measured
-    events = [each["kind"] for each in shared.call("GET", "/v1/events/recent", subject=name, limit=50)]
+    events = [each["kind"] for each in shared.call("GET", "/v1/events/recent", subject=name, limit=1000)]
     assert events.count("vm.certificates-recorded") == events.count("vm.certificates-changed") == 1
     # The guest has written to its store since: a rollback takes back the keys and nothing else.
     shared.do("POST", f"/v1/vms/{name}/stop", timeout_seconds=300)
