@@ -319,6 +319,13 @@ def test_false_data_are_named() -> None:
     assert failures(judged(written(entries))) == {"log-data-false"}
 
 
+def test_events_of_pcrs_that_were_not_quoted_count_for_nothing() -> None:
+    more = written([*draft(), Entry(23, 0xD, OTHER, b"nothing was quoted of this")])
+    policy = TrustPolicy(forbidden=(f"sha256:{OTHER.hex()}",))
+    assert judge(replace(TPM.evidence(LOG), log=more), policy).verdict == "pass"
+    assert failures(judge(TPM.evidence(more), policy)) == {"measurement-forbidden"}
+
+
 def test_signers_are_accepted_by_subject_or_fingerprint() -> None:
     chain = {each.role.value: each for each in judge(real()).chain}
     microsoft, debian = chain["shim"].signers[0], chain["grub"].signers[0]
