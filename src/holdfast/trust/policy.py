@@ -92,9 +92,14 @@ def _check_secure_boot(boot: Boot, required: bool, findings: Findings) -> None:
 def _check_signers(policy: TrustPolicy, boot: Boot, findings: Findings) -> None:
     record, lists = boot.chain.record, lists_of(boot.chain.record)
     chained = record.shim and len(boot.chain.programs) > 1
-    if len(record.authorities) < 1 + chained:
-        who = "what shim started" if record.authorities else "the first loader"
-        findings.failure("loader-signer-unknown", f"the log names no certificate that accepted {who}")
+    if not any(authority.of_firmware for authority in record.authorities):
+        findings.failure(
+            "loader-signer-unknown", "the log names no entry of db that accepted the first loader"
+        )
+    elif len(record.authorities) < 1 + chained:
+        findings.failure(
+            "loader-signer-unknown", "the log names no certificate that accepted what shim started"
+        )
     accepted = set()
     for authority in record.authorities:
         signer = authority.signer

@@ -367,6 +367,9 @@ def test_a_chain_without_signers_or_programs_fails() -> None:
     gone = {MICROSOFT, DEBIAN}
     assert failures(judged(without(gone))) == {"loader-signer-unknown"}
     assert failures(judged(without({DEBIAN}))) == {"loader-signer-unknown"}
+    twice = draft()
+    twice[MICROSOFT - 1] = twice[DEBIAN - 1]
+    assert failures(judged(written(twice))) == {"loader-signer-unknown"}
     programs = {SHIM, GRUB, KERNEL, KERNEL + 1}
     assert failures(judged(without(programs))) == {"chain-empty"}
 
