@@ -8,7 +8,7 @@ the event's digest is that text's hash (`Event.proves`). Nothing is kept here.
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -106,15 +106,15 @@ class EventLog:
     locality: int
     """From which the TPM was started: the last byte with which PCR 0 begins."""
 
-    def only(self, bank: Bank) -> "EventLog":
-        """The same with the digests of one bank: what no quote covers must prove nothing."""
-        if self.banks == (bank,):
-            return self
-        return replace(
-            self,
-            events=tuple(replace(event, digests={bank: event.digests[bank]}) for event in self.events),
-            banks=(bank,),
-        )
+    def only(self, bank: Bank, pcrs: Collection[int]) -> "EventLog":
+        """The same with the digests of one bank, and events of some PCRs: what a quote covers.
+
+        What no quote covers must prove nothing.
+        """
+        events = (event for event in self.events if event.pcr in pcrs)
+        if self.banks != (bank,):
+            events = (replace(event, digests={bank: event.digests[bank]}) for event in events)
+        return replace(self, events=tuple(events), banks=(bank,))
 
 
 def parse_log(data: bytes) -> EventLog:

@@ -7,7 +7,7 @@ from collections import Counter
 
 from holdfast.spec.trust import Finding, Severity
 
-_MOST_OF_ONE = 16
+_MOST_OF_ONE = 64
 
 
 class Findings:

@@ -7,7 +7,7 @@ what was measured), then the rules that the policy gives. Pure: the policies bel
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from holdfast.spec.trust import BOOT_PCRS, Bank, SignerRule, TrustPolicy
+from holdfast.spec.trust import BOOT_PCRS, Bank, Baseline, SignerRule, TrustPolicy
 from holdfast.trust.baseline import Difference, differences
 from holdfast.trust.boot_chain import BootChain, name_events
 from holdfast.trust.event_log import EventLog
@@ -15,6 +15,8 @@ from holdfast.trust.findings import Findings
 from holdfast.trust.guest_text import printable
 from holdfast.trust.measured import claims_grub_text, grub_text, has_false_data
 from holdfast.trust.secure_boot_record import Authority, Lists, lists_of
+
+_MOST_OF_A_PCR = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,14 @@ def _check_secure_boot(boot: Boot, required: bool, findings: Findings) -> None:
 def _check_signers(policy: TrustPolicy, boot: Boot, findings: Findings) -> None:
     record, lists = boot.chain.record, lists_of(boot.chain.record)
     chained = record.shim and len(boot.chain.programs) > 1
-    if len(record.authorities) < 1 + chained:
-        who = "what shim started" if record.authorities else "the first loader"
-        findings.failure("loader-signer-unknown", f"the log names no certificate that accepted {who}")
+    if not any(authority.of_firmware for authority in record.authorities):
+        findings.failure(
+            "loader-signer-unknown", "the log names no entry of db that accepted the first loader"
+        )
+    elif len(record.authorities) < 1 + chained:
+        findings.failure(
+            "loader-signer-unknown", "the log names no certificate that accepted what shim started"
+        )
     accepted = set()
     for authority in record.authorities:
         signer = authority.signer
@@ -188,19 +195,26 @@ def _check_baseline(policy: TrustPolicy, boot: Boot, findings: Findings) -> None
             continue
         watched = pcr in policy.compare
         same = same and not watched
-        told = set()
-        for difference in differences(baseline, boot.log, pcr):
-            text, key = _difference(difference, names, boot)
-            if key not in told and watched:
+        whole = f"PCR {pcr} was {baseline.pcrs.get(pcr)}, is now {value}"
+        for text in _changes(baseline, boot, names, pcr) or [whole]:
+            if watched:
                 findings.failure("boot-chain-changed", text)
-            elif key not in told:
+            else:
                 findings.info("measurement-differs", text)
-            told.add(key)
-        if watched and not told:
-            findings.failure("boot-chain-changed", f"PCR {pcr} was {baseline.pcrs.get(pcr)}, is now {value}")
     if same:
         compared = ", ".join(str(pcr) for pcr in sorted(policy.compare))
         findings.info("baseline-matches", f"PCRs {compared} are as in the baseline")
+
+
+def _changes(baseline: Baseline, boot: Boot, names: Mapping[int, str], pcr: int) -> list[str]:
+    """What differs in one PCR, in words: the first few, so that none hides what another PCR tells."""
+    told: dict[object, str] = {}
+    for difference in differences(baseline, boot.log, pcr):
+        text, key = _difference(difference, names, boot)
+        told.setdefault(key, text)
+    texts = list(told.values())
+    left = len(texts) - _MOST_OF_A_PCR
+    return [*texts[:_MOST_OF_A_PCR], f"{left} more events of PCR {pcr} differ"] if left > 1 else texts
 
 
 def _difference(difference: Difference, names: Mapping[int, str], boot: Boot) -> tuple[str, object]:

@@ -152,9 +152,9 @@ class _Case:
         confirmed = self._confirm(quote, log, bank, replayed) if quote else None
         attested = genuine and confirmed is not None and self._replays(confirmed, replayed)
         if log is not None and replayed:
-            log = log.only(bank)
-            chain = read_chain(log, bank, self._known)
             pcrs = confirmed if attested and confirmed is not None else replayed
+            log = log.only(bank, pcrs)
+            chain = read_chain(log, bank, self._known)
             self.boot = Boot(log, chain, pcrs, self._known)
             check_boot(self._policy, self.boot, self._findings)
         shown = confirmed if confirmed is not None else replayed

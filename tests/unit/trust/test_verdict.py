@@ -319,6 +319,13 @@ def test_false_data_are_named() -> None:
     assert failures(judged(written(entries))) == {"log-data-false"}
 
 
+def test_events_of_pcrs_that_were_not_quoted_count_for_nothing() -> None:
+    more = written([*draft(), Entry(23, 0xD, OTHER, b"nothing was quoted of this")])
+    policy = TrustPolicy(forbidden=(f"sha256:{OTHER.hex()}",))
+    assert judge(replace(TPM.evidence(LOG), log=more), policy).verdict == "pass"
+    assert failures(judge(TPM.evidence(more), policy)) == {"measurement-forbidden"}
+
+
 def test_signers_are_accepted_by_subject_or_fingerprint() -> None:
     chain = {each.role.value: each for each in judge(real()).chain}
     microsoft, debian = chain["shim"].signers[0], chain["grub"].signers[0]
@@ -360,6 +367,9 @@ def test_a_chain_without_signers_or_programs_fails() -> None:
     gone = {MICROSOFT, DEBIAN}
     assert failures(judged(without(gone))) == {"loader-signer-unknown"}
     assert failures(judged(without({DEBIAN}))) == {"loader-signer-unknown"}
+    twice = draft()
+    twice[MICROSOFT - 1] = twice[DEBIAN - 1]
+    assert failures(judged(written(twice))) == {"loader-signer-unknown"}
     programs = {SHIM, GRUB, KERNEL, KERNEL + 1}
     assert failures(judged(without(programs))) == {"chain-empty"}
 
@@ -472,7 +482,19 @@ def test_a_dry_run_tells_what_would_change(learned: TrustPolicy) -> None:
 def test_a_flood_of_findings_is_bounded(learned: TrustPolicy) -> None:
     flood = [Entry(8, 0xD, hashlib.sha256(str(each).encode()).digest(), b"x") for each in range(3000)]
     verdict = judged(written([*draft(), *flood]), learned)
-    assert len(verdict.findings) < 40 and "more of these" in texts(verdict, "boot-chain-changed")
+    assert len(verdict.findings) < 40
+    assert "2992 more events of PCR 8 differ" in texts(verdict, "boot-chain-changed")
+    unproven = [Entry(8, 0xD, each.digest, b"grub_cmd: x") for each in flood]
+    verdict = judged(written([*draft(), *unproven]))
+    assert len(verdict.findings) < 100 and "more of these" in texts(verdict, "log-text-unproven")
+
+
+def test_many_changes_of_one_pcr_do_not_hide_another(learned: TrustPolicy) -> None:
+    flood = [measured(8, 0xD, b"grub_cmd: " + str(each).encode()) for each in range(100)]
+    entries = draft()
+    entries[INITRD - 1].digest = OTHER
+    said = texts(judged(written([*entries, *flood]), learned), "boot-chain-changed")
+    assert "file /initrd.img (PCR 9" in said
 
 
 def test_a_flood_of_one_kind_hides_no_other() -> None:
