@@ -1,38 +1,49 @@
 """Another boot chain on a VM's disk, put there while the VM is off: signed by the same, or tampered with."""
 
 import os
-import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from holdfast.storage.apt_sources import host_archives
 from holdfast.storage.disk_layout import ESP
 
 _PACKAGE = "grub-efi-amd64-signed"
 _GRUB = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
 
 
-def other_signed_grub(than: bytes) -> Path | None:
-    """A GRUB that Debian signed, of another version than `than`; None where the archive holds only one."""
+def other_signed_grub() -> bytes | None:
+    """Debian 13's GRUB, which Debian signed with the same key; None where the host's archives lack it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "holdfast-tests"
-    cache.mkdir(parents=True, exist_ok=True)
-    listed = subprocess.run(["apt-cache", "madison", _PACKAGE], check=True, capture_output=True, text=True)
-    for version in re.findall(r"^ *\S+ \| (\S+) \|", listed.stdout, re.MULTILINE):
-        kept = cache / f"grub-{version}.efi"
-        if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as made:
-                package = f"{_PACKAGE}={version}"
-                done = subprocess.run(["apt-get", "download", package], cwd=made, capture_output=True)
-                if done.returncode != 0:
-                    continue
-                (file,) = Path(made).glob("*.deb")
-                subprocess.run(["dpkg", "-x", file, Path(made) / "root"], check=True)
-                shutil.copy(Path(made) / "root" / _GRUB, Path(made) / "grub")
-                (Path(made) / "grub").rename(kept)
-        if kept.read_bytes() != than:
-            return kept
-    return None
+    kept = cache / "grub-trixie.efi"
+    archives = host_archives("trixie")
+    if not kept.exists() and archives.entries:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as made:
+            _download(Path(made), archives.deb822())
+            (Path(made) / "root" / _GRUB).rename(kept)
+    return kept.read_bytes() if kept.exists() else None
+
+
+def _download(scratch: Path, sources: str) -> None:
+    """Package lists of its own, so that the host's are left alone."""
+    for folder in ("parts", "lists/partial", "cache/archives/partial"):
+        (scratch / folder).mkdir(parents=True)
+    (scratch / "parts/other.sources").write_text(sources)
+    places = {
+        "Dir::Etc::SourceList": "/dev/null",
+        "Dir::Etc::SourceParts": scratch / "parts",
+        "Dir::State::Lists": scratch / "lists",
+        "Dir::Cache": scratch / "cache",
+        "APT::Architecture": "amd64",
+        "Acquire::Languages": "none",
+        "APT::Sandbox::User": "",
+    }
+    apt = ["apt-get", "-q", *(part for name, value in places.items() for part in ("-o", f"{name}={value}"))]
+    for command in (["update"], ["download", _PACKAGE]):
+        subprocess.run([*apt, *command], cwd=scratch, check=True, capture_output=True)
+    (package,) = scratch.glob("*.deb")
+    subprocess.run(["dpkg", "-x", package, scratch / "root"], check=True)
 
 
 class EspOf:

@@ -163,7 +163,7 @@ async def test_a_proof_is_good_once_and_for_its_nonce(bench: Bench) -> None:
 
 async def test_another_hosts_quote_is_not_taken(bench: Bench) -> None:
     host = await bench.enrol()
-    with pytest.raises(HostNotTrusted, match="not by the host's attestation key"):
+    with pytest.raises(HostNotTrusted, match="not made by the enrolled attestation key"):
         await bench.verifier.attest(await bench.proof(host, number=1))
 
 

@@ -3,14 +3,15 @@
 import base64
 import binascii
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host_attestation import EnrolledHost, HostEvidence, HostFinding, HostVerdict
+from holdfast.spec.trust import Bank
+from holdfast.trust.event_log import parse_log, replay
 from holdfast.trust.host_attestation.quote_check import QuoteNotGenuine, check_quote
 from holdfast.trust.tpm.pcrs import PcrValues
 from holdfast.trust.tpm.public import Public
-from holdfast.trust.tpm.wire import TpmNonsense
 
 Severity = Literal["info", "warning", "failure"]
 # TCG PC Client Platform Firmware Profile, section 3.3.4; 8, 9 and 14 as GRUB and shim use them.
@@ -21,18 +22,7 @@ _MEANS = {
 }  # fmt: skip
 
 
-class ReplayLog(Protocol):
-    """Replays an event log: the values that its SHA-256 digests extend the PCRs to.
-
-    Raises a HoldfastError where it is none.
-    """
-
-    def __call__(self, log: bytes) -> PcrValues: ...
-
-
-def judge(
-    host: EnrolledHost, nonce: bytes, evidence: HostEvidence, at: datetime, replay: ReplayLog | None = None
-) -> HostVerdict:
+def judge(host: EnrolledHost, nonce: bytes, evidence: HostEvidence, at: datetime) -> HostVerdict:
     """Compare a host's evidence, given for `nonce`, with what it was enrolled with."""
     found: list[HostFinding] = []
     if not host.certified:
@@ -43,7 +33,7 @@ def judge(
         found.append(genuine)
     else:
         found += _compared(host, evidence)
-        found += _log_findings(evidence, replay)
+        found += _log_findings(evidence)
     failed = any(each.severity == "failure" for each in found)
     return HostVerdict(verdict="not-trusted" if failed else "trusted", findings=tuple(found), at=at)
 
@@ -56,7 +46,7 @@ def _genuine(key: Public, nonce: bytes, evidence: HostEvidence) -> HostFinding |
     attest, signature = bytes.fromhex(evidence.attest), bytes.fromhex(evidence.signature)
     try:
         check_quote(key, attest, signature, nonce, _values_of(evidence))
-    except (QuoteNotGenuine, TpmNonsense) as error:
+    except QuoteNotGenuine as error:
         return _finding("quote-not-genuine", "failure", error.message)
     return None
 
@@ -73,11 +63,11 @@ def _compared(host: EnrolledHost, evidence: HostEvidence) -> list[HostFinding]:
     return found
 
 
-def _log_findings(evidence: HostEvidence, replay: ReplayLog | None) -> list[HostFinding]:
-    if not evidence.event_log or replay is None:
+def _log_findings(evidence: HostEvidence) -> list[HostFinding]:
+    if not evidence.event_log:
         return [_finding("no-event-log", "info", "no event log was replayed; PCRs are compared as they are")]
     try:
-        replayed = replay(base64.b64decode(evidence.event_log, validate=True))
+        replayed = replay(parse_log(base64.b64decode(evidence.event_log, validate=True)), Bank.SHA256)
     except (HoldfastError, binascii.Error) as error:
         return [_finding("event-log-malformed", "failure", f"the event log cannot be read: {error}")]
     return [

@@ -35,7 +35,7 @@ from holdfast.trust.endorsement_certificate import (
     verify_endorsement,
 )
 from holdfast.trust.host_attestation.challenges import SECONDS, Challenges
-from holdfast.trust.host_attestation.judgement import ReplayLog, judge
+from holdfast.trust.host_attestation.judgement import judge
 from holdfast.trust.host_attestation.release import wrap_for_host
 from holdfast.trust.host_attestation.tokens import Clock, TokenSigner, utc_now
 from holdfast.trust.tpm.credential import make_credential
@@ -102,7 +102,6 @@ class Verifier:
         kept: KeptSecrets,
         signer: TokenSigner,
         authorities: Sequence[x509.Certificate] = (),
-        replay: ReplayLog | None = None,
         clock: Clock = utc_now,
     ) -> None:
         """`authorities` make TPMs; where none is named, the admin who enrols a host vouches for its TPM."""
@@ -110,7 +109,6 @@ class Verifier:
         self._kept = kept
         self._signer = signer
         self._authorities = authorities
-        self._replay = replay
         self._clock = clock
         self._challenges: Challenges[_Asked] = Challenges()
         self._one = asyncio.Lock()
@@ -226,7 +224,7 @@ class Verifier:
         return HostChallenge(nonce=nonce.hex(), pcrs=pcrs, credential=credential, seconds=SECONDS)
 
     def _judge(self, host: EnrolledHost, proof: HostProof) -> HostVerdict:
-        verdict = judge(host, bytes.fromhex(proof.nonce), proof.evidence, self._clock(), self._replay)
+        verdict = judge(host, bytes.fromhex(proof.nonce), proof.evidence, self._clock())
         if verdict.verdict == "trusted":
             return verdict
         reasons = [found.text for found in verdict.findings if found.severity == "failure"]
