@@ -12,7 +12,6 @@ parts, one after another in the header's order:
 Putting it replaces the folder `firmware` as a whole (`trust.firmware_folder`). The VM must not run meanwhile.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from pydantic import Field, ValidationError
 
 from holdfast.host.files import own, sync_folder, write_atomic
 from holdfast.host.processes import Identity
+from holdfast.host.threads import to_its_end
 from holdfast.spec.errors import Conflict, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.trust import envelope, state_key
@@ -181,9 +181,9 @@ class FirmwareStates:
         """
         self._vtpm.refuse_running(vm_id)
         if not has_tpm:
-            return await asyncio.to_thread(_take, vm_id, folder, None)
+            return await to_its_end(_take, vm_id, folder, None)
         async with self._keys.wrapping() as ring:
-            return await asyncio.to_thread(_take, vm_id, folder, ring)
+            return await to_its_end(_take, vm_id, folder, ring)
 
     async def put(
         self, state: FirmwareState, vm_id: str, folder: Path, owner: Identity | None = None
@@ -196,11 +196,11 @@ class FirmwareStates:
         """
         self._vtpm.refuse_running(vm_id)
         if state.tpm is None:
-            await asyncio.to_thread(_put, state, vm_id, folder, None, owner)
+            await to_its_end(_put, state, vm_id, folder, None, owner)
             return
         await self.require_readable(state.tpm.format, state.vm_id)
         async with self._keys.wrapping() as ring:
-            await asyncio.to_thread(_put, state, vm_id, folder, ring, owner)
+            await to_its_end(_put, state, vm_id, folder, ring, owner)
 
     async def require_readable(self, found: StateFormat, vm_id: str) -> None:
         """Refuse what this host's libtpms cannot read. Raises VtpmStateNewer."""

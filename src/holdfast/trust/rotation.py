@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from holdfast.host.files import write_atomic
+from holdfast.host.threads import to_its_end
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.firmware_state import HostKeyKind
 from holdfast.trust import envelope, state_key
@@ -69,7 +70,7 @@ async def _finish(keys: HostKeys, vms: Vms) -> Rotated:
     rewrapped, unreadable, in_use = 0, [], set[str]()
     for vm in await vms():
         try:
-            rewrapped += await asyncio.to_thread(_rewrap, vm, ring)
+            rewrapped += await to_its_end(_rewrap, vm, ring)
         except (HoldfastError, OSError) as error:
             if not vm.path.exists():
                 # Being made, renamed or deleted: the next start of the daemon looks again.

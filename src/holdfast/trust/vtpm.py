@@ -20,6 +20,7 @@ from holdfast.host.files import own, remove_tree, sync_folder
 from holdfast.host.folders import StateFolder
 from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
+from holdfast.host.threads import to_its_end
 from holdfast.host.unix_sockets import listening
 from holdfast.spec.attachment import TpmAttachment
 from holdfast.spec.errors import Conflict, Failed
@@ -90,7 +91,7 @@ class Vtpm:
         key = state_key.new_state_key()
         try:
             async with self._keys.wrapping() as ring:
-                await asyncio.to_thread(state_key.store, firmware, vm_id, key, ring)
+                await to_its_end(state_key.store, firmware, vm_id, key, ring)
             await asyncio.to_thread(new.mkdir, mode=0o700)
             config = await asyncio.to_thread(self._authority.prepare, new)
             await self._setup(
@@ -170,9 +171,7 @@ class Vtpm:
         self.refuse_running(vm_id)
         await asyncio.to_thread(settle_folder, folder)
         async with self._keys.wrapping() as ring:
-            _, secret, found = await asyncio.to_thread(
-                read_state, folder / "firmware", vm_id, ring, guard_key
-            )
+            _, secret, found = await to_its_end(read_state, folder / "firmware", vm_id, ring, guard_key)
         if found.least > OLDEST.version:
             require_readable(found, await self.readable(), f"VM {vm_id}")
         await asyncio.to_thread(_make_ready, folder / "firmware", empty, identity)
@@ -255,12 +254,12 @@ class Vtpm:
     async def guard(self, vm_id: str, folder: Path, guard_key: bytes) -> None:
         """Let the key open only together with `guard_key` from now on. Raises as `start`."""
         async with self._keys.wrapping() as ring:
-            await asyncio.to_thread(state_key.guard, folder / "firmware", vm_id, ring, guard_key)
+            await to_its_end(state_key.guard, folder / "firmware", vm_id, ring, guard_key)
 
     async def unguard(self, vm_id: str, folder: Path, guard_key: bytes) -> None:
         """Let the key open by the host key alone again. Raises as `start`."""
         async with self._keys.wrapping() as ring:
-            await asyncio.to_thread(state_key.unguard, folder / "firmware", vm_id, ring, guard_key)
+            await to_its_end(state_key.unguard, folder / "firmware", vm_id, ring, guard_key)
 
     def find(self, vm_id: str) -> Marked | None:
         """The VM's running swtpm, also one started by an earlier daemon."""

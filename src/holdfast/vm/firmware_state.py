@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from holdfast.host.threads import to_its_end
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
 from holdfast.spec.errors import HoldfastError, Interrupted, InvalidInput, RemoteError
@@ -204,9 +205,7 @@ class VmFirmware:
         async def make() -> str:
             firmware = self._firmware(owner)
             async with self._rooms.host_keys.wrapping() as ring:
-                return await asyncio.to_thread(
-                    state_key.make_recovery_key, firmware, vm_id, ring, request.new
-                )
+                return await to_its_end(state_key.make_recovery_key, firmware, vm_id, ring, request.new)
 
         text = await owner.request(make)
         await self._tell("vm.recovery-key-made", owner, {"replaced": request.new})
@@ -227,7 +226,7 @@ class VmFirmware:
         async def bring_back() -> None:
             firmware = self._firmware(owner)
             async with keys.wrapping() as ring:
-                await asyncio.to_thread(state_key.recover, firmware, vm_id, text, ring)
+                await to_its_end(state_key.recover, firmware, vm_id, text, ring)
 
         await owner.request(bring_back)
         await self._tell("vm.recovered-by-key", owner, {})

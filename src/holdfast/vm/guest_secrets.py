@@ -21,6 +21,7 @@ from pathlib import Path
 
 from holdfast.catalog.events import EventLog
 from holdfast.host.files import sync_folder, write_atomic
+from holdfast.host.threads import to_its_end
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
 from holdfast.qmp.agent import GuestAgent
@@ -111,7 +112,7 @@ class GuestSecrets:
 
         async with self._keys.wrapping() as ring:
             sealed = envelope.seal(facts, content, HostLock(ring))
-            await asyncio.to_thread(put, sealed)
+            await to_its_end(put, sealed)
         await self._events.emit("trust.secret-stored", name, {"id": kept.vm, "secret": request.name})
         return await asyncio.to_thread(_view, kept)
 
