@@ -48,7 +48,6 @@ from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
-from holdfast.trust.endorsement import EndorsementAuthority
 from holdfast.trust.endorsement_certificate import load_authorities
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
@@ -175,7 +174,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     operations = Operations(catalog, events, state.operations, reserve)
     registry = VmRegistry(rooms, operations)
     trust = TrustRecords(catalog, events)
-    evidence = GuestEvidence(trust, EndorsementAuthority(state.keys))
+    evidence = GuestEvidence(trust, state, rooms.vtpm.authority)
     attestation = Attestation(trust, evidence, operations, registry.named)
     secrets = GuestSecrets(rooms, attestation, operations, registry.named)
     _register(operations, rooms, registry, (attestation, secrets), ground.users)

@@ -24,6 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from holdfast.host.files import write_atomic
 
+AUTHORITY_FILE = "authority.pem"
+"""In a VM's folder `firmware`, where its TPM was made by another host and came here with its state."""
+
 _YEARS = 25
 _making = threading.Lock()
 
@@ -39,11 +42,24 @@ class EndorsementAuthority:
         self.key = keys / "vtpm-ca.key"
         self.certificate = keys / "vtpm-ca.pem"
 
-    def certificates(self) -> list[x509.Certificate]:
-        """Whom to trust where a VM's TPM shows its certificate; made at the first need."""
+    def certificates(self, folder: Path) -> list[x509.Certificate]:
+        """Whom to trust where the TPM of the VM in `folder` shows its certificate."""
+        return [x509.load_pem_x509_certificate(pem) for pem in (self._own(), self.of(folder))]
+
+    def of(self, folder: Path) -> bytes:
+        """The certificate (PEM) of who made the TPM of a VM: this host, or the one that it came from."""
+        try:
+            return (folder / "firmware" / AUTHORITY_FILE).read_bytes()
+        except FileNotFoundError:
+            return self._own()
+
+    def is_own(self, pem: bytes) -> bool:
+        return pem == self._own()
+
+    def _own(self) -> bytes:
         with _making:
             self._make()
-        return [x509.load_pem_x509_certificate(self.certificate.read_bytes())]
+        return self.certificate.read_bytes()
 
     def prepare(self, folder: Path) -> Path:
         """Write the settings for one run of swtpm_setup into `folder`; returns their file."""

@@ -8,6 +8,7 @@ parts, one after another in the header's order:
     tpm2-00.permall    swtpm's state, encrypted by the state key
     tpm.key            the state key, 32 bytes
     recovery.json      the state key under the VM's recovery key, where somebody has one
+    authority.pem      the certificate of the host that made the TPM and vouches for its endorsement key
 
 Putting it replaces the folder `firmware` as a whole (`trust.firmware_folder`). The VM must not run meanwhile.
 """
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from cryptography import x509
 from pydantic import Field, ValidationError
 
 from holdfast.host.files import own, sync_folder, write_atomic
@@ -28,6 +30,7 @@ from holdfast.spec.errors import Conflict, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.trust import envelope, state_key
 from holdfast.trust.bounded import read_bounded
+from holdfast.trust.endorsement import AUTHORITY_FILE, EndorsementAuthority
 from holdfast.trust.envelope import Envelope, FirmwareStateDamaged, Lock, Opener
 from holdfast.trust.firmware_folder import replace_folder, settle_folder
 from holdfast.trust.host_key import HostKeys, KeyRing
@@ -45,6 +48,7 @@ from holdfast.trust.vtpm import Vtpm, read_state
 
 _VERSION = 1
 _VARIABLES, _KEY, _RECOVERY = "variables.fd", "tpm.key", "recovery.json"
+_LONGEST_AUTHORITY = 16 * 1024
 _LONGEST_PART = 4 * 1024 * 1024
 _VM_ID = r"^[0-9a-f-]{1,64}$"
 
@@ -62,7 +66,7 @@ class FirmwareStateUnlike(Conflict):
 
 
 class _Part(Frozen):
-    name: Literal["variables.fd", "tpm2-00.permall", "tpm.key", "recovery.json"]
+    name: Literal["variables.fd", "tpm2-00.permall", "tpm.key", "recovery.json", "authority.pem"]
     size: int = Field(ge=0, le=_LONGEST_PART)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """None for the state key, of which nothing is told."""
@@ -81,7 +85,7 @@ class Header(Frozen):
     vm: str = Field(pattern=_VM_ID)
     written_by: str = Field(max_length=64)
     tpm: _TpmFacts | None = None
-    parts: tuple[_Part, ...] = Field(min_length=1, max_length=4)
+    parts: tuple[_Part, ...] = Field(min_length=1, max_length=5)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class TpmState:
     key: bytes = field(repr=False)
     format: StateFormat
     recovery: Recovery | None = None
+    authority: bytes | None = None
+    """PEM; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,8 @@ class FirmwareState:
             parts |= {STATE_FILE: self.tpm.state, _KEY: self.tpm.key}
             if self.tpm.recovery:
                 parts[_RECOVERY] = self.tpm.recovery.model_dump_json().encode()
+            if self.tpm.authority:
+                parts[AUTHORITY_FILE] = self.tpm.authority
         return parts
 
 
@@ -181,9 +189,9 @@ class FirmwareStates:
         """
         self._vtpm.refuse_running(vm_id)
         if not has_tpm:
-            return await to_its_end(_take, vm_id, folder, None)
+            return await to_its_end(_take, vm_id, folder, None, None)
         async with self._keys.wrapping() as ring:
-            return await to_its_end(_take, vm_id, folder, ring)
+            return await to_its_end(_take, vm_id, folder, ring, self._vtpm.authority)
 
     async def put(
         self, state: FirmwareState, vm_id: str, folder: Path, owner: Identity | None = None
@@ -196,11 +204,11 @@ class FirmwareStates:
         """
         self._vtpm.refuse_running(vm_id)
         if state.tpm is None:
-            await to_its_end(_put, state, vm_id, folder, None, owner)
+            await to_its_end(_put, state, vm_id, folder, None, owner, None)
             return
         await self.require_readable(state.tpm.format, state.vm_id)
         async with self._keys.wrapping() as ring:
-            await to_its_end(_put, state, vm_id, folder, ring, owner)
+            await to_its_end(_put, state, vm_id, folder, ring, owner, self._vtpm.authority)
 
     async def require_readable(self, found: StateFormat, vm_id: str) -> None:
         """Refuse what this host's libtpms cannot read. Raises VtpmStateNewer."""
@@ -208,7 +216,9 @@ class FirmwareStates:
             require_readable(found, await self._vtpm.readable(), f"VM {vm_id}")
 
 
-def _take(vm_id: str, folder: Path, ring: KeyRing | None) -> FirmwareState:
+def _take(
+    vm_id: str, folder: Path, ring: KeyRing | None, authority: EndorsementAuthority | None
+) -> FirmwareState:
     settle_folder(folder)
     firmware = folder / "firmware"
     store = firmware / _VARIABLES
@@ -225,12 +235,18 @@ def _take(vm_id: str, folder: Path, ring: KeyRing | None) -> FirmwareState:
         return FirmwareState(vm_id, variables, None)
     data, key, found = read_state(firmware, vm_id, ring)
     identity, recovery = state_key.identity_of(firmware, vm_id), state_key.recovery_of(firmware)
-    tpm = TpmState(identity, data, key, found, recovery)
+    vouches = authority.of(folder) if authority else None
+    tpm = TpmState(identity, data, key, found, recovery, vouches)
     return FirmwareState(vm_id, variables, tpm)
 
 
 def _put(
-    state: FirmwareState, vm_id: str, folder: Path, ring: KeyRing | None, owner: Identity | None
+    state: FirmwareState,
+    vm_id: str,
+    folder: Path,
+    ring: KeyRing | None,
+    owner: Identity | None,
+    authority: EndorsementAuthority | None,
 ) -> None:
     recovery = _recovery(state, vm_id, folder / "firmware", ring)
 
@@ -240,6 +256,8 @@ def _put(
             own(new / _VARIABLES, owner.uid, owner.gid)
         if state.tpm and ring:
             state_key.store(new, vm_id, state.tpm.key, ring, recovery, state.tpm.identity)
+            if state.tpm.authority and authority and not authority.is_own(state.tpm.authority):
+                write_atomic(new / AUTHORITY_FILE, state.tpm.authority, 0o600)
             tpm = new / "tpm"
             tpm.mkdir(mode=0o700)
             write_atomic(tpm / STATE_FILE, state.tpm.state, 0o600)
@@ -295,5 +313,17 @@ def _tpm(header: Header, parts: Mapping[str, bytes]) -> TpmState | None:
         recovery = Recovery.model_validate_json(parts[_RECOVERY]) if _RECOVERY in parts else None
     except ValidationError:
         raise FirmwareStateDamaged("the recovery key in the firmware state cannot be read") from None
+    authority = parts.get(AUTHORITY_FILE)
+    if authority is not None:
+        _check_authority(authority)
     found = state_format(state, key, f"VM {header.vm}")
-    return TpmState(header.tpm.identity, state, key, found, recovery)
+    return TpmState(header.tpm.identity, state, key, found, recovery, authority)
+
+
+def _check_authority(pem: bytes) -> None:
+    try:
+        if len(pem) > _LONGEST_AUTHORITY:
+            raise ValueError
+        x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise FirmwareStateDamaged("the authority in the firmware state cannot be read") from error

@@ -70,7 +70,7 @@ class Vtpm:
 
     def __init__(self, processes: Processes, state: StateFolder, keys: HostKeys) -> None:
         self._processes = processes
-        self._authority = EndorsementAuthority(state.keys)
+        self.authority = EndorsementAuthority(state.keys)
         self._keys = keys
         self._scratch = state.scratch
         self._readable: StateFormat | None = None
@@ -93,7 +93,7 @@ class Vtpm:
             async with self._keys.wrapping() as ring:
                 await to_its_end(state_key.store, firmware, vm_id, key, ring)
             await asyncio.to_thread(new.mkdir, mode=0o700)
-            config = await asyncio.to_thread(self._authority.prepare, new)
+            config = await asyncio.to_thread(self.authority.prepare, new)
             await self._setup(
                 f"vm:{vm_id}", new, key, "--create-ek-cert", "--config", str(config), "--vmid", vm_id
             )

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
+from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from holdfast.catalog.tables import TrustRow
+from holdfast.host.folders import StateFolder
 from holdfast.qmp.agent import GuestAgent
 from holdfast.spec.errors import Failed
 from holdfast.spec.trust import BOOT_PCRS, Bank, TrustPolicy
@@ -50,7 +52,9 @@ class TpmOfOther(Failed):
 class Authority(Protocol):
     """Who vouches for the endorsement keys of this host's VMs."""
 
-    def certificates(self) -> list[x509.Certificate]: ...
+    def certificates(self, folder: Path) -> list[x509.Certificate]:
+        """`folder` is the VM's."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ class Asked:
 class GuestEvidence:
     """Asks guests, and enrols their TPMs."""
 
-    def __init__(self, records: TrustRecords, authority: Authority) -> None:
+    def __init__(self, records: TrustRecords, state: StateFolder, authority: Authority) -> None:
         self._records = records
+        self._state = state
         self._authority = authority
 
     @contextlib.asynccontextmanager
@@ -114,9 +119,9 @@ class GuestEvidence:
             )
         certificate = load_certificate(endorsement.certificate)
         now = datetime.datetime.now(datetime.UTC)
-        verify_endorsement(
-            certificate, endorsement.public, await asyncio.to_thread(self._authority.certificates), now
-        )
+        folder = self._state.vm(record.name)
+        authorities = await asyncio.to_thread(self._authority.certificates, folder)
+        verify_endorsement(certificate, endorsement.public, authorities, now)
         _require_made_for(certificate, record)
         value = secrets.token_bytes(32)
         credential = make_credential(endorsement.public, attesting.name, value)

@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from tpm_bench import IDENTITY, Bench, permall
 
+from holdfast.host.folders import StateFolder
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.trust import firmware_state, state_key
+from holdfast.trust.endorsement import AUTHORITY_FILE
 from holdfast.trust.envelope import FirmwareStateDamaged, Lock, Opener
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.firmware_folder import settle_folder
@@ -292,16 +294,16 @@ async def test_a_put_is_whole_or_never_was_wherever_it_is_killed(
     seen: list[bool] = []
     for steps in range(200):
         target, vm_id = bench.make(f"t{steps}"), new_id()
-        firmware_state._put(before, vm_id, target, ring, IDENTITY)
+        firmware_state._put(before, vm_id, target, ring, IDENTITY, bench.vtpm.authority)
         with monkeypatch.context() as dying:
             Death(dying, steps)
             try:
-                firmware_state._put(after, vm_id, target, ring, IDENTITY)
+                firmware_state._put(after, vm_id, target, ring, IDENTITY, bench.vtpm.authority)
                 finished = True
             except Killed:
                 finished = False
         settle_folder(target)
-        found = firmware_state._take(vm_id, target, ring)
+        found = firmware_state._take(vm_id, target, ring, bench.vtpm.authority)
         assert found.tpm and [path.name for path in target.iterdir()] == ["firmware"]
         new = found.tpm.state == after.tpm.state
         assert found.tpm.state in (before.tpm.state, after.tpm.state)
@@ -391,3 +393,23 @@ async def test_a_recovery_key_goes_along_and_an_older_export_brings_none_back(be
     shutil.rmtree(firmware)
     await bench.firmware.put(old, bench.id, bench.folder, IDENTITY)
     state_key.recover(firmware, bench.id, first, ring)
+
+
+async def test_who_vouches_for_a_tpm_goes_along_to_another_host(bench: Bench) -> None:
+    await made(bench)
+    state = await taken(bench)
+    own = bench.vtpm.authority.certificates(bench.folder)
+    assert own[0] == own[1] and not (bench.folder / "firmware" / AUTHORITY_FILE).exists()
+    place = bench.state.root.parent
+    elsewhere = StateFolder(place / "s2", place / "r2")
+    elsewhere.prepare()
+    other = Bench(elsewhere)
+    lock = PassphraseLock("five plain words for this")
+    await other.firmware.put(opened(state.sealed(lock), lock), other.id, other.folder, IDENTITY)
+    theirs, made_it = other.vtpm.authority.certificates(other.folder)
+    assert made_it == own[0] != theirs
+    again = await other.firmware.take(other.id, other.folder, has_tpm=True)
+    assert again.tpm and state.tpm and again.tpm.authority == state.tpm.authority
+    # Back on the host that made it, nothing beside its own authority is kept.
+    await bench.firmware.put(again, bench.id, bench.folder, IDENTITY)
+    assert not (bench.folder / "firmware" / AUTHORITY_FILE).exists()
