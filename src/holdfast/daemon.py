@@ -101,6 +101,7 @@ class _Composition:
     facts: Facts
     schedule: AttestSchedule
     firmware: VmFirmware
+    attested_host: AttestedHost
 
 
 def configure_logs() -> None:
@@ -169,7 +170,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
 async def _compose(ground: _Ground, certificate: Certificate | None, reserve: SpaceReserve) -> _Composition:
     state, catalog, events, processes = ground.state, ground.catalog, ground.events, ground.processes
     capabilities = CapabilityProbe(processes, ground.facts)
-    attested = _attestation(ground.config, state, catalog)
+    attested = _attestation(ground)
     rooms = _rooms(ground, capabilities, attested.host)
     operations = Operations(catalog, events, state.operations, reserve)
     registry = VmRegistry(rooms, operations)
@@ -203,7 +204,9 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.running)
-    return _Composition(rooms, registry, operations, services, ground.facts, schedule, firmware)
+    return _Composition(
+        rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host
+    )
 
 
 def _register(
@@ -234,8 +237,9 @@ class _Attestation:
     book: HostBook
 
 
-def _attestation(config: DaemonConfig, state: StateFolder, catalog: Catalog) -> _Attestation:
-    book = HostBook(catalog)
+def _attestation(ground: _Ground) -> _Attestation:
+    config, state = ground.config, ground.state
+    book = HostBook(ground.catalog, ground.events)
     authorities = load_authorities(config.tpm_authorities)
     verifier = Verifier(book, GuardKeys(state.keys), TokenSigner.of(state.keys), authorities)
     host = AttestingHost(config.host_tpm or HOST_TPM)
@@ -298,6 +302,7 @@ async def run(config: DaemonConfig) -> None:
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
+        asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

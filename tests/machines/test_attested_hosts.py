@@ -115,6 +115,9 @@ async def test_a_host_is_enrolled_and_found_trusted_tampered_and_unknown(pair: P
 
     pair.tpm.reboot()
     assert pair.cli(pair.host, "host", "attest").returncode == 0
+    told = pair.verifier.call("GET", "/v1/events/recent", limit=1000, subject="beta")
+    changed = [each["data"]["verdict"] for each in told if each["kind"] == "trust.host-verdict-changed"]
+    assert changed == ["trusted", "not-trusted", "trusted"], told
     assert pair.cli(pair.verifier, "trust", "forget", "beta").returncode == 0
     unknown = pair.cli(pair.host, "host", "attest", "--format", "json")
     assert json.loads(unknown.stderr)["id"] == "host-not-enrolled"

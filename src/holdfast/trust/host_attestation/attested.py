@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Protocol
 
+import structlog
 from pydantic import ValidationError
 
 from holdfast.host.files import sync_folder, write_atomic
-from holdfast.spec.errors import Failed, NotFound
+from holdfast.spec.errors import Failed, HoldfastError, NotFound
 from holdfast.spec.host_attestation import (
     HostAttested,
     HostChallenge,
@@ -26,7 +27,10 @@ from holdfast.spec.host_attestation import (
 )
 from holdfast.trust.host_attestation.host import AttestingHost
 
+log = structlog.get_logger(__name__)
+
 _MAX_LINK = 8192
+_EVERY = 300.0  # seconds
 
 
 class NoVerifier(NotFound):
@@ -88,6 +92,17 @@ class AttestedHost:
         link = await self._link()
         attested, _ = await self._attest(link)
         return HostStanding(verifier=link.url, verdict=attested.verdict, expires=attested.expires)
+
+    async def keep_attesting(self) -> None:
+        """For ever: attest now and then, so that the verifier learns of a change that nobody asks about."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            try:
+                await self.attest()
+            except NoVerifier:
+                continue
+            except HoldfastError as error:
+                log.warning("this host does not attest", error=error.message, cure=error.cure)
 
     async def guard_key(self, vm_id: str, make: bool = False) -> bytes:
         """The 32 bytes that guard a VM's key; the verifier gives them while it trusts this host.

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import AttestedHostRow
 from holdfast.host.files import write_atomic
@@ -33,10 +34,11 @@ class GuardKeyDamaged(Failed):
 
 
 class HostBook:
-    """Owner of the records of attested hosts."""
+    """Owner of the records of attested hosts. A verdict that changes is an event."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, events: EventLog) -> None:
         self._catalog = catalog
+        self._events = events
 
     async def get(self, host_id: str) -> EnrolledHost | None:
         def load(session: Session) -> EnrolledHost | None:
@@ -59,7 +61,19 @@ class HostBook:
             enrolled=host.enrolled.replace(tzinfo=None),
             record=host.model_dump(mode="json"),
         )
-        await self._catalog.write(lambda session: session.merge(row))
+        last = host.last
+
+        def store(session: Session) -> None:
+            known = session.get(AttestedHostRow, host.id)
+            earlier = EnrolledHost.model_validate(known.record).last if known else None
+            session.merge(row)
+            if last is not None and (earlier is None or earlier.verdict != last.verdict):
+                failures = [each.id for each in last.findings if each.severity == "failure"]
+                before = earlier.verdict if earlier else None
+                data = {"before": before, "verdict": last.verdict, "failures": failures}
+                self._events.append(session, "trust.host-verdict-changed", host.name, data)
+
+        await self._catalog.write(store)
 
     async def remove(self, host_id: str) -> None:
         await self._catalog.write(
