@@ -9,7 +9,8 @@ RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()"]
 
 
 def env(daemon: Any) -> dict[str, str]:
-    return {**os.environ, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "100"}
+    others = {key: value for key, value in os.environ.items() if key != "HOLDFAST_URL"}
+    return {**others, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "120"}
 
 
 def run(daemon: Any, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":

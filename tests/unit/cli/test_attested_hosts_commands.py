@@ -1,26 +1,13 @@
 """Commands about attested hosts: what they print, and their refusals."""
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import httpx
+from command_line import run
 
 from holdfast.spec.access import Role
 from holdfast.spec.token import TokenCreate
-
-RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()"]
-
-
-def run(daemon: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {key: value for key, value in os.environ.items() if key != "HOLDFAST_URL"}
-    return subprocess.run(
-        [*RUN, *arguments],
-        env={**environment, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "120"},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
 
 
 def test_hosts_are_listed_for_people_and_programs(daemon: Any) -> None:

@@ -2,56 +2,46 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()", "certs"]
-
-
-def run(daemon: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "100"}
-    return subprocess.run(
-        [*RUN, *arguments], env=env, capture_output=True, text=True, timeout=30, check=False
-    )
+from command_line import run
 
 
 def test_the_list_has_the_names_that_are_fixed(daemon: Any) -> None:
-    (item,) = json.loads(run(daemon, "list", "--format", "json").stdout)
+    (item,) = json.loads(run(daemon, "certs", "list", "--format", "json").stdout)
     assert (item["vm"], item["status"]) == ("web", "update-available")
     assert item["loader_signers"] == ["A CA", "B CA"]
     assert {"variable", "subject", "expires"} <= item["certificates"][0].keys()
-    shown = run(daemon, "list")
+    shown = run(daemon, "certs", "list")
     assert "update-available" in shown.stdout and "A CA, B CA" in shown.stdout
 
 
 def test_show_escapes_what_a_certificate_says(daemon: Any) -> None:
-    shown = run(daemon, "show", "web")
+    shown = run(daemon, "certs", "show", "web")
     assert shown.returncode == 0, shown.stderr
     assert "\\u202e" in shown.stdout and "\u202e" not in shown.stdout
     assert "uefi-ca-2023" in shown.stdout and "2030-01-02" in shown.stdout
-    assert run(daemon, "show", "nobody").returncode == 3
+    assert run(daemon, "certs", "show", "nobody").returncode == 3
 
 
 def test_a_plan_is_printed_and_the_list_of_revocations_is_sent(daemon: Any, tmp_path: Path) -> None:
     (tmp_path / "dbx").write_bytes(b"lists")
-    shown = run(daemon, "plan", "web", "--dbx", str(tmp_path / "dbx"))
+    shown = run(daemon, "certs", "plan", "web", "--dbx", str(tmp_path / "dbx"))
     assert shown.returncode == 0, shown.stderr
     assert "B CA" in shown.stdout and "PCR 7" in shown.stdout
     (asked,) = daemon.certificates.asked
     assert asked.vms == ("web",) and asked.dbx == b"lists" and not asked.all
-    missing = run(daemon, "plan", "--all", "--dbx", "/no/such", "--format", "json")
+    missing = run(daemon, "certs", "plan", "--all", "--dbx", "/no/such", "--format", "json")
     assert missing.returncode == 2 and json.loads(missing.stderr)["id"] == "no-such-file"
 
 
 def test_update_rollback_and_enrol_ask_for_what_was_said(daemon: Any, tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_bytes(b"a")
-    assert run(daemon, "update", "--all", "--force").returncode == 0
-    assert run(daemon, "rollback", "web").returncode == 0
+    assert run(daemon, "certs", "update", "--all", "--force").returncode == 0
+    assert run(daemon, "certs", "rollback", "web").returncode == 0
     pem = str(tmp_path / "a.pem")
-    made = run(daemon, "enrol", "web", "--pk", pem, "--db", pem, "--db", pem, "--replace")
+    made = run(daemon, "certs", "enrol", "web", "--pk", pem, "--db", pem, "--db", pem, "--replace")
     assert made.returncode == 0, made.stderr
     update, rollback, enrol = daemon.certificates.asked
     assert update.all and update.force and update.vms == ()

@@ -7,29 +7,17 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import RUN, env, run
 
 from holdfast.cli.exit_codes import EXIT_CODES
 from holdfast.cli.output import escape
 from holdfast.spec.errors import KINDS
-
-RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()"]
-
-
-def env(daemon: Any) -> dict[str, str]:
-    return {**os.environ, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "100"}
-
-
-def run(daemon: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*RUN, *arguments], env=env(daemon), capture_output=True, text=True, timeout=30, check=False
-    )
 
 
 def test_create_list_show(daemon: Any) -> None:

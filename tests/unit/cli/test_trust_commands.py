@@ -1,34 +1,19 @@
 """Commands about firmware state and keys: what they ask for, what they print, and where secrets do not go."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from cryptography.hazmat.primitives.asymmetric import x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from holdfast.trust import envelope
 from holdfast.trust.protection import ContentKey, RecipientLock
 
-RUN = [sys.executable, "-c", "from holdfast.cli.main import main; main()"]
 PASSPHRASE = "five plain words for this"
-
-
-def run(daemon: Any, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*RUN, *arguments],
-        env={**os.environ, "HOLDFAST_SOCKET": str(daemon.socket), "COLUMNS": "100"},
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
 
 
 @pytest.fixture
