@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from holdfast.storage.apt_sources import host_archives
@@ -70,4 +71,8 @@ class EspOf:
         mib = 1024 * 1024
         command = ["qemu-img", "dd", "-f", "qcow2", "-O", "raw", f"if={self._disk}", f"of={self._esp}"]
         command += ["bs=1M", f"skip={ESP.start // mib}", f"count={(ESP.start + ESP.size) // mib}"]
-        subprocess.run(command, check=True)
+        deadline = time.monotonic() + 20
+        # The kernel lets go of an ended QEMU's files a moment later where io_uring held them.
+        while subprocess.run(command, capture_output=True).returncode != 0:
+            assert time.monotonic() < deadline, subprocess.run(command, check=True)
+            time.sleep(0.1)

@@ -8,8 +8,10 @@ the chain from `chain`; the backing name in a header is for people who look with
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from holdfast.host.file_locks import is_locked
 from holdfast.host.files import copy_sparse, sync_folder
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
@@ -19,6 +21,9 @@ from holdfast.spec.vm import Disk
 from holdfast.storage.convert import VOLUME_OPTIONS, flatten
 from holdfast.storage.images import ImageStore
 from holdfast.storage.qemu_img import Progress, qemu_img
+
+_RELEASE_SECONDS = 5.0
+_RELEASE_LOOK = 0.02  # seconds; nothing reports that a lock is let go of
 
 
 class VolumeMissing(Conflict):
@@ -130,6 +135,18 @@ class Volumes:
         if disk.image is None:
             return (top,)
         return (top, Layer(path=self._images.content(disk.image), format="qcow2"))
+
+    async def released(self, vm_name: str, disks: Iterable[Disk], limit: float = _RELEASE_SECONDS) -> None:
+        """Return once no process holds the disks' locks any more, or after `limit` seconds.
+
+        The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
+        """
+        paths = [self._path(vm_name, disk) for disk in disks]
+        deadline = asyncio.get_running_loop().time() + limit
+        while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(_RELEASE_LOOK)
 
     async def require(self, vm_name: str, disk: Disk) -> None:
         """Pass where every file of a disk is there.

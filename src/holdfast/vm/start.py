@@ -123,6 +123,7 @@ async def take_down(rooms: Rooms, record: VmRecord) -> None:
     """End every process of this VM that is left, and remove what stood beside it. Safe to repeat."""
     for marked in await asyncio.to_thread(rooms.processes.find, f"vm:{record.id}"):
         await rooms.processes.end(marked.ref, grace=2.0 if marked.role == "swtpm" else 0.0)
+    await rooms.volumes.released(record.name, _spec(record).disks)
     for nic in _spec(record).nics:
         with contextlib.suppress(OSError):
             await rooms.ports.detach(record.id, nic)
