@@ -203,7 +203,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    schedule = AttestSchedule(attestation, trust, registry.running)
+    schedule = AttestSchedule(attestation, trust, registry.boots)
     return _Composition(
         rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host
     )

@@ -30,6 +30,8 @@ _LONGEST_ATTEMPT = 2.0
 _FIRST_LOOK = 0.02  # seconds until a program is first looked after
 _LONGEST_LOOK = 0.5
 _SHUTDOWN_REFUSAL = 1.0  # seconds in which an agent that cannot shut down says so
+_CLOSING = 2.0  # seconds to close a file after a failure
+_FORGOTTEN = 16
 _LARGE = 64 * 1024  # bytes from which an answer is parsed off the loop
 
 
@@ -201,12 +203,25 @@ class GuestAgent:
         handle = await self.call("guest-file-open", deadline - _now(), path=path, mode=mode)
         try:
             yield handle
-        except AgentRefused:
+        except BaseException:
+            # What the agent holds open it keeps for ever; a silent one gets a moment of its own.
             with contextlib.suppress(HoldfastError):
-                await self.call("guest-file-close", deadline - _now(), handle=handle)
+                await asyncio.shield(self.call("guest-file-close", _CLOSING, handle=handle))
             raise
-        # An agent that has fallen silent is not asked to close: that would take the limit again.
-        await self.call("guest-file-close", deadline - _now(), handle=handle)
+        await self.call("guest-file-close", max(_CLOSING, deadline - _now()), handle=handle)
+
+    async def close_forgotten(self, limit: float) -> None:
+        """Close files that an earlier daemon, ended in the middle, left open in the agent.
+
+        Handles count up by one (QEMU, qga/commands-posix.c), so the ones before the newest are tried.
+        """
+        deadline = _now() + limit
+        async with self._file("/dev/null", "r", deadline) as newest:
+            if type(newest) is not int:
+                raise AgentNonsense("the guest agent's answer cannot be read", value="guest-file-open")
+            for handle in range(newest - 1, max(0, newest - _FORGOTTEN) - 1, -1):
+                with contextlib.suppress(AgentRefused):
+                    await self.call("guest-file-close", deadline - _now(), handle=handle)
 
     async def shut_down(self, limit: float) -> None:
         """Ask for a power-off; returns when the agent has taken it up. Raises as `call` does."""

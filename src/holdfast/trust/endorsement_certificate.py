@@ -49,7 +49,7 @@ def load_certificate(data: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(data[: _der_length(data)])
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise _not_trusted("is no X.509 certificate") from error
 
 

@@ -12,7 +12,8 @@ from holdfast.vm.trust_records import TrustRecords
 
 log = structlog.get_logger(__name__)
 
-_LOOK = 10.0  # seconds at most between two looks at which VMs are due
+_LOOK = 10.0  # seconds between two looks at which VMs are due
+_AT_ONCE = 4
 
 
 class _AttestVm:
@@ -35,39 +36,51 @@ def procedures(attestation: Attestation) -> list[Procedure]:
 
 
 class AttestSchedule:
-    """Attests the running VMs that want it, one after another, each in its own interval."""
+    """Attests the running VMs that want it, a few at once, each in its own interval."""
 
     def __init__(
-        self, attestation: Attestation, records: TrustRecords, running: Callable[[], set[str]]
+        self, attestation: Attestation, records: TrustRecords, boots: Callable[[], dict[str, object]]
     ) -> None:
-        """`running` tells the ids of VMs with a machine."""
+        """`boots` tells of each running VM what is another after every start and restart of it."""
         self._attestation = attestation
         self._records = records
-        self._running = running
-        self._next: dict[str, float] = {}
+        self._boots = boots
+        self._due: dict[str, tuple[object, float]] = {}
+        """Of each VM, its boot and when it is next due."""
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def keep(self) -> None:
         """For ever."""
         while True:
-            intervals = await self._records.intervals()
-            running = self._running()
-            self._next = {vm: when for vm, when in self._next.items() if vm in intervals and vm in running}
-            for vm, interval in intervals.items():
-                if vm in running and self._is_due(vm, interval):
-                    await self._attest(vm)
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the attestations that are due could not be read")
             await asyncio.sleep(_LOOK)
 
-    def _is_due(self, vm: str, interval: int) -> bool:
-        """A VM is due a whole interval after it was first seen running: it boots meanwhile."""
+    async def _look(self) -> None:
+        intervals, boots = await self._records.intervals(), self._boots()
+        wanted = {vm: seconds for vm, seconds in intervals.items() if vm in boots}
+        self._due = {vm: due for vm, due in self._due.items() if vm in wanted}
+        self._under_way = {vm: task for vm, task in self._under_way.items() if not task.done()}
+        for vm, interval in wanted.items():
+            if vm not in self._under_way and self._is_due(vm, boots[vm], interval):
+                self._under_way[vm] = asyncio.create_task(self._attest(vm))
+
+    def _is_due(self, vm: str, boot: object, interval: int) -> bool:
+        """A VM is due a whole interval after it was first seen so booted: it comes up meanwhile."""
         now = time.monotonic()
-        due = min(self._next.setdefault(vm, now + interval), now + interval)
-        if now < due:
-            return False
-        self._next[vm] = now + interval
-        return True
+        seen, due = self._due.get(vm, (None, 0.0))
+        if seen != boot:
+            due = now + interval
+        due = min(due, now + interval)
+        self._due[vm] = (boot, due if now < due else now + interval)
+        return now >= due
 
     async def _attest(self, vm: str) -> None:
-        try:
-            await self._attestation.attest_on_schedule(vm)
-        except Exception:
-            log.exception("a scheduled attestation failed", vm=vm)
+        async with self._at_once:
+            try:
+                await self._attestation.attest_on_schedule(vm)
+            except Exception:
+                log.exception("a scheduled attestation failed", vm=vm)

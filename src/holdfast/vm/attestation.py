@@ -5,11 +5,14 @@
 Trust's record is changed here and at the enrolment alone; the guest is only read.
 """
 
+import asyncio
 import contextlib
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
+
+import structlog
 
 from holdfast.catalog.tables import TrustRow
 from holdfast.operations.engine import Operations
@@ -20,11 +23,13 @@ from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy, Verdict
 from holdfast.trust.attestation_key import Attester
-from holdfast.trust.policy import needed_pcrs
+from holdfast.trust.guest_text import printable
 from holdfast.trust.verdict import Evidence, explain_change, judge, learn_policy
 from holdfast.vm.guest_evidence import Asked, GuestEvidence, Progress, agent_of, has_vtpm, require_vtpm
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.trust_records import StoredEnrolment, TrustRecord, TrustRecords
+
+log = structlog.get_logger(__name__)
 
 
 class VerdictFailed(Conflict):
@@ -83,9 +88,9 @@ class Attestation:
         """
         owner = await self._named(name)
         policy = (await self._records.get(owner.record.id)).policy
-        async with self._evidence.ask(owner, policy, progress) as asked:
+        async with self._evidence.ask(owner, policy, progress=progress) as asked:
             pass
-        return await self._records.add(owner.record.id, _judged(asked, policy))
+        return await self._records.add(owner.record.id, await _judged(asked, policy))
 
     @contextlib.asynccontextmanager
     async def trusted(self, name: str, progress: Progress = lambda *_: None) -> AsyncIterator[Trusted]:
@@ -96,49 +101,47 @@ class Attestation:
         """
         owner = await self._named(name)
         policy = (await self._records.get(owner.record.id)).policy
-        async with self._evidence.ask(owner, policy, progress) as asked:
-            verdict = await self._records.add(owner.record.id, _judged(asked, policy))
+        async with self._evidence.ask(owner, policy, progress=progress) as asked:
+            verdict = await self._records.add(owner.record.id, await _judged(asked, policy))
             if verdict.verdict != "pass":
                 raise _refused(owner.record.name, verdict)
             yield Trusted(verdict, asked.attesting, asked.enrolled.endorsement, asked.agent)
 
     async def attest_on_schedule(self, vm_id: str) -> None:
-        """As `attest`; a running VM that gives no evidence has failed."""
+        """As `attest`; a VM that ran all the while and gave no evidence has failed."""
+        owner = await self._named(vm_id)
+        boot = owner.boot
+        policy = (await self._records.get(vm_id)).policy
         try:
-            await self.attest(vm_id)
-        except HoldfastError as error:
-            owner = await self._named(vm_id)
-            if owner.machine is None:
+            async with self._evidence.ask(owner, policy) as asked:
+                pass
+            verdict = await _judged(asked, policy)
+        except Exception as error:
+            if boot is None or owner.boot != boot:
                 return
-            missing = Finding(id="no-evidence", severity=Severity.FAILURE, text=error.message)
-            policy = (await self._records.get(vm_id)).policy
-            await self._records.add(
-                vm_id,
-                Verdict(
-                    verdict="fail",
-                    findings=(missing,),
-                    bank=Bank.SHA256,
-                    pcrs={},
-                    chain=(),
-                    policy=policy.name,
-                    attested=False,
-                ),
-            )
+            log.warning("a VM gives no evidence", vm=owner.record.name, exc_info=error)
+            verdict = _without_evidence(policy, str(error))
+        await self._records.add(vm_id, verdict)
 
     async def show(self, name: str) -> TrustView:
+        """What is known; of a running VM without a verdict, what can be seen now: nothing of that is kept."""
         owner = await self._named(name)
-        stored = await self._records.get(owner.record.id)
         verdict = await self._records.last(owner.record.id)
-        if verdict is None and owner.machine is not None and has_vtpm(owner.record):
-            async with self._evidence.ask(owner, stored.policy) as asked:
-                pass
-            verdict = VmVerdict(
-                **_judged(asked, stored.policy).model_dump(),
-                number=0,
-                vm=owner.record.name,
-                time=datetime.datetime.now(datetime.UTC),
-            )
-            stored = await self._records.get(owner.record.id)
+        if verdict is None and owner.boot is not None and has_vtpm(owner.record):
+            with contextlib.suppress(HoldfastError):
+                verdict = await self._seen(owner)
+        return await self._view(owner, verdict)
+
+    async def _seen(self, owner: VmOwner) -> VmVerdict:
+        policy = (await self._records.get(owner.record.id)).policy
+        async with self._evidence.ask(owner, policy, keep_identity=False) as asked:
+            pass
+        judged = await _judged(asked, policy)
+        now = datetime.datetime.now(datetime.UTC)
+        return VmVerdict(**judged.model_dump(), number=0, vm=owner.record.name, time=now)
+
+    async def _view(self, owner: VmOwner, verdict: VmVerdict | None) -> TrustView:
+        stored = await self._records.get(owner.record.id)
         return TrustView(
             vm=owner.record.name,
             enrolment=_shown(stored.enrolment),
@@ -169,7 +172,7 @@ class Attestation:
         owner = await self._named(name)
         require_vtpm(owner.record)
         await self._records.change(owner.record.id, apply, "trust.schedule-changed")
-        return await self.show(name)
+        return await self._view(owner, await self._records.last(owner.record.id))
 
     # Policy
 
@@ -186,50 +189,67 @@ class Attestation:
         stored = await self._records.get(owner.record.id)
         async with self._evidence.ask(owner, stored.policy) as asked:
             evidence = asked.evidence
-        learned = learn_policy(evidence, f"{owner.record.name}"[:100], stored.policy.compare)
-        policy = stored.policy.model_copy(
-            update={
-                "name": learned.name,
-                "baseline": learned.baseline,
-                "secure_boot": learned.secure_boot,
-            }
+        learned = await asyncio.to_thread(
+            learn_policy, evidence, owner.record.name[:100], stored.policy.compare
         )
-        return await self._adopt(owner, stored, policy, evidence, dry_run)
+        update = {each: getattr(learned, each) for each in ("name", "baseline", "secure_boot")}
+
+        def with_baseline(before: TrustPolicy) -> TrustPolicy:
+            return before.model_copy(update=update)
+
+        return await self._adopt(owner, stored, with_baseline, evidence, dry_run)
 
     async def set_policy(self, name: str, policy: TrustPolicy, dry_run: bool) -> PolicyAnswer:
-        """A new policy, judged on the VM as it runs now where it does."""
+        """A new policy; what it changes is said of a VM that runs and can be asked."""
         owner = await self._named(name)
         require_vtpm(owner.record)
         stored = await self._records.get(owner.record.id)
         evidence = None
-        if owner.machine is not None and owner.guest is not None:
-            wide = policy.model_copy(
-                update={"compare": tuple({*policy.compare, *needed_pcrs(stored.policy)})}
-            )
-            async with self._evidence.ask(owner, wide) as asked:
-                evidence = asked.evidence
-        return await self._adopt(owner, stored, policy, evidence, dry_run)
+        if owner.boot is not None:
+            with contextlib.suppress(HoldfastError):
+                async with self._evidence.ask(owner, stored.policy, policy, keep_identity=False) as asked:
+                    evidence = asked.evidence
+        return await self._adopt(owner, stored, lambda _: policy, evidence, dry_run)
 
     async def _adopt(
         self,
         owner: VmOwner,
         stored: TrustRecord,
-        policy: TrustPolicy,
+        change: Callable[[TrustPolicy], TrustPolicy],
         evidence: Evidence | None,
         dry_run: bool,
     ) -> PolicyAnswer:
-        change = explain_change(stored.policy, policy, evidence) if evidence else None
+        """`change` is applied to the policy as it is when it is stored: others may have set one meanwhile."""
+        policy = change(stored.policy)
+        effect = (
+            await asyncio.to_thread(explain_change, stored.policy, policy, evidence) if evidence else None
+        )
 
         def apply(row: TrustRow) -> None:
-            row.policy = policy.model_dump(mode="json")
+            before = TrustPolicy.model_validate(row.policy) if row.policy else TrustPolicy()
+            row.policy = change(before).model_dump(mode="json")
 
         if not dry_run:
-            await self._records.change(owner.record.id, apply, "trust.policy-changed")
-        return PolicyAnswer(policy=policy, stored=not dry_run, change=change)
+            policy = (await self._records.change(owner.record.id, apply, "trust.policy-changed")).policy
+        return PolicyAnswer(policy=policy, stored=not dry_run, change=effect)
 
 
-def _judged(asked: Asked, policy: TrustPolicy) -> Verdict:
-    verdict = judge(asked.evidence, policy)
+def _without_evidence(policy: TrustPolicy, why: str) -> Verdict:
+    missing = Finding(id="no-evidence", severity=Severity.FAILURE, text=printable(why, 500))
+    return Verdict(
+        verdict="fail",
+        findings=(missing,),
+        bank=Bank.SHA256,
+        pcrs={},
+        chain=(),
+        policy=policy.name,
+        attested=False,
+    )
+
+
+async def _judged(asked: Asked, policy: TrustPolicy) -> Verdict:
+    """In a thread: a hostile log can take a while."""
+    verdict = await asyncio.to_thread(judge, asked.evidence, policy)
     if not asked.changed:
         return verdict
     changed = Finding(

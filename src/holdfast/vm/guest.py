@@ -54,6 +54,8 @@ class GuestWatch:
         self._seen = seen
         self._view = GuestView(agent="waiting")
         self._addresses: tuple[str, ...] = ()
+        self.restarts = 0
+        """Of the guest, since this daemon knows the machine."""
         self._met = asyncio.Event()
         self._looked_at = 0.0
         self._read_once = False
@@ -79,6 +81,7 @@ class GuestWatch:
 
     def forget(self) -> None:
         """The guest restarts: what it said no longer holds."""
+        self.restarts += 1
         self._lost("waiting")
 
     def _lost(self, agent: str) -> None:

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import datetime
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -79,21 +80,37 @@ class GuestEvidence:
         self._records = records
         self._state = state
         self._authority = authority
+        self._one: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def ask(
-        self, owner: VmOwner, policy: TrustPolicy, progress: Progress = lambda *_: None
+        self,
+        owner: VmOwner,
+        *policies: TrustPolicy,
+        progress: Progress = lambda *_: None,
+        keep_identity: bool = True,
     ) -> AsyncIterator[Asked]:
-        """Evidence for a policy, freshly asked for; the TPM stays open while the block runs."""
+        """Evidence for policies, freshly asked for; the TPM stays open while the block runs.
+
+        One asks a guest at a time. `keep_identity` unset, a TPM that is not enrolled yet is only looked at.
+        """
+        lock = self._one.setdefault(owner.record.id, asyncio.Lock())
+        async with lock, self._asked(owner, policies, progress, keep_identity) as asked:
+            yield asked
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, owner: VmOwner, policies: Sequence[TrustPolicy], progress: Progress, keep_identity: bool
+    ) -> AsyncIterator[Asked]:
         require_vtpm(owner.record)
         agent = await agent_of(owner)
-        selection = PcrSelection.of({*BOOT_PCRS, *needed_pcrs(policy)})
+        selection = PcrSelection.of({*BOOT_PCRS}.union(*(needed_pcrs(each) for each in policies)))
         nonce = secrets.token_bytes(32)
         progress(0.0, "opening the guest's TPM")
         async with open_guest_tpm(agent) as tpm, attester(tpm) as attesting:
             progress(0.3, "proving the TPM's identity")
             stored = (await self._records.get(owner.record.id)).enrolment
-            enrolled = stored or await self._enrol(owner.record, attesting)
+            enrolled = stored or await self._enrol(owner.record, attesting, keep_identity)
             progress(0.6, "asking for a quote")
             quote = await attesting.quote(nonce, selection)
             pcrs = await tpm.pcr_read(selection)
@@ -108,7 +125,7 @@ class GuestEvidence:
             )
             yield Asked(evidence, enrolled, attesting, agent)
 
-    async def _enrol(self, record: VmRecord, attesting: Attester) -> StoredEnrolment:
+    async def _enrol(self, record: VmRecord, attesting: Attester, keep: bool) -> StoredEnrolment:
         """Make sure that this is the TPM that was made for this VM, and that the key lives in it."""
         endorsement = await attesting.endorsement()
         if endorsement.certificate is None:
@@ -136,7 +153,8 @@ class GuestEvidence:
                 "time": made.time,
             }
 
-        await self._records.change(record.id, apply, "trust.enrolled")
+        if keep:
+            await self._records.change(record.id, apply, "trust.enrolled")
         return made
 
 

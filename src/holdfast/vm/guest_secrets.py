@@ -170,10 +170,11 @@ class GuestSecrets:
             answer = await guest.attesting.activate(credential)
             if fingerprint(endorsement.public) != guest.endorsement or not compare_digest(answer, value):
                 raise TpmOfOther("the TPM that was judged is not the one that answers", value=vm_id)
-            await _write(guest.agent, to, content)
+            # Told first: a guest that takes the secret can keep silent about it.
             number = guest.verdict.number
-        data = {"id": kept.vm, "secret": secret, "to": to, "verdict": number, "actor": actor}
-        await self._events.emit("trust.secret-released", guest.verdict.vm, data)
+            data = {"id": kept.vm, "secret": secret, "to": to, "verdict": number, "actor": actor}
+            await self._events.emit("trust.secret-released", guest.verdict.vm, data)
+            await _write(guest.agent, to, content)
         return number
 
     async def _kept(self, name: str, secret: str) -> _Kept:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from holdfast.qmp.agent import AgentLost, AgentNonsense, AgentRefused, AgentTimedOut, GuestAgent
+from holdfast.qmp.agent import AgentFailed, AgentLost, AgentNonsense, AgentRefused, AgentTimedOut, GuestAgent
 from holdfast.spec.errors import Unsupported
 from holdfast.trust.tpm.exchange import MAX_RESPONSE
 from holdfast.trust.tpm.refusals import TpmNotReachable, TpmTooSlow
@@ -23,6 +23,8 @@ LOG = "/sys/kernel/security/tpm0/binary_bios_measurements"
 _MAX_LOG = 1024 * 1024
 _PATIENCE = 120.0  # seconds; an emulated guest's TPM takes some to make a key
 _PAUSE = 0.2  # seconds between two tries while another program in the guest has the device
+_CLEANING = 10.0  # seconds
+_LOG_PATIENCE = 60.0  # seconds
 _IN_USE = "Device or resource busy"
 
 
@@ -36,6 +38,7 @@ class _AgentTransport:
         self._deadline = deadline
 
     async def transmit(self, command: bytes) -> bytes:
+        tried = False
         while True:
             left = self._deadline - time.monotonic()
             try:
@@ -53,6 +56,11 @@ class _AgentTransport:
             except AgentRefused as refused:
                 if _IN_USE not in refused.message:
                     raise _not_there(refused) from refused
+            if not tried:
+                tried = True
+                with contextlib.suppress(AgentFailed):
+                    await self._agent.close_forgotten(_CLEANING)
+                continue
             # Nothing reports that another program in the guest has closed the device.
             await asyncio.sleep(_PAUSE)
 
@@ -73,7 +81,7 @@ async def open_guest_tpm(agent: GuestAgent) -> AsyncIterator[Tpm]:
 async def read_event_log(agent: GuestAgent) -> bytes:
     """The guest's event log, up to 1 MiB and a byte; empty where it shows none."""
     try:
-        return await agent.read_file(LOG, _MAX_LOG + 1, _PATIENCE)
+        return await agent.read_file(LOG, _MAX_LOG + 1, _LOG_PATIENCE)
     except AgentRefused:
         return b""
 

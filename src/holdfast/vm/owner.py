@@ -62,6 +62,13 @@ class VmOwner:
         else:
             self._at_rest.set()
 
+    @property
+    def boot(self) -> tuple[object, int] | None:
+        """What is another after every start and restart of the guest; None where it does not run now."""
+        if self.machine is None or self.record.state is not VmState.RUNNING:
+            return None
+        return self.machine, self.guest.restarts if self.guest else 0
+
     # Requests
 
     async def request(self, action: Callable[[], Awaitable[T]]) -> T:

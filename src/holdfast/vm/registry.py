@@ -16,7 +16,7 @@ from holdfast.host.log_tail import tail
 from holdfast.machine.running import RunningMachine
 from holdfast.network.user_mode import notice as user_mode_notice
 from holdfast.operations.engine import Operations
-from holdfast.spec.errors import RemoteError
+from holdfast.spec.errors import Conflict, RemoteError
 from holdfast.spec.names import check_name
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
@@ -37,6 +37,10 @@ from holdfast.vm.view import show
 Lines = list[str]  # `list` is a verb of the registry below
 LogSource = Literal["console", "qemu", "swtpm"]
 _LOGS: dict[str, str] = {"console": "console.log", "qemu": "qemu.log", "swtpm": "swtpm.log"}
+
+
+class VmChangedMeanwhile(Conflict):
+    id = "vm-changed-meanwhile"
 
 
 class VmRegistry:
@@ -69,9 +73,9 @@ class VmRegistry:
         if owner:
             await owner.close()
 
-    def running(self) -> set[str]:
-        """Ids of the VMs that have a machine."""
-        return {vm_id for vm_id, owner in self._owners.items() if owner.machine is not None}
+    def boots(self) -> dict[str, object]:
+        """Of each VM that runs, its id and `VmOwner.boot`."""
+        return {vm_id: owner.boot for vm_id, owner in self._owners.items() if owner.boot is not None}
 
     def owners(self) -> list[VmOwner]:
         return list(self._owners.values())
@@ -214,6 +218,7 @@ class VmRegistry:
     async def change(self, name: str, change: VmChange) -> VmView:
         owner = await self.named(name)
         owner.admits(Verb.CHANGE)
+        before = owner.record.spec
         spec = await self._planner.changed(owner.record, change)
         guarded = spec.require_attested_host
         changes = guarded != owner.record.spec.require_attested_host
@@ -221,6 +226,12 @@ class VmRegistry:
 
         async def apply() -> None:
             owner.admits(Verb.CHANGE)
+            if owner.record.spec != before:
+                raise VmChangedMeanwhile(
+                    f"the settings of VM {owner.record.name!r} were changed by somebody else just now",
+                    value=owner.record.name,
+                    cure="Look at them again, and ask for your change once more.",
+                )
             vtpm, folder = self._rooms.vtpm, self._rooms.state.vm(owner.record.name)
             if changes:
                 require_guardable(owner.record)

@@ -131,3 +131,32 @@ async def test_a_cancelled_call_leaves_nothing_behind(agent: GuestAgent, start: 
         await start()
         await agent.ping(10)
         assert await agent.host_name(5)
+
+
+def opened_by(process: asyncio.subprocess.Process, path: str) -> int:
+    """Descriptors beyond the standard three that the agent has open on a file."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    return sum(int(each.name) > 2 and str(each.readlink()) == path for each in folder.iterdir())
+
+
+async def test_nothing_stays_open_in_the_agent(tmp_path: Path, start: Start) -> None:
+    process = await start()
+    agent = GuestAgent(tmp_path / "a")
+    await agent.ping(20)
+    # A device that never answers: the limit passes, and later the caller goes away.
+    with pytest.raises(AgentTimedOut):
+        await agent.exchange("/dev/null", b"question", 100, 0.5)
+    asking = asyncio.create_task(agent.exchange("/dev/null", b"question", 100, 20))
+    await asyncio.sleep(0.5)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await agent.ping(20)
+    assert opened_by(process, "/dev/null") == 0
+    # What a daemon that was killed left open is closed by the next one.
+    for _ in range(3):
+        await agent.call("guest-file-open", path="/dev/zero", mode="r")
+    assert opened_by(process, "/dev/zero") == 3
+    await agent.close_forgotten(20)
+    assert opened_by(process, "/dev/zero") == 0
+    await agent.close()

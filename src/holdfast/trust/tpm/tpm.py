@@ -83,7 +83,8 @@ class Tpm:
 
     async def flush_all(self) -> None:
         """Flush what an earlier caller left in a TPM without a resource manager, which we have alone."""
-        for kind in (HandleKind.OBJECTS, HandleKind.HMAC_SESSIONS, HandleKind.POLICY_SESSIONS):
+        # Loaded sessions of every kind are listed by the first; saved ones belong to a resource manager.
+        for kind in (HandleKind.OBJECTS, HandleKind.HMAC_SESSIONS):
             for handle in await self.handles(kind):
                 await self.flush(handle)
 
