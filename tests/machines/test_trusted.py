@@ -21,6 +21,7 @@ from small_guest import SmallGuest
 from small_vms import with_small_images
 
 from holdfast.spec.attestation import PolicyAnswer, TrustView, VmVerdict
+from holdfast.spec.operation import Operation
 from holdfast.spec.trust import LinkRole, Severity
 from holdfast.spec.vm import VmState
 
@@ -145,6 +146,21 @@ def test_a_policy_is_tried_before_it_counts(shared: LiveHost, trusted: str) -> N
     learned = PolicyAnswer.model_validate(shared.call("POST", f"{path}/learn"))
     assert learned.stored and learned.policy.baseline, learned
     assert "baseline-matches" in {each.id for each in attest(shared, trusted).findings}
+
+
+def test_attestations_at_once_and_a_killed_daemon_spoil_none(shared: LiveHost, trusted: str) -> None:
+    path = f"/v1/vms/{trusted}/trust/attest"
+    begun = [Operation.model_validate(shared.call("POST", path)) for _ in range(3)]
+    ends = [shared.end_of(each) for each in begun]
+    assert [each.result and each.result["verdict"] for each in ends] == ["pass"] * 3, ends
+    # Killed with the guest's TPM open: the operation goes on, and the TPM is not taken for ever.
+    begun = [Operation.model_validate(shared.call("POST", path))]
+    time.sleep(1)
+    shared.kill()
+    shared.start()
+    shared.wait_agent(trusted)
+    assert shared.end_of(begun[0]).state.ended
+    assert attest(shared, trusted).verdict == "pass"
 
 
 def test_a_secret_is_given_to_a_guest_that_passes(shared: LiveHost, trusted: str) -> None:
