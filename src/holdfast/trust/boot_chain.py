@@ -41,6 +41,8 @@ _KINDS = {
 }
 _SHOWN = 300
 _MAX_OF_ROLE = 32
+_MAX_SIGNERS = 8
+_LONGEST = 1000
 _WORDS = {
     LinkRole.LOADER: "loader",
     LinkRole.SHIM: "shim",
@@ -154,7 +156,7 @@ def _file_name(event: Event) -> str:
 def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer, ...]]:
     """Each certificate is measured once, before the first program that it accepted.
 
-    A program without one of its own was accepted by the one before.
+    A program without one of its own was accepted by the one before. Of more than 8 the first are told.
     """
     found: list[tuple[Signer, ...]] = []
     waiting = deque(record.authorities)
@@ -163,7 +165,7 @@ def _signers(events: list[Event], record: SecureBootRecord) -> list[tuple[Signer
         own: dict[Signer, None] = {}
         while waiting and waiting[0].event.number < event.number:
             own[waiting.popleft().signer] = None
-        latest = tuple(own) or latest
+        latest = tuple(own)[:_MAX_SIGNERS] or latest
         found.append(latest)
     return found
 
@@ -224,6 +226,7 @@ def _started(programs: tuple[Program, ...], bank: Bank, known: Mapping[str, str]
             )
         else:
             text += ", accepted by nobody"
+        text = printable(text, _LONGEST)
         links.append(_link(program.role, text, program.event, digest, known=known, signers=program.signers))
     return links
 

@@ -22,6 +22,8 @@ _HARD_DRIVE, _FILE = 1, 4
 _NETWORK = {11, 12, 13, 24}
 """Messaging nodes of no disk: MAC, IPv4, IPv6, URI."""
 
+_LONGEST_DESCRIPTION = 2048  # bytes
+
 
 @dataclass(frozen=True)
 class BootEntry:
@@ -41,7 +43,7 @@ def boot_entries(variables: Iterable[Variable]) -> tuple[BootEntry, ...]:
     values = {each.name: each.value for each in variables if each.vendor == GLOBAL}
     order = values.get("BootOrder", b"")[: 2 * _MAX_ENTRIES]
     found = []
-    for (number,) in struct.iter_unpack("<H", order[: len(order) & ~1]):
+    for (number,) in dict.fromkeys(struct.iter_unpack("<H", order[: len(order) & ~1])):
         entry = _entry(number, values.get(f"Boot{number:04X}", b""))
         if entry is not None:
             found.append(entry)
@@ -52,7 +54,8 @@ def _entry(number: int, option: bytes) -> BootEntry | None:
     if len(option) < 8:
         return None
     attributes, length = struct.unpack_from("<LH", option)
-    end = next((at for at in range(6, len(option) - 1, 2) if option[at : at + 2] == b"\0\0"), None)
+    last = min(len(option) - 1, 6 + _LONGEST_DESCRIPTION)
+    end = next((at for at in range(6, last, 2) if option[at : at + 2] == b"\0\0"), None)
     if not attributes & _ACTIVE or end is None:
         return None
     description = option[6:end].decode("utf-16-le", errors="replace")

@@ -104,7 +104,12 @@ def verify_endorsement(
             raise _not_trusted(
                 f"was issued by {certificate.issuer.rfc4514_string()[:200]!r}, not trusted here"
             )
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise _not_trusted("is not formed as the TCG's profile demands") from error
 
 

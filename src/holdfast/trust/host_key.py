@@ -11,6 +11,7 @@ change is one atomic write, and all of them are safe to run again after a crash.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -44,6 +45,10 @@ _WORDS = {
 
 class HostKeyDamaged(Failed):
     id = "host-key-damaged"
+
+
+class HostKeyUnreadable(Failed):
+    id = "host-key-unreadable"
 
 
 class HostKeySealed(Failed):
@@ -175,9 +180,12 @@ class HostKeys:
             HostKeyDamaged: the file is none.
         """
         async with self._lock:
-            if self._ring is None:
-                self._ring = await self._load()
-            return self._ring
+            if self._ring is not None:
+                return self._ring
+            ring, whole = await self._load()
+            if whole:
+                self._ring = ring
+            return ring
 
     @contextlib.asynccontextmanager
     async def wrapping(self) -> AsyncIterator[KeyRing]:
@@ -249,16 +257,21 @@ class HostKeys:
                 kept = {key_id: key for key_id, key in self._ring.earlier.items() if key_id not in unused}
                 self._ring = KeyRing(self._ring.current, kept)
 
-    async def _load(self) -> KeyRing:
+    async def _load(self) -> tuple[KeyRing, bool]:
+        """The keys, and whether all could be opened: one that the TPM keeps is asked for again."""
         stored = await asyncio.to_thread(_read, self._current)
         current = await self._open(stored) if stored else await self._make(None)
-        earlier = {}
+        earlier, whole = {}, True
         for path in (await asyncio.to_thread(self._earlier)).values():
-            with contextlib.suppress(HostKeyDamaged, HostKeySealed):
+            try:
                 before = await asyncio.to_thread(_read, path)
                 if before and before.id != current.id:
                     earlier[before.id] = await self._open(before)
-        return KeyRing(current, earlier)
+            except HostKeyDamaged:
+                continue
+            except (HostKeySealed, HostKeyUnreadable):
+                whole = False
+        return KeyRing(current, earlier), whole
 
     async def _open(self, stored: _Stored) -> HostKey:
         secret = bytes.fromhex(stored.secret)
@@ -326,7 +339,15 @@ def _read(path: Path) -> _Stored | None:
         return _Stored.model_validate_json(read_bounded(path, _LONGEST * 2))
     except FileNotFoundError:
         return None
-    except (ValidationError, OSError):
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
+            raise _damaged(path) from None
+        raise HostKeyUnreadable(
+            f"{path} cannot be read: {error.strerror}",
+            value=str(path),
+            cure="Check the disk and the limits of the daemon; nothing was changed.",
+        ) from error
+    except ValidationError:
         raise _damaged(path) from None  # what was read may hold a secret
 
 

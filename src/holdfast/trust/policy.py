@@ -37,7 +37,7 @@ class Boot:
 def needed_pcrs(policy: TrustPolicy) -> frozenset[int]:
     """PCRs that a quote must cover, so that the policy can be decided."""
     named = {rule.pcr for rule in policy.required} | policy.pcr_values.keys()
-    return frozenset(BOOT_PCRS) | named | (set(policy.compare) if policy.baseline else set())
+    return frozenset(BOOT_PCRS) | named | set(policy.compare)
 
 
 def check_boot(policy: TrustPolicy, boot: Boot, findings: Findings) -> None:

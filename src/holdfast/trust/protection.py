@@ -182,7 +182,10 @@ class RecipientLock:
         else:
             pair = ec.generate_private_key(ec.SECP256R1())
         ephemeral = _spki(pair.public_key())
-        shared = _agreed(pair, self.public)
+        try:
+            shared = _agreed(pair, self.public)
+        except ValueError as error:  # a point of low order
+            raise _bad_recipient("nothing can be agreed with it") from error
         # The derived key serves this one container only, so its nonce may be fixed.
         sealed = AESGCM(_derived(shared, ephemeral + name)).encrypt(bytes(_NONCE), key, bound)
         return _RecipientSlot(

@@ -112,7 +112,7 @@ def read_inventory(path: Path) -> KeyInventory:
 def inventory(variables: Iterable[Variable]) -> KeyInventory:
     values = {(each.name, each.vendor): each.value for each in variables}
     databases = {name: read_database(values.get((name, vendor), b"")) for name, vendor in VENDORS.items()}
-    enabled = values.get(("SecureBootEnable", SECURE_BOOT_ENABLE), b"")[:1] == b"\x01"
+    enabled = values.get(("SecureBootEnable", SECURE_BOOT_ENABLE), b"\x01")[:1] == b"\x01"
     return KeyInventory(enabled and bool(values.get(("PK", GLOBAL))), databases)
 
 

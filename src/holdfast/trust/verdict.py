@@ -126,6 +126,13 @@ def learn_policy(
             detail={"findings": failures},
         )
     boot = case.boot
+    missing = sorted(set(compare) - boot.pcrs.keys())
+    if missing:
+        raise EvidenceUnproven(
+            f"nothing tells what PCRs {', '.join(map(str, missing))} were",
+            value=missing,
+            cure="Leave them out of the policy's `compare`.",
+        )
     baseline = make_baseline(boot.log, boot.bank, boot.pcrs, name_events(boot.log, boot.chain))
     secure = "required" if boot.chain.record.enabled else "optional"
     return TrustPolicy.model_validate(

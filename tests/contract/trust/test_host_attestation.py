@@ -165,6 +165,9 @@ async def test_another_hosts_quote_is_not_taken(bench: Bench) -> None:
     host = await bench.enrol()
     with pytest.raises(HostNotTrusted, match="not made by the enrolled attestation key"):
         await bench.verifier.attest(await bench.proof(host, number=1))
+    # Whoever sent it, it says nothing of the host: what is known of that stays.
+    known = await bench.verifier._known(host.id)
+    assert known.last == host.last and known.last and known.last.verdict == "trusted"
 
 
 async def test_an_unknown_host_is_refused(bench: Bench) -> None:

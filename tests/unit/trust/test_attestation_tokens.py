@@ -152,7 +152,7 @@ class Seconds:
 def test_a_nonce_is_good_once_and_for_its_time() -> None:
     clock = Seconds()
     challenges: Challenges[str] = Challenges(clock)
-    first, second = challenges.issue("one"), challenges.issue("two")
+    first, second = challenges.issue("one", 1), challenges.issue("two", 1)
     assert challenges.take(first) == "one"
     with pytest.raises(NonceReplayed):
         challenges.take(first)
@@ -164,15 +164,24 @@ def test_a_nonce_is_good_once_and_for_its_time() -> None:
     with pytest.raises(NonceUnknown):
         challenges.take(bytes(32))
     clock.now += 2 * SECONDS
-    challenges.issue("three")
+    challenges.issue("three", 1)
     with pytest.raises(NonceUnknown):
         challenges.take(first)
 
 
 def test_nonces_are_bounded() -> None:
     challenges: Challenges[int] = Challenges()
-    nonces = [challenges.issue(number) for number in range(5000)]
+    nonces = [challenges.issue(number, number) for number in range(5000)]
     assert len(challenges._given) == 4096
     with pytest.raises(NonceUnknown):
         challenges.take(nonces[0])
     assert challenges.take(nonces[-1]) == 4999
+
+
+def test_a_flood_for_one_host_drops_no_other_hosts_nonce() -> None:
+    challenges: Challenges[str] = Challenges()
+    mine = challenges.issue("mine", "me")
+    for _ in range(5000):
+        last = challenges.issue("theirs", "them")
+    assert challenges.take(mine) == "mine" and challenges.take(last) == "theirs"
+    assert len(challenges._given) <= 17

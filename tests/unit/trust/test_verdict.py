@@ -42,10 +42,14 @@ from holdfast.spec.trust import (
     BOOT_PCRS,
     RequiredMeasurement,
     Severity,
+    Signer,
     SignerRule,
     TrustPolicy,
     Verdict,
 )
+from holdfast.trust import boot_chain
+from holdfast.trust.event_log import Event
+from holdfast.trust.secure_boot_record import Authority, SecureBootRecord
 from holdfast.trust.verdict import Evidence, EvidenceUnproven, explain_change, judge, learn_policy
 
 OTHER = hashlib.sha256(b"another loader that somebody signed").digest()
@@ -477,6 +481,16 @@ def test_a_dry_run_tells_what_would_change(learned: TrustPolicy) -> None:
     assert any(each.startswith("baseline: none becomes") for each in told.changes)
     same = explain_change(learned, learned, evidence)
     assert not same.changes and not same.appearing and "stay fail" in same.text
+
+
+def test_a_flood_of_certificates_makes_no_large_chain() -> None:
+    """Each program of the chain would carry all of them, twice."""
+    signers = [Signer(subject=f"CN={number}", fingerprint="", source="db") for number in range(3000)]
+    record = SecureBootRecord()
+    record.authorities = [Authority(Event(1, 7, 0, {}, b""), None, each, b"") for each in signers]  # type: ignore[arg-type]
+    programs = [Event(number, 4, 0, {}, b"") for number in range(2, 82)]
+    told = boot_chain._signers(programs, record)
+    assert len(told) == 80 and all(each == tuple(signers[:8]) for each in told)
 
 
 def test_a_flood_of_findings_is_bounded(learned: TrustPolicy) -> None:

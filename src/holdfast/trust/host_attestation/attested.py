@@ -103,6 +103,8 @@ class AttestedHost:
                 continue
             except HoldfastError as error:
                 log.warning("this host does not attest", error=error.message, cure=error.cure)
+            except Exception:
+                log.exception("this host does not attest")
 
     async def guard_key(self, vm_id: str, make: bool = False) -> bytes:
         """The 32 bytes that guard a VM's key; the verifier gives them while it trusts this host.

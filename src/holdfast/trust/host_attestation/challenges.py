@@ -5,7 +5,7 @@ They are remembered in memory only. After a restart none is known, which costs a
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -14,6 +14,7 @@ from holdfast.spec.errors import Conflict, NotFound
 T = TypeVar("T")
 SECONDS = 120
 _MOST = 4096
+_MOST_OF_ONE = 16
 
 
 class NonceUnknown(NotFound):
@@ -33,6 +34,7 @@ class _Given(Generic[T]):
     purpose: T | None
     """None once it was used."""
     until: float
+    subject: Hashable
 
 
 @dataclass
@@ -42,16 +44,19 @@ class Challenges(Generic[T]):
     clock: Callable[[], float] = time.monotonic
     _given: dict[bytes, _Given[T]] = field(default_factory=dict)
 
-    def issue(self, purpose: T) -> bytes:
-        """A fresh nonce of 32 bytes. Beyond 4,096 at a time the oldest are forgotten."""
+    def issue(self, purpose: T, subject: Hashable) -> bytes:
+        """A fresh nonce of 32 bytes. Beyond 16 of one subject, and 4,096 in all, the oldest are forgotten."""
         now = self.clock()
         # A used one is remembered beyond its time, so that a replay is called one.
         for nonce in [nonce for nonce, given in self._given.items() if given.until + SECONDS < now]:
             del self._given[nonce]
+        own = [nonce for nonce, given in self._given.items() if given.subject == subject]
+        for nonce in own[: max(0, len(own) + 1 - _MOST_OF_ONE)]:
+            del self._given[nonce]
         while len(self._given) >= _MOST:
             del self._given[next(iter(self._given))]
         nonce = secrets.token_bytes(32)
-        self._given[nonce] = _Given(purpose, now + SECONDS)
+        self._given[nonce] = _Given(purpose, now + SECONDS, subject)
         return nonce
 
     def take(self, nonce: bytes) -> T:

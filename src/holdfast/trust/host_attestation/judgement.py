@@ -14,12 +14,16 @@ from holdfast.trust.tpm.pcrs import PcrValues
 from holdfast.trust.tpm.public import Public
 
 Severity = Literal["info", "warning", "failure"]
+NOT_GENUINE = "quote-not-genuine"
 # TCG PC Client Platform Firmware Profile, section 3.3.4; 8, 9 and 14 as GRUB and shim use them.
 _MEANS = {
     0: "firmware", 1: "firmware settings", 2: "extension ROMs", 3: "settings of extension ROMs",
     4: "boot loader", 5: "partition table", 6: "platform", 7: "Secure Boot and its keys",
     8: "commands of the boot loader", 9: "kernel and initrd", 14: "machine owner keys",
 }  # fmt: skip
+
+
+_LAST_OF_FIRMWARE = 7
 
 
 def judge(host: EnrolledHost, nonce: bytes, evidence: HostEvidence, at: datetime) -> HostVerdict:
@@ -47,7 +51,7 @@ def _genuine(key: Public, nonce: bytes, evidence: HostEvidence) -> HostFinding |
     try:
         check_quote(key, attest, signature, nonce, _values_of(evidence))
     except QuoteNotGenuine as error:
-        return _finding("quote-not-genuine", "failure", error.message)
+        return _finding(NOT_GENUINE, "failure", error.message)
     return None
 
 
@@ -73,7 +77,8 @@ def _log_findings(evidence: HostEvidence) -> list[HostFinding]:
     return [
         _finding("event-log-differs", "failure", f"the event log replays PCR {pcr} to another value")
         for pcr, value in sorted(_values_of(evidence).items())
-        if replayed.get(pcr, bytes(32)) != value
+        # Beyond the firmware's own registers others extend too, and log it elsewhere or not at all.
+        if (pcr <= _LAST_OF_FIRMWARE or pcr in replayed) and replayed.get(pcr, bytes(32)) != value
     ]
 
 

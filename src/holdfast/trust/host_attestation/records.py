@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import AttestedHostRow
-from holdfast.host.files import write_atomic
+from holdfast.host.files import sync_folder, write_atomic
 from holdfast.spec.errors import Failed, InvalidInput, NotFound
 from holdfast.spec.host_attestation import EnrolledHost
 from holdfast.spec.paging import BadSort, Page, PageQuery
@@ -136,7 +136,9 @@ class GuardKeys:
                     cure="Use the verifier that the VM was bound to, or the VM's recovery key.",
                 ) from error
             key = secrets.token_bytes(_BYTES)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(self._folder.parent)
             write_atomic(path, key.hex().encode(), 0o600)
             return key
         if not re.fullmatch(rb"[0-9a-f]{64}", text):

@@ -35,7 +35,7 @@ from holdfast.trust.endorsement_certificate import (
     verify_endorsement,
 )
 from holdfast.trust.host_attestation.challenges import SECONDS, Challenges
-from holdfast.trust.host_attestation.judgement import judge
+from holdfast.trust.host_attestation.judgement import NOT_GENUINE, judge
 from holdfast.trust.host_attestation.release import wrap_for_host
 from holdfast.trust.host_attestation.tokens import Clock, TokenSigner, utc_now
 from holdfast.trust.tpm.credential import make_credential
@@ -186,7 +186,9 @@ class Verifier:
                 verdict = self._judge(host, proof)
             except HostNotTrusted as refused:
                 last = HostVerdict.model_validate(refused.detail)
-                await self._records.put(host.model_copy(update={"last": last}))
+                # What the host's TPM did not sign says nothing of the host: anybody may have sent it.
+                if all(each.id != NOT_GENUINE for each in last.findings):
+                    await self._records.put(host.model_copy(update={"last": last}))
                 raise
             await self._records.put(host.model_copy(update={"last": verdict}))
         token, expires = self._signer.issue(host.id, _name(host))
@@ -220,7 +222,7 @@ class Verifier:
             await self._records.remove(found.id)
 
     def _challenge(self, asked: _Asked, pcrs: tuple[int, ...], credential: str = "") -> HostChallenge:
-        nonce = self._challenges.issue(asked)
+        nonce = self._challenges.issue(asked, (asked.host, asked.enrolment is None))
         return HostChallenge(nonce=nonce.hex(), pcrs=pcrs, credential=credential, seconds=SECONDS)
 
     def _judge(self, host: EnrolledHost, proof: HostProof) -> HostVerdict:
