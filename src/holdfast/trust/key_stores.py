@@ -12,6 +12,7 @@ imported); what it wrote is read back and must differ in the keys alone.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from holdfast.spec.errors import Conflict, Failed, InvalidInput
 from holdfast.spec.ids import new_id
 from holdfast.spec.units import GIB, MIB
 from holdfast.trust import key_changes
+from holdfast.trust.bounded import read_bounded
 from holdfast.trust.enrollment import VariableStores, fw_vars_program
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.key_changes import KeyChange, Recorded
@@ -43,6 +45,7 @@ _LARGEST_VALUE = 0x8400 - 256
 """Bytes: OVMF's PcdMaxAuthVariableSize, less room for its header and name."""
 _ATTRIBUTES = 0x27
 """NON_VOLATILE, BOOTSERVICE_ACCESS, RUNTIME_ACCESS, TIME_BASED_AUTHENTICATED_WRITE_ACCESS."""
+_RECORD = "keys.pending"
 _LARGEST_RECORD = 16 * MIB
 _PATIENCE = 120.0  # seconds
 _TAIL = 2048
@@ -247,6 +250,16 @@ class KeyStores:
             remove_tree(scratch)
 
 
+def carry_pending(old: Path, new: Path) -> None:
+    """Let what waits in one folder `firmware` wait in another one too; durable.
+
+    Changes are asked of a VM and not of a store, so they outlive the store that they were asked about.
+    What was kept for a rollback (`variables.previous.fd`) belongs to that store and stays with it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        write_atomic(new / _RECORD, read_bounded(old / _RECORD, _LARGEST_RECORD))
+
+
 def require_size(values: Mapping[str, bytes]) -> None:
     """Raises KeysTooLarge where firmware takes no variable of that size."""
     for name, value in values.items():
@@ -311,7 +324,7 @@ def _previous(folder: Path) -> Path:
 
 
 def _record(folder: Path) -> Path:
-    return folder / "firmware" / "keys.pending"
+    return folder / "firmware" / _RECORD
 
 
 def _failed(path: Path, why: str, said: str = "") -> KeyChangeFailed:
