@@ -34,6 +34,13 @@ STATUS: dict[type[HoldfastError], int] = {
 }
 _BY_NAME = {kind.__name__: status for kind, status in STATUS.items()}
 _SHOWN = 200
+SECRET_FIELDS = frozenset(
+    (
+        *("content", "content_key", "passphrase", "password", "recovery_key"),
+        *("secret", "stdin", "token", "user_data"),
+    )
+)
+"""Fields of requests that hold secrets, or may: an answer never repeats what was given for them."""
 
 
 class BadRequest(InvalidInput):
@@ -50,19 +57,27 @@ def status_of(error: HoldfastError) -> int:
     return STATUS.get(kind_of(error), 500)
 
 
-def _shown(value: Any) -> Any:
+def _shown(finding: dict[str, Any]) -> Any:
+    """What was given, cut short; None where it may hold a secret, whose words come back in no answer.
+
+    Of a field that is missing the input is all that it is missing from, and a field that nobody knows
+    may be one whose name was mistyped.
+    """
+    value, at = finding.get("input"), finding["loc"]
+    if len(at) < 2 or finding["type"] == "extra_forbidden" or not SECRET_FIELDS.isdisjoint(at):
+        return None
     if value is None or isinstance(value, bool | int | float):
         return value
-    return str(value)[:_SHOWN]
+    return value[:_SHOWN] if isinstance(value, str) else None
 
 
 def bad_request(error: RequestValidationError) -> BadRequest:
     """The first finding in words and value; all of them in `detail`."""
     findings = [
         {
-            "field": ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]),
+            "field": (".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]))[:_SHOWN],
             "problem": each["msg"].removeprefix("Value error, "),
-            "value": _shown(each.get("input")),
+            "value": _shown(each),
         }
         for each in error.errors()[:20]
     ]

@@ -26,8 +26,8 @@ class SpaceReserve:
         self._path = path
 
     def keep(self) -> None:
-        """Make the file where it is missing and there is room; nothing happens otherwise."""
-        if self._path.exists() or free_space(self._path.parent)[0] < _SPARE * RESERVED:
+        """Make the file where it is missing or not whole, and there is room; nothing happens otherwise."""
+        if self._is_whole() or free_space(self._path.parent)[0] < _SPARE * RESERVED:
             return
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -36,6 +36,13 @@ class SpaceReserve:
             self._path.unlink(missing_ok=True)
         finally:
             os.close(fd)
+
+    def _is_whole(self) -> bool:
+        """Whoever is killed while making it leaves an empty one, or one that is too short."""
+        try:
+            return self._path.lstat().st_size == RESERVED
+        except FileNotFoundError:
+            return False
 
     def give_up(self) -> bool:
         """Give the room back. False: there was none left to give."""

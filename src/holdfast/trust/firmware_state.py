@@ -11,6 +11,7 @@ parts, one after another in the header's order:
     authority.pem      the certificate of the host that made the TPM and vouches for its endorsement key
 
 Putting it replaces the folder `firmware` as a whole (`trust.firmware_folder`). The VM must not run meanwhile.
+Changes of keys that wait for its next start wait on, for the new store.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from holdfast.trust.endorsement import AUTHORITY_FILE, EndorsementAuthority
 from holdfast.trust.envelope import Envelope, FirmwareStateDamaged, Lock, Opener
 from holdfast.trust.firmware_folder import replace_folder, settle_folder
 from holdfast.trust.host_key import HostKeys, KeyRing
+from holdfast.trust.key_stores import carry_pending
 from holdfast.trust.state_key import Recovery, VtpmDamaged
 from holdfast.trust.swtpm_state import (
     LONGEST_STATE,
@@ -254,6 +256,7 @@ def _put(
         write_atomic(new / _VARIABLES, state.variables, 0o600)
         if owner:
             own(new / _VARIABLES, owner.uid, owner.gid)
+        carry_pending(folder / "firmware", new)
         if state.tpm and ring:
             state_key.store(new, vm_id, state.tpm.key, ring, recovery, state.tpm.identity)
             if state.tpm.authority and authority and not authority.is_own(state.tpm.authority):

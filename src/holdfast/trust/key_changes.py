@@ -60,17 +60,29 @@ class KeyChange:
         return KeyChange(bool(data["successors"]), added, replaced, bool(data["force"]))
 
 
-def dump(changes: Iterable[KeyChange]) -> bytes:
-    return json.dumps({"version": _VERSION, "changes": [each.to_json() for each in changes]}).encode()
+@dataclass(frozen=True)
+class Recorded:
+    """A change that waits, and the operations that asked for it; none in records of earlier versions."""
+
+    change: KeyChange
+    operations: tuple[str, ...] = ()
 
 
-def load(data: bytes) -> tuple[KeyChange, ...]:
+def dump(changes: Iterable[Recorded]) -> bytes:
+    wire = [{**each.change.to_json(), "operations": each.operations} for each in changes]
+    return json.dumps({"version": _VERSION, "changes": wire}).encode()
+
+
+def load(data: bytes) -> tuple[Recorded, ...]:
     """Raises ValueError where it was not written by `dump`."""
     try:
         wire = json.loads(data)
         if wire["version"] != _VERSION:
             raise ValueError("written by another version")
-        return tuple(KeyChange.from_json(each) for each in wire["changes"])
+        return tuple(
+            Recorded(KeyChange.from_json(each), tuple(str(id_) for id_ in each.get("operations", ())))
+            for each in wire["changes"]
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no list of changes") from error
 

@@ -12,9 +12,10 @@ imported); what it wrote is read back and must differ in the keys alone.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.host.files import own, remove_tree, sync_folder, write_atomic
@@ -24,9 +25,10 @@ from holdfast.spec.errors import Conflict, Failed, InvalidInput
 from holdfast.spec.ids import new_id
 from holdfast.spec.units import GIB, MIB
 from holdfast.trust import key_changes
+from holdfast.trust.bounded import read_bounded
 from holdfast.trust.enrollment import VariableStores, fw_vars_program
 from holdfast.trust.firmware import choose_firmware
-from holdfast.trust.key_changes import KeyChange
+from holdfast.trust.key_changes import KeyChange, Recorded
 from holdfast.trust.microsoft import CERTIFICATES
 from holdfast.trust.signature_lists import KeyDatabase, encode_lists
 from holdfast.trust.variables import (
@@ -43,6 +45,7 @@ _LARGEST_VALUE = 0x8400 - 256
 """Bytes: OVMF's PcdMaxAuthVariableSize, less room for its header and name."""
 _ATTRIBUTES = 0x27
 """NON_VOLATILE, BOOTSERVICE_ACCESS, RUNTIME_ACCESS, TIME_BASED_AUTHENTICATED_WRITE_ACCESS."""
+_RECORD = "keys.pending"
 _LARGEST_RECORD = 16 * MIB
 _PATIENCE = 120.0  # seconds
 _TAIL = 2048
@@ -133,13 +136,17 @@ class KeyStores:
     def has_previous(folder: Path) -> bool:
         return _previous(folder).exists()
 
-    @staticmethod
-    def pending(folder: Path) -> tuple[KeyChange, ...]:
+    @classmethod
+    def pending(cls, folder: Path) -> tuple[KeyChange, ...]:
         """What was asked for and is not made yet, in order.
 
         Raises:
             KeyRecordDamaged: the record cannot be read.
         """
+        return tuple(each.change for each in cls._recorded(folder))
+
+    @staticmethod
+    def _recorded(folder: Path) -> tuple[Recorded, ...]:
         path = _record(folder)
         try:
             with path.open("rb") as file:
@@ -158,16 +165,39 @@ class KeyStores:
         return _record(folder).exists()
 
     @classmethod
-    def record(cls, folder: Path, change: KeyChange) -> None:
-        """Durably; a change that is recorded already is not recorded again."""
-        there = cls.pending(folder)
-        if change not in there:
-            write_atomic(_record(folder), key_changes.dump((*there, change)))
+    def record(cls, folder: Path, change: KeyChange, operation: str) -> None:
+        """Durably; what an operation has recorded already is not recorded again.
+
+        Raises:
+            KeysTooLarge: more waits already than is kept.
+        """
+        there = [*cls._recorded(folder)]
+        if any(operation in each.operations for each in there):
+            return
+        if there and there[-1].change == change:
+            there[-1] = replace(there[-1], operations=(*(there[-1].operations or ("",)), operation))
+        else:
+            there.append(Recorded(change, (operation,)))
+        data = key_changes.dump(there)
+        if len(data) > _LARGEST_RECORD:
+            raise KeysTooLarge(
+                f"the changes that wait would take {len(data)} bytes; {_LARGEST_RECORD} are kept at most",
+                value=len(data),
+                cure="Start the VM, which makes what waits, or drop it with `holdfast certs rollback`.",
+            )
+        write_atomic(_record(folder), data)
 
     @classmethod
-    def withdraw(cls, folder: Path, change: KeyChange) -> None:
-        """Drop one recorded change; nothing happens where it is not there."""
-        left = [each for each in cls.pending(folder) if each != change]
+    def withdraw(cls, folder: Path, operation: str) -> None:
+        """Drop what an operation recorded, unless another one asked for the same after it or before."""
+        there = cls._recorded(folder)
+        left = []
+        for each in there:
+            others = tuple(id_ for id_ in each.operations if id_ != operation)
+            if others or not each.operations:
+                left.append(replace(each, operations=others))
+        if left == [*there]:
+            return
         if left:
             write_atomic(_record(folder), key_changes.dump(left))
         else:
@@ -218,6 +248,16 @@ class KeyStores:
             return await asyncio.to_thread(_verified, scratch / "new.fd", store, values)
         finally:
             remove_tree(scratch)
+
+
+def carry_pending(old: Path, new: Path) -> None:
+    """Let what waits in one folder `firmware` wait in another one too; durable.
+
+    Changes are asked of a VM and not of a store, so they outlive the store that they were asked about.
+    What was kept for a rollback (`variables.previous.fd`) belongs to that store and stays with it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        write_atomic(new / _RECORD, read_bounded(old / _RECORD, _LARGEST_RECORD))
 
 
 def require_size(values: Mapping[str, bytes]) -> None:
@@ -284,7 +324,7 @@ def _previous(folder: Path) -> Path:
 
 
 def _record(folder: Path) -> Path:
-    return folder / "firmware" / "keys.pending"
+    return folder / "firmware" / _RECORD
 
 
 def _failed(path: Path, why: str, said: str = "") -> KeyChangeFailed:

@@ -96,6 +96,8 @@ def look(subject: Subject) -> Standpoint:
         return Standpoint(subject, None, Loaders(), (), "it has no variable store")
     except HoldfastError as error:
         return Standpoint(subject, None, Loaders(), (), error.message)
+    except OSError as error:
+        return Standpoint(subject, None, Loaders(), (), f"it cannot be read: {error.strerror}")
     return Standpoint(subject, store, find_loaders(subject.disks, boot_entries(store.variables)), pending)
 
 
@@ -174,7 +176,7 @@ def plan(at: Standpoint, change: KeyChange, authorities: Mapping[str, bytes]) ->
     status, _ = assess(at, authorities)
     try:
         databases = worked_out(at, (*at.pending, change), authorities)
-    except Conflict as error:
+    except HoldfastError as error:  # of this one alone, whatever it is
         return KeyPlan(vm=at.subject.name, when="never", reason=error.message, status=status)
     if not databases or at.store is None:
         return KeyPlan(vm=at.subject.name, when="never", reason="There is nothing to do.", status=status)

@@ -16,6 +16,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Disk, UefiBoot, VmState
 from holdfast.storage.seed_disc import write_seed_disc
 from holdfast.trust.firmware import choose_firmware
+from holdfast.trust.key_stores import carry_pending
 from holdfast.vm.cloud_init import seed_files
 from holdfast.vm.lifecycle import Find, StartMachine
 from holdfast.vm.owner import VmOwner
@@ -141,6 +142,7 @@ class CopyParts(_Making):
             keep = boot.tpm_identity
             state = await self._rooms.firmware.take(source.record.id, old, has_tpm=keep is not None)
             await self._rooms.firmware.put(state, record.id, folder, identity)
+            await asyncio.to_thread(carry_pending, old / "firmware", folder / "firmware")
             if boot.tpm and keep is None:
                 await self._rooms.vtpm.manufacture(record.id, folder, identity)
 

@@ -8,9 +8,10 @@ that goes on afterwards, or the next start, makes it.
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy.orm import Session
@@ -33,6 +34,8 @@ from holdfast.vm.owner import VmOwner
 from holdfast.vm.pending_keys import make_pending, subject_of
 from holdfast.vm.records import VmNotFound, VmRecord
 from holdfast.vm.rooms import Rooms
+
+log = structlog.get_logger(__name__)
 
 _DEAD = (VmState.OFF, VmState.FAILED)
 _OWNER = uuid.UUID("7f2c6b1e-5b0c-4f52-9b7c-7a1d1e6b8c55")
@@ -72,12 +75,12 @@ class CertificateWork:
         return await asyncio.to_thread(view, at, authorities)
 
     async def plan(self, request: CertsUpdate) -> KeyPlans:
-        change = update_of(request)
+        change = await asyncio.to_thread(update_of, request)
         return KeyPlans(items=tuple([made for _, made in await self._plans(request, change)]))
 
     async def update(self, request: CertsUpdate, actor: str) -> Operation:
         """Named VMs are refused together where one must be; of all VMs, those are left alone."""
-        change = update_of(request)
+        change = await asyncio.to_thread(update_of, request)
         chosen, left = [], []
         for record, made in await self._plans(request, change):
             if made.when != "never" and not (request.all and record.operation):
@@ -106,7 +109,7 @@ class CertificateWork:
 
     async def enrol(self, name: str, request: CertsEnrol, actor: str) -> Operation:
         record = await self._rooms.records.get(name)
-        change = enrolment_of(request)
+        change = await asyncio.to_thread(enrolment_of, request)
         await self._require(record, change)
         return await self._submit("certs.enrol", [record], change, actor)
 
@@ -147,13 +150,19 @@ class CertificateWork:
         names = [each.name for each in chosen] or [each["vm"] for each in left]
         params = {
             "vms": [each.id for each in chosen],
-            "change": change.to_json() if change else None,
+            "names": {each.id: each.name for each in chosen},
+            "change": await asyncio.to_thread(change.to_json) if change else None,
             "left": [*left],
         }
 
         def reserve(session: Session, operation: str) -> None:
             for each in chosen:
-                row = records.by_id(session, each.id)
+                try:
+                    row = records.by_id(session, each.id)
+                except VmNotFound:
+                    if len(chosen) == 1:
+                        raise
+                    continue  # deleted meanwhile: said of it alone, when its turn comes
                 if VmState(row.state) not in _DEAD:
                     continue  # only recorded, which disturbs nothing that is under way
                 verdict = admit(row.name, VmState(row.state), row.operation, Verb.CERTIFICATES)
@@ -230,14 +239,55 @@ class _KeyPhase:
         self._find = find
 
     @staticmethod
-    def _change(job: Job) -> KeyChange | None:
+    async def _change(job: Job) -> KeyChange | None:
         wire = job.params["change"]
-        return KeyChange.from_json(wire) if wire is not None else None
+        return await asyncio.to_thread(KeyChange.from_json, wire) if wire is not None else None
 
     async def _in_turn(self, vm_id: str, action: Callable[[VmOwner], Awaitable[None]]) -> None:
         """In the task of the VM's owner, so that it neither starts nor is renamed meanwhile."""
         owner = await self._find(vm_id)
         await owner.request(lambda: action(owner))
+
+    async def _of_each(self, job: Job, action: Callable[[VmOwner], Awaitable[None]]) -> AsyncIterator[int]:
+        """Every VM that nothing is said of yet, as its place among all. What fails for one of many fails
+        for it alone: the others go on, and it is not tried again by itself."""
+        ids = job.params["vms"]
+        outcomes: dict[str, Any] = job.notes.setdefault("outcomes", {})
+        for index, vm_id in enumerate(ids):
+            if vm_id in outcomes:
+                continue
+            yield index
+            try:
+                await self._in_turn(vm_id, action)
+            except (HoldfastError, OSError) as error:
+                if len(ids) == 1:
+                    raise
+                name = job.params.get("names", {}).get(vm_id, vm_id)
+                reason = error.message if isinstance(error, HoldfastError) else str(error)
+                with contextlib.suppress(VmNotFound):
+                    name = (await self._rooms.records.get(vm_id)).name
+                await self._withdraw(job, vm_id)
+                outcomes[vm_id] = {"vm": name, "outcome": "failed", "reason": reason}
+            if vm_id in outcomes:
+                await job.keep()
+
+    async def _withdraw(self, job: Job, vm_id: str) -> None:
+        """Take back what this operation recorded for a VM, which may be gone by now."""
+
+        async def withdraw(owner: VmOwner) -> None:
+            folder = self._rooms.state.vm(owner.record.name)
+            await asyncio.to_thread(KeyStores.withdraw, folder, job.id)
+
+        if job.params["change"] is None:
+            return
+        try:
+            await self._in_turn(vm_id, withdraw)
+        except VmNotFound:
+            pass
+        except (HoldfastError, OSError) as error:
+            if len(job.params["vms"]) == 1:
+                raise
+            log.warning("a recorded change of keys could not be withdrawn", vm=vm_id, error=str(error))
 
 
 class RecordChange(_KeyPhase):
@@ -245,30 +295,23 @@ class RecordChange(_KeyPhase):
     weight = 0.2
 
     async def do(self, job: Job) -> None:
-        change = self._change(job)
+        change = await self._change(job)
 
         async def record(owner: VmOwner) -> None:
             folder = self._rooms.state.vm(owner.record.name)
             if change is None:
                 await asyncio.to_thread(KeyStores.forget, folder)
             else:
-                await asyncio.to_thread(KeyStores.record, folder, change)
+                await asyncio.to_thread(KeyStores.record, folder, change, job.id)
 
-        for vm_id in job.params["vms"]:
-            await self._in_turn(vm_id, record)
+        async for _ in self._of_each(job, record):
+            pass
 
     async def undo(self, job: Job) -> None:
         """Of VMs that were not reached; those that were changed stay so."""
-        change = self._change(job)
-
-        async def withdraw(owner: VmOwner) -> None:
-            folder = self._rooms.state.vm(owner.record.name)
-            if change is not None:
-                await asyncio.to_thread(KeyStores.withdraw, folder, change)
-
         for vm_id in job.params["vms"]:
             if vm_id not in job.notes.get("outcomes", {}):
-                await self._in_turn(vm_id, withdraw)
+                await self._withdraw(job, vm_id)
 
 
 class MakeChange(_KeyPhase):
@@ -276,19 +319,9 @@ class MakeChange(_KeyPhase):
     weight = 2.0
 
     async def do(self, job: Job) -> None:
-        ids = job.params["vms"]
-        outcomes: dict[str, Any] = job.notes.setdefault("outcomes", {})
-        for index, vm_id in enumerate(ids):
-            if vm_id in outcomes:
-                continue
-            job.progress(index / len(ids), f"{index} of {len(ids)} VMs")
-            try:
-                await self._in_turn(vm_id, lambda owner: self._make(job, owner))
-            except (HoldfastError, OSError) as error:
-                if len(ids) == 1:
-                    raise
-                await self._failed(job, vm_id, error)
-            await job.keep()
+        count = len(job.params["vms"])
+        async for index in self._of_each(job, lambda owner: self._make(job, owner)):
+            job.progress(index / count, f"{index} of {count} VMs")
 
     async def _make(self, job: Job, owner: VmOwner) -> None:
         record = await self._rooms.records.get(owner.record.id)
@@ -301,16 +334,6 @@ class MakeChange(_KeyPhase):
             outcome = "at-next-start"
             await self._rooms.events.emit("vm.certificates-recorded", record.name, {"id": record.id})
         job.notes["outcomes"][record.id] = {"vm": record.name, "outcome": outcome, "reason": ""}
-
-    async def _failed(self, job: Job, vm_id: str, error: Exception) -> None:
-        """One VM of many: the others go on, and this one is not tried again by itself."""
-        change = self._change(job)
-        record = await self._rooms.records.get(vm_id)
-        if change is not None:
-            folder = self._rooms.state.vm(record.name)
-            await asyncio.to_thread(KeyStores.withdraw, folder, change)
-        reason = error.message if isinstance(error, HoldfastError) else str(error)
-        job.notes["outcomes"][vm_id] = {"vm": record.name, "outcome": "failed", "reason": reason}
 
     async def undo(self, job: Job) -> None:
         """Each store was changed whole or not at all."""

@@ -43,7 +43,8 @@ async def make_pending(rooms: Rooms, record: VmRecord) -> list[str]:
     changes = await asyncio.to_thread(rooms.keys.pending, folder)
     if not changes:
         return []
-    databases = worked_out(at, changes, await authorities_for(rooms, changes))
+    authorities = await authorities_for(rooms, changes)
+    databases = await asyncio.to_thread(worked_out, at, changes, authorities)
     if databases and at.store is not None:
         await rooms.keys.make(folder, at.store, databases)
     await asyncio.to_thread(rooms.keys.forget, folder)

@@ -31,6 +31,8 @@ from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.firmware_folder import settle_folder
 from holdfast.trust.firmware_state import FirmwareState, opened, read_header
 from holdfast.trust.host_key import HostKeys
+from holdfast.trust.key_changes import KeyChange
+from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.protection import (
     HostLock,
     LockedForAnother,
@@ -413,3 +415,17 @@ async def test_who_vouches_for_a_tpm_goes_along_to_another_host(bench: Bench) ->
     # Back on the host that made it, nothing beside its own authority is kept.
     await bench.firmware.put(again, bench.id, bench.folder, IDENTITY)
     assert not (bench.folder / "firmware" / AUTHORITY_FILE).exists()
+
+
+async def test_keys_that_wait_outlive_the_store_and_those_kept_for_it_do_not(bench: Bench) -> None:
+    store = choose_firmware(True).template.read_bytes()
+    state, firmware = FirmwareState(bench.id, store, None), bench.folder / "firmware"
+    await bench.firmware.put(state, bench.id, bench.folder, IDENTITY)
+    assert [path.name for path in firmware.iterdir()] == ["variables.fd"]
+    change = KeyChange(successors=True)
+    KeyStores.record(bench.folder, change, "1")
+    (firmware / "variables.previous.fd").write_bytes(store)
+    await bench.firmware.put(state, bench.id, bench.folder, IDENTITY)
+    assert KeyStores.pending(bench.folder) == (change,)
+    assert not KeyStores.has_previous(bench.folder)
+    assert (firmware / "keys.pending").stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,6 @@
 """Stores changed by the real virt-fw-vars, and read back."""
 
+import json
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,15 +150,25 @@ async def test_a_variable_that_would_be_lost_is_a_reason_to_refuse(bench: Bench)
 
 def test_records_are_durable_ordered_and_each_once(bench: Bench) -> None:
     other = KeyChange(added={"dbx": (Signature(SHA256, uuid.UUID(int=1), bytes(32)),)}, force=True)
-    for change in (_UPDATE, other, _UPDATE):
-        bench.keys.record(bench.folder, change)
+    for change, operation in ((_UPDATE, "1"), (other, "2"), (_UPDATE, "1"), (other, "3")):
+        bench.keys.record(bench.folder, change, operation)
     assert bench.keys.pending(bench.folder) == (_UPDATE, other)
     record = bench.folder / "firmware/keys.pending"
     assert record.stat().st_mode & 0o777 == 0o600
-    bench.keys.withdraw(bench.folder, _UPDATE)
+    bench.keys.withdraw(bench.folder, "2")  # what 3 asked for stays
+    assert bench.keys.pending(bench.folder) == (_UPDATE, other)
+    bench.keys.withdraw(bench.folder, "1")
+    bench.keys.withdraw(bench.folder, "1")
     assert bench.keys.pending(bench.folder) == (other,)
-    bench.keys.withdraw(bench.folder, other)
+    bench.keys.withdraw(bench.folder, "3")
     assert not bench.keys.is_pending(bench.folder)
+    # As an earlier version wrote it: nobody's own, so that nobody withdraws it.
+    wire = {"version": 1, "changes": [_UPDATE.to_json()]}
+    record.write_text(json.dumps(wire))
+    bench.keys.record(bench.folder, _UPDATE, "4")
+    for operation in ("4", "5"):
+        bench.keys.withdraw(bench.folder, operation)
+        assert bench.keys.pending(bench.folder) == (_UPDATE,)
     for junk in (b"", b"{}", b"[1]", b'{"version": 2, "changes": []}', b'{"version": 1, "changes": [{}]}'):
         record.write_bytes(junk)
         with pytest.raises(KeyRecordDamaged):

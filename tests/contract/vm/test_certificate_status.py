@@ -176,3 +176,11 @@ def test_an_empty_disk_stops_nothing(
     assert not at.loaders.unreadable and at.loaders.note
     revocation = KeyChange(added={"dbx": (Signature(SHA256, _ME, bytes(32)),)})
     assert list(worked_out(at, (revocation,), authorities)) == ["dbx"]
+
+
+def test_keys_that_firmware_does_not_take_are_refused_for_that_vm_alone(
+    standing: Callable[..., Standpoint], authorities: dict[str, bytes]
+) -> None:
+    many = tuple(Signature(SHA256, _ME, number.to_bytes(32)) for number in range(800))
+    made = plan(standing(()), KeyChange(successors=True, added={"dbx": many}), authorities)
+    assert made.when == "never" and "bytes" in made.reason and made.vm == "web"

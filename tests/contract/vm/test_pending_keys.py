@@ -65,13 +65,13 @@ def bench(tmp_path: Path, store_of_2011: bytes) -> Bench:
 
 async def test_a_start_makes_what_waits_once(bench: Bench, store_of_2011: bytes) -> None:
     assert await bench.start() == [] and bench.path.read_bytes() == store_of_2011
-    bench.keys.record(bench.folder, _UPDATE)
+    bench.keys.record(bench.folder, _UPDATE, "1")
     assert await bench.start() == ["vm.certificates-changed"]
     assert successors(bench.keys.read(bench.folder).keys) == ()
     assert not bench.keys.is_pending(bench.folder)
     assert await bench.start() == []
     # Killed between the new store and the end of the record: nothing is left to be done.
-    bench.keys.record(bench.folder, _UPDATE)
+    bench.keys.record(bench.folder, _UPDATE, "1")
     before = bench.path.read_bytes()
     assert await bench.start() == [] and bench.path.read_bytes() == before
     assert not bench.keys.is_pending(bench.folder)
@@ -82,7 +82,7 @@ async def test_what_would_not_boot_by_now_waits_on_and_the_vm_starts(
 ) -> None:
     digest = bytes.fromhex(examine(boot_programs()["shim"].read_bytes()).sha256)
     revoked = KeyChange(added={"dbx": (Signature(SHA256, uuid.UUID(int=1), digest),)})
-    bench.keys.record(bench.folder, revoked)
+    bench.keys.record(bench.folder, revoked, "1")
     assert await bench.start() == ["vm.certificates-not-changed"]
     assert "would not boot" in bench.told[0][1]["error"]
     assert bench.path.read_bytes() == store_of_2011 and bench.keys.is_pending(bench.folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from fake_host import put
 
+from holdfast.host.reserve import RESERVED, SpaceReserve
 from holdfast.host.space import MemoryShort, NoSpace, available_memory, require_memory, require_space
 from holdfast.spec.units import GIB, MIB
 
@@ -30,3 +31,14 @@ def test_memory(tmp_path: Path) -> None:
     with pytest.raises(MemoryShort, match="4 GiB this host has in all") as refusal:
         require_memory(5 * GIB, tmp_path)
     assert refusal.value.id == "not-enough-memory"
+
+
+def test_a_reserve_that_was_never_filled_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "reserve"
+    for had in (b"", b"cut short"):
+        path.write_bytes(had)
+        SpaceReserve(path).keep()
+        assert path.stat().st_size == RESERVED <= path.stat().st_blocks * 512
+    assert SpaceReserve(path).give_up() and not path.exists()
+    SpaceReserve(path).keep()
+    assert path.stat().st_size == RESERVED
