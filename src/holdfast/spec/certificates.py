@@ -69,7 +69,7 @@ class VmCertificates(Frozen):
     certificates: tuple[CertificateView, ...] = ()
     loader: LoaderView | None = None
     loader_note: str = ""
-    """Why no loader is known."""
+    """Why no loader is known, or why there may be others."""
     missing: tuple[str, ...] = ()
     """Ids of Microsoft's certificates of 2023 that an update adds."""
     expired: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from holdfast.spec.attachment import Layer
 from holdfast.spec.units import MIB
@@ -13,6 +14,42 @@ from holdfast.storage.formats.qcow2_chain import Bytes, open_chain
 LARGEST = 192 * MIB
 """Bytes of the largest executable that is looked at; unified kernel images have a hundred MiB."""
 _MAX_VOLUMES = 16
+
+
+class TooMuchToRead(ValueError):
+    """A disk shows more than the budget allows to be read of it."""
+
+
+@dataclass
+class ReadBudget:
+    """How many bytes may yet be read of some disks together, whatever they lead to: files, folders, tables.
+
+    A few sparse clusters can show any number of large files, so a limit for each file bounds nothing.
+    """
+
+    left: int
+
+    def take(self, count: int) -> None:
+        """Raises TooMuchToRead."""
+        if count > self.left:
+            self.left = 0
+            raise TooMuchToRead("more would have to be read of its disks than is read at once")
+        self.left -= count
+
+
+class _Metered:
+    """A disk of which no more is read than a budget allows."""
+
+    def __init__(self, disk: Bytes, budget: ReadBudget) -> None:
+        self._disk, self._budget = disk, budget
+
+    @property
+    def size(self) -> int:
+        return self._disk.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._budget.take(length)
+        return self._disk.read(offset, length)
 
 
 class BootVolume:
@@ -42,12 +79,15 @@ def volumes(disk: Bytes) -> tuple[BootVolume, ...]:
 
 
 @contextlib.contextmanager
-def boot_volumes(layers: Sequence[Layer]) -> Iterator[tuple[BootVolume, ...]]:
+def boot_volumes(
+    layers: Sequence[Layer], budget: ReadBudget | None = None
+) -> Iterator[tuple[BootVolume, ...]]:
     """Those of the disk that a chain shows, until the end of the block; blocks for some ms.
 
     Raises, also while files are read:
         FileNotFoundError: a file of the chain is missing.
         ImageNotRecognized, ImageTruncated, ImageDamaged, ImageFeatureUnknown: it cannot be read.
+        TooMuchToRead: `budget` is spent.
     """
     with open_chain(layers) as disk:
-        yield volumes(disk)
+        yield volumes(_Metered(disk, budget) if budget else disk)

@@ -12,12 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdfast.host.files import remove_tree, sync_folder
+from holdfast.trust.changing import changing
 
 _NEW, _BEFORE = "firmware.new", "firmware.before"
 
 
 def settle_folder(vm: Path) -> None:
     """Finish or undo a replacement that a crash interrupted. Safe to repeat; `vm` is the VM's folder."""
+    with changing:
+        _settle(vm)
+
+
+def _settle(vm: Path) -> None:
     firmware, new, before = vm / "firmware", vm / _NEW, vm / _BEFORE
     if not firmware.exists():
         for whole in (new, before):
@@ -36,7 +42,12 @@ def replace_folder(vm: Path, fill: Callable[[Path], None]) -> None:
     What `fill` writes must be durable when it returns, but for the names in the folder itself. Where it
     raises, everything is as it was.
     """
-    settle_folder(vm)
+    with changing:  # no rotation writes into a folder that goes
+        _replace(vm, fill)
+
+
+def _replace(vm: Path, fill: Callable[[Path], None]) -> None:
+    _settle(vm)
     firmware, new, before = vm / "firmware", vm / _NEW, vm / _BEFORE
     if not firmware.exists():  # else a half-filled new one would count after a crash
         firmware.mkdir(mode=0o711)

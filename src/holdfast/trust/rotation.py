@@ -8,7 +8,7 @@ and runs at each start of the daemon.
 
 import asyncio
 import contextlib
-import errno
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.firmware_state import HostKeyKind
 from holdfast.trust import envelope, state_key
 from holdfast.trust.bounded import read_bounded
+from holdfast.trust.changing import changing
 from holdfast.trust.host_key import HostKeys, KeyRing
 from holdfast.trust.protection import HostLock, host_key_of
 from holdfast.trust.state_key import VtpmMissing
@@ -85,17 +86,34 @@ async def _finish(keys: HostKeys, vms: Vms) -> Rotated:
 
 
 def _rewrap(vm: VmFolder, ring: KeyRing) -> bool:
-    lock, changed = HostLock(ring), False
-    if not vm.path.exists():
-        raise FileNotFoundError(errno.ENOENT, "no folder", str(vm.path))
-    with contextlib.suppress(VtpmMissing):  # where one is being made, it is wrapped by the key in use
-        changed = state_key.rewrap(vm.path / "firmware", vm.id, ring)
-    for path in _containers(vm.path):
-        taken = envelope.parse(read_bounded(path, envelope.LONGEST))
-        if host_key_of(taken.slot) not in (None, ring.current.id):
-            write_atomic(path, taken.locked_for(lock, lock), 0o600)
-            changed = True
+    changed = False
+    with _held(vm.path) as folder:
+        with contextlib.suppress(VtpmMissing):  # where one is being made, it is wrapped by the key in use
+            changed = state_key.rewrap(folder / "firmware", vm.id, ring)
+        for path in [*_containers(folder)]:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile: nothing is to be wrapped
+                changed = _rewrap_container(path, ring) or changed
     return changed
+
+
+def _rewrap_container(path: Path, ring: KeyRing) -> bool:
+    lock = HostLock(ring)
+    with changing:  # what is replaced or removed meanwhile must not come back
+        taken = envelope.parse(read_bounded(path, envelope.LONGEST))
+        if host_key_of(taken.slot) in (None, ring.current.id):
+            return False
+        write_atomic(path, taken.locked_for(lock, lock), 0o600)
+        return True
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[Path]:
+    """A folder under a name that stays its own, whatever else comes to lie at `path` meanwhile."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _containers(folder: Path) -> Iterator[Path]:

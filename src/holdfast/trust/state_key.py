@@ -10,7 +10,6 @@ Every change is one atomic write, and a plain key goes only once the wrapped one
 
 import re
 import secrets
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from holdfast.spec.errors import Conflict, Failed, InvalidInput, NotFound
 from holdfast.spec.model import Frozen
 from holdfast.trust import recovery_key
 from holdfast.trust.bounded import read_bounded
+from holdfast.trust.changing import changing
 from holdfast.trust.host_key import KeyRing, Wrapped, WrappedDamaged
 
 KEY_BYTES = 32
@@ -31,8 +31,6 @@ _FILE, _PLAIN = "tpm.key.json", "tpm.key"
 _LONGEST = 16 * 1024
 _NONCE = 12
 _HEX_KEY = re.compile(rb"[0-9a-f]{64}")
-_changing = threading.RLock()
-"""Held from reading a file to writing it again, so that no change is lost to another one."""
 
 
 class VtpmMissing(NotFound):
@@ -106,8 +104,9 @@ def store(
         host=ring.wrap(key, _context(vm_id)),
         recovery=recovery,
     )
-    _write(firmware, kept)
-    _forget_plain(firmware)
+    with changing:
+        _write(firmware, kept)
+        _forget_plain(firmware)
 
 
 def load(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes | None = None) -> bytes:
@@ -120,7 +119,7 @@ def load(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes | None = No
         WrappedByAnotherHost: another host's key wrapped it.
         VtpmKeyGuarded: it is guarded, and `guard_key` is not the key to that.
     """
-    with _changing:
+    with changing:
         stored = _read(firmware)
         if stored is None:
             key = _read_plain(firmware)
@@ -142,7 +141,7 @@ def is_guarded(firmware: Path) -> bool:
 
 def guard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None:
     """Let the key open only together with `guard_key` (32 bytes). Safe to repeat. Raises as `load`."""
-    with _changing:
+    with changing:
         key = load(firmware, vm_id, ring, guard_key)
         stored = _read(firmware)
         if stored is None or stored.guarded:
@@ -155,7 +154,7 @@ def guard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None:
 
 def unguard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None:
     """Let the key open by the host key alone again. Safe to repeat. Raises as `load`."""
-    with _changing:
+    with changing:
         key = load(firmware, vm_id, ring, guard_key)
         stored = _read(firmware)
         if stored is not None and stored.guarded:
@@ -165,7 +164,7 @@ def unguard(firmware: Path, vm_id: str, ring: KeyRing, guard_key: bytes) -> None
 
 def rewrap(firmware: Path, vm_id: str, ring: KeyRing) -> bool:
     """Wrap it by the host key in use; True where it was not. Raises as `load`, but for a guarded one."""
-    with _changing:
+    with changing:
         stored = _read(firmware)
         if stored is None:
             load(firmware, vm_id, ring)
@@ -208,7 +207,7 @@ def make_recovery_key(firmware: Path, vm_id: str, ring: KeyRing, new: bool) -> s
     """
     secret, nonce = recovery_key.new_recovery_key(), secrets.token_bytes(_NONCE)
     cipher = AESGCM(recovery_key.wrapping_key(secret, vm_id))
-    with _changing:
+    with changing:
         key = load(firmware, vm_id, ring)
         before = recovery_of(firmware)
         if before is not None and not new:
@@ -232,7 +231,7 @@ def recover(firmware: Path, vm_id: str, text: str, ring: KeyRing) -> None:
         RecoveryKeyWrong: it is that of another VM, or one that a newer one replaced.
         VtpmKeyOfAnotherVm: the file is that of another VM.
     """
-    with _changing:
+    with changing:
         key, held = _by_recovery_key(firmware, vm_id, text)
         store(firmware, vm_id, key, ring, held, identity_of(firmware, vm_id))
 
@@ -268,9 +267,10 @@ def _by_recovery_key(firmware: Path, vm_id: str, text: str) -> tuple[bytes, Reco
 
 def forget(firmware: Path) -> None:
     """Remove every form of the key."""
-    for name in (_FILE, _PLAIN):
-        (firmware / name).unlink(missing_ok=True)
-    sync_folder(firmware)
+    with changing:
+        for name in (_FILE, _PLAIN):
+            (firmware / name).unlink(missing_ok=True)
+        sync_folder(firmware)
 
 
 def missing(firmware: Path) -> VtpmMissing:

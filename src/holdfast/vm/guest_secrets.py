@@ -31,6 +31,7 @@ from holdfast.spec.released import MAX_SECRET, SecretAdd, SecretRelease, SecretV
 from holdfast.spec.vm_requests import ExecRequest
 from holdfast.trust import envelope
 from holdfast.trust.bounded import read_bounded
+from holdfast.trust.changing import changing
 from holdfast.trust.host_key import HostKeys
 from holdfast.trust.protection import HostLock
 from holdfast.trust.rotation import KEPT_SUFFIX
@@ -105,10 +106,11 @@ class GuestSecrets:
         facts = {"kind": "secret", "vm": kept.vm, "name": request.name, "size": len(content)}
 
         def put(sealed: bytes) -> None:
-            if not kept.path.parent.is_dir():
-                kept.path.parent.mkdir(mode=0o700)
-                sync_folder(kept.path.parent.parent)
-            write_atomic(kept.path, sealed)
+            with changing:
+                if not kept.path.parent.is_dir():
+                    kept.path.parent.mkdir(mode=0o700)
+                    sync_folder(kept.path.parent.parent)
+                write_atomic(kept.path, sealed)
 
         async with self._keys.wrapping() as ring:
             sealed = envelope.seal(facts, content, HostLock(ring))
@@ -128,8 +130,13 @@ class GuestSecrets:
 
     async def delete(self, name: str, secret: str) -> None:
         kept = await self._kept(name, secret)
+
+        def remove() -> None:
+            with changing:
+                kept.path.unlink()
+
         try:
-            await asyncio.to_thread(kept.path.unlink)
+            await to_its_end(remove)
         except FileNotFoundError as error:
             raise _not_found(name, secret) from error
         await self._events.emit("trust.secret-deleted", name, {"id": kept.vm, "secret": secret})
@@ -156,13 +163,7 @@ class GuestSecrets:
             SecretNotWritten: it passed, and could not take the file.
         """
         kept = await self._kept(vm_id, secret)
-        ring = await self._keys.ring()
-        try:
-            taken = envelope.parse(await asyncio.to_thread(read_bounded, kept.path, envelope.LONGEST))
-        except FileNotFoundError as error:
-            raise _not_found(vm_id, secret) from error
-        _require_of(taken, kept)
-        content = taken.open(HostLock(ring))
+        content = await self._content(kept, vm_id)
         async with self._attestation.trusted(vm_id, progress) as guest:
             endorsement = await guest.attesting.endorsement()
             value = secrets.token_bytes(32)
@@ -176,6 +177,17 @@ class GuestSecrets:
             await self._events.emit("trust.secret-released", guest.verdict.vm, data)
             await _write(guest.agent, to, content)
         return number
+
+    async def _content(self, kept: _Kept, name: str) -> bytes:
+        """No new host key comes into use between the look at the ring and at the file that it opens."""
+        async with self._keys.wrapping() as ring:
+            try:
+                data = await to_its_end(read_bounded, kept.path, envelope.LONGEST)
+            except FileNotFoundError as error:
+                raise _not_found(name, kept.name) from error
+            taken = envelope.parse(data)
+            _require_of(taken, kept)
+            return taken.open(HostLock(ring))
 
     async def _kept(self, name: str, secret: str) -> _Kept:
         owner = await self._named(name)

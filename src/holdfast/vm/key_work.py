@@ -28,10 +28,10 @@ from holdfast.trust.key_stores import KeyStores, NothingToRollBack, rollback
 from holdfast.trust.signature_lists import HeldCertificate, parse_lists, read_certificate, update_payload
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
-from holdfast.vm.certificates import PCR7, Standpoint, look, plan, view, worked_out
+from holdfast.vm.certificates import PCR7, Standpoint, plan, view, worked_out
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
-from holdfast.vm.pending_keys import make_pending, subject_of
+from holdfast.vm.pending_keys import look_at, make_pending
 from holdfast.vm.records import VmNotFound, VmRecord
 from holdfast.vm.rooms import Rooms
 
@@ -131,7 +131,7 @@ class CertificateWork:
         return made
 
     async def _look(self, record: VmRecord) -> Standpoint:
-        return await asyncio.to_thread(look, subject_of(self._rooms, record))
+        return await look_at(self._rooms, record)
 
     async def _require(self, record: VmRecord, change: KeyChange) -> None:
         """Raises the refusal of a change, where there is one."""

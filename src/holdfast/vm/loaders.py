@@ -11,7 +11,8 @@ import structlog
 
 from holdfast.spec.attachment import Layer
 from holdfast.spec.errors import HoldfastError
-from holdfast.storage.boot_files import BootVolume, boot_volumes
+from holdfast.spec.units import MIB
+from holdfast.storage.boot_files import BootVolume, ReadBudget, TooMuchToRead, boot_volumes
 from holdfast.storage.formats.fat import NotFat
 from holdfast.trust.authenticode import Judgement, Loader, Standing, examine, judge
 from holdfast.trust.boot_entries import DEFAULT_PATH, BootEntry
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 _SECOND = "grubx64.efi"
 """What Shim starts next, from the folder it lies in; it asks the same dbx about it."""
 _MAX_LOADERS = 8
+_MOST_READ = 512 * MIB
+"""Bytes of all disks together; one of the largest loaders has a hundred MiB, most have two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +52,9 @@ class Loaders:
 
     found: tuple[FoundLoader, ...] = ()
     note: str = ""
-    """Why there is none."""
+    """Why there is none, or may be others."""
     unreadable: bool = False
-    """A disk could not be read, so there may be others."""
+    """A disk could not be read, or not to its end, so there may be others."""
 
     def first(self, db: KeyDatabase, dbx: KeyDatabase) -> tuple[FoundLoader, Judgement] | None:
         """The one that starts, else the first that is refused."""
@@ -68,17 +71,23 @@ def find_loaders(disks: Sequence[tuple[str, Sequence[Layer]]], entries: Iterable
     """
     ranked: list[tuple[int, int, FoundLoader]] = []
     notes = []
+    budget = ReadBudget(_MOST_READ)
     tries = [*entries, BootEntry(-1, "default", None, DEFAULT_PATH)]
     for number, (disk, layers) in enumerate(disks):
         try:
-            with boot_volumes(layers) as volumes:
-                ranked += [(rank, number, each) for rank, each in _on_disk(disk, volumes, tries)]
+            with boot_volumes(layers, budget) as volumes:
+                for rank, each in _on_disk(disk, volumes, tries):
+                    ranked.append((rank, number, each))
+        except TooMuchToRead as error:
+            log.warning("the loaders of a VM are more than is read", disk=disk, error=str(error))
+            notes.append(f"{disk} was not read to its end: {error}")
+            break
         except (HoldfastError, NotFat, OSError) as error:
             log.info("a disk's loader could not be read", disk=disk, error=str(error))
             notes.append(f"{disk} could not be read: {error}")
     ranked.sort(key=lambda each: each[:2])
     kept = tuple(dict.fromkeys(each for _, _, each in ranked))[:_MAX_LOADERS]
-    note = "" if kept else "; ".join(notes) or "its disks hold nothing that firmware could start"
+    note = "; ".join(notes) or ("" if kept else "its disks hold nothing that firmware could start")
     return Loaders(kept, note, bool(notes))
 
 
@@ -86,6 +95,7 @@ def _on_disk(
     disk: str, volumes: Sequence[BootVolume], tries: Sequence[BootEntry]
 ) -> Iterator[tuple[int, FoundLoader]]:
     examined: dict[tuple[int, str], FoundLoader | None] = {}
+    seconds: dict[tuple[int, str], Loader | None] = {}
     for rank, entry in enumerate(tries):
         for number, volume in enumerate(volumes):
             if entry.partition is not None and entry.partition != volume.guid:
@@ -94,17 +104,20 @@ def _on_disk(
             if key not in examined:
                 if len(examined) >= 4 * _MAX_LOADERS:
                     return
-                examined[key] = _examined(disk, volume, entry.path)
+                loader = _loader(volume, entry.path)
+                folder, _, name = entry.path.rpartition("\\")
+                beside = (number, folder.upper())
+                if loader and name.lower() != _SECOND and beside not in seconds:
+                    seconds[beside] = _loader(volume, f"{folder}\\{_SECOND}")
+                second = seconds.get(beside) if name.lower() != _SECOND else None
+                examined[key] = FoundLoader(disk, entry.path, loader, second) if loader else None
             found = examined[key]
             if found is not None:
                 yield rank, found
                 break
 
 
-def _examined(disk: str, volume: BootVolume, path: str) -> FoundLoader | None:
+def _loader(volume: BootVolume, path: str) -> Loader | None:
+    """What is found out about a file, which itself is let go at once."""
     data = volume.read(path)
-    if data is None:
-        return None
-    folder, _, name = path.rpartition("\\")
-    second = volume.read(f"{folder}\\{_SECOND}") if name.lower() != _SECOND else None
-    return FoundLoader(disk, path, examine(data), examine(second) if second is not None else None)
+    return examine(data) if data is not None else None

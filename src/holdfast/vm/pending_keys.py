@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 import structlog
 
+from holdfast.host.threads import to_its_end
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import UefiBoot
 from holdfast.trust.key_changes import KeyChange
-from holdfast.vm.certificates import Subject, look, worked_out
+from holdfast.vm.certificates import Standpoint, Subject, look, worked_out
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
 
@@ -27,6 +28,12 @@ def subject_of(rooms: Rooms, record: VmRecord) -> Subject:
     )
 
 
+async def look_at(rooms: Rooms, record: VmRecord) -> Standpoint:
+    """Read a VM's store and disks; of few VMs at once, since each may take hundreds of MiB meanwhile."""
+    async with rooms.looking:
+        return await to_its_end(look, subject_of(rooms, record))
+
+
 async def authorities_for(rooms: Rooms, changes: tuple[KeyChange, ...]) -> Mapping[str, bytes]:
     """Only where they are needed: making them takes a program."""
     return await rooms.keys.authorities() if any(each.successors for each in changes) else {}
@@ -39,7 +46,7 @@ async def make_pending(rooms: Rooms, record: VmRecord) -> list[str]:
         WouldNotBoot, ForeignPlatformKey, KeyChangeFailed, ...: nothing was changed; the record stays.
     """
     folder = rooms.state.vm(record.name)
-    at = await asyncio.to_thread(look, subject_of(rooms, record))
+    at = await look_at(rooms, record)
     changes = await asyncio.to_thread(rooms.keys.pending, folder)
     if not changes:
         return []

@@ -1,6 +1,7 @@
 """The rooms that a VM is composed of, joined by the daemon and handed to every owner."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.catalog.events import EventLog
@@ -60,3 +61,5 @@ class Rooms:
     acceleration: AccelerationProbe
     groups: VmGroups
     identities: Identities
+    looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Held while the disks of a VM are read for its loaders."""

@@ -15,11 +15,14 @@ from holdfast.spec.attachment import Layer
 from holdfast.spec.certificates import CertificateStatus
 from holdfast.storage.formats.partitions import partitions
 from holdfast.storage.formats.qcow2_chain import open_chain
+from holdfast.trust import authenticode
+from holdfast.trust.authenticode import Loader
 from holdfast.trust.boot_entries import BootEntry
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.key_changes import KeyChange
 from holdfast.trust.key_stores import KeyStores, Store
 from holdfast.trust.signature_lists import SHA256, X509, Signature, database_of
+from holdfast.vm import loaders
 from holdfast.vm.certificates import (
     LoaderNotReadable,
     Standpoint,
@@ -184,3 +187,33 @@ def test_keys_that_firmware_does_not_take_are_refused_for_that_vm_alone(
     many = tuple(Signature(SHA256, _ME, number.to_bytes(32)) for number in range(800))
     made = plan(standing(()), KeyChange(successors=True, added={"dbx": many}), authorities)
     assert made.when == "never" and "bytes" in made.reason and made.vm == "web"
+
+
+def test_no_more_is_read_of_disks_than_the_budget_allows(
+    disk: Callable[..., Disks], standing: Callable[..., Standpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (disk({"EFI/BOOT/BOOTX64.EFI": "shim"}, name) for name in ("disk0", "disk1"))
+    size = boot_programs()["shim"].stat().st_size
+    monkeypatch.setattr(loaders, "_MOST_READ", size + size // 2)
+    found = standing((*one, *two)).loaders
+    assert [each.disk for each in found.found] == ["disk0"]
+    assert found.unreadable and "disk1 was not read to its end" in found.note
+    monkeypatch.setattr(loaders, "_MOST_READ", 2 * size + 1024**2)
+    found = standing((*one, *two)).loaders
+    assert [each.disk for each in found.found] == ["disk0", "disk1"] and not found.unreadable
+
+
+def test_what_lies_beside_several_loaders_is_read_once(
+    disk: Callable[..., Disks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined: list[int] = []
+
+    def examine(data: bytes) -> Loader:
+        examined.append(len(data))
+        return authenticode.examine(data)
+
+    monkeypatch.setattr(loaders, "examine", examine)
+    chain = {"a/shimx64.efi": "shim", "a/grubx64.efi": "grub", "a/other.efi": "unsigned"}
+    named = [BootEntry(n, "", None, f"\\a\\{name}") for n, name in enumerate(("shimx64.efi", "other.efi"))]
+    found = find_loaders(disk(chain), named).found
+    assert len(examined) == 3 and all(each.second is not None for each in found)

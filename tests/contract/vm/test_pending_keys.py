@@ -1,5 +1,6 @@
 """What waits for a VM's start: made with the real virt-fw-vars, or said and left for later."""
 
+import asyncio
 import uuid
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ class Bench:
             state=state,
             keys=self.keys,
             events=self,
+            looking=asyncio.Semaphore(2),
             volumes=SimpleNamespace(chain=lambda *_: (Layer(path=disk, format="raw"),)),
         )
         spec = VmSpec(

@@ -32,6 +32,7 @@ def certificates_sheet(vm: dict[str, Any]) -> str:
         sheet.line("Today", loader["standing"] + (f" by {loader['by']}" if loader["by"] else ""))
         sheet.line("After an update", loader["after_update"])
         sheet.line_if("Authenticode", f"sha256:{loader['sha256']}" if loader["sha256"] else None)
+        sheet.line_if("Not all was read", vm["loader_note"] or None)
     else:
         sheet.line("Loader", vm["loader_note"])
     sheet.line("Revoked", f"{vm['revoked_images']} images, {vm['revoked_certificates']} certificates")
