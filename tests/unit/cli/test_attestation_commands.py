@@ -92,3 +92,11 @@ def test_bad_secrets_names_and_places_are_refused(daemon: Any, arguments: tuple[
     run(daemon, "vm", "create", "web")
     assert run(daemon, "trust", *arguments).returncode in (2, 3)
     assert daemon.secrets.kept == {} and daemon.secrets.released == []
+
+
+def test_a_signer_is_told_by_its_common_name() -> None:
+    from holdfast.cli.sheets.trust import _common_name
+
+    assert _common_name("CN=Debian Secure Boot CA") == "Debian Secure Boot CA"
+    assert _common_name(r"CN=A\, B,O=C") == r"A\, B"
+    assert _common_name("O=Only,C=US") == "O=Only,C=US"

@@ -1,5 +1,6 @@
 """Trust in words: the chain with who signed each link, PCRs, findings, and what a policy changes."""
 
+import re
 from typing import Any
 
 from holdfast.cli.sheets.sheet import Sheet
@@ -67,13 +68,23 @@ def _verdict(sheet: Sheet, verdict: dict[str, Any]) -> None:
         "Boot chain",
         ("what", "in words", "signed by"),
         (
-            (link["role"], link["text"], "; ".join(signer["subject"] for signer in link["signers"]))
+            (
+                link["role"],
+                link["text"].partition(", accepted by ")[0],
+                "; ".join(_common_name(signer["subject"]) for signer in link["signers"]),
+            )
             for link in verdict["chain"]
         ),
     )
     sheet.rows("Findings", ("", "id", "text"), _findings(verdict["findings"]))
     pcrs = sorted(verdict["pcrs"].items(), key=lambda pcr: int(pcr[0]))
     sheet.rows(f"PCRs ({verdict['bank']})", ("pcr", "value"), pcrs)
+
+
+def _common_name(subject: str) -> str:
+    """Of RFC 4514 text, whose last name comes first; all of it where that is another."""
+    found = re.match(r"CN=((?:[^,\\]|\\.)+)", subject)
+    return found[1] if found else subject
 
 
 def _findings(findings: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
