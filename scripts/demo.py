@@ -19,7 +19,7 @@ NOT_FOUND = 3
 """The command line's exit code for what does not exist."""
 IMAGE = "debian-12"
 VM = "first"
-SHAPE = ["--cpus", "2", "--memory", "1GiB", "--disk", "8GiB"]
+SHAPE = ["--memory", "1GiB", "--disk", "8GiB"]
 NEXT = (
     (f"./run holdfast vm console {VM}", "the guest's serial console"),
     (f"./run holdfast vm exec {VM} -- uname -a", "a command in the guest, through its agent"),
@@ -47,12 +47,19 @@ def look(*args: str) -> dict[str, Any] | None:
     return shown
 
 
+def cpus() -> str:
+    """Two; one under emulation, where a guest's second CPU now and then gets no timer and the guest hangs."""
+    lines: Any = look("host", "check") or []
+    carried = any(line["id"] == "acceleration" and line["status"] == "ok" for line in lines)
+    return "2" if carried else "1"
+
+
 def bring_up() -> dict[str, Any]:
     if look("image", "show", IMAGE) is None:
         holdfast("image", "build", IMAGE)
     vm = look("vm", "show", VM)
     if vm is None:
-        holdfast("vm", "create", VM, "--image", IMAGE, *SHAPE, "--start")
+        holdfast("vm", "create", VM, "--image", IMAGE, "--cpus", cpus(), *SHAPE, "--start")
     elif vm["state"] in ("off", "saved", "failed"):
         holdfast("vm", "start", VM)
     elif vm["state"] == "paused":
