@@ -75,7 +75,7 @@ def load_authorities(path: Path | None) -> tuple[x509.Certificate, ...]:
 def certifies(data: bytes, public: Public) -> bool:
     """Whether `data` is a certificate of the key `public`, by whomever."""
     try:
-        return _spki(load_certificate(data)) == _key_of(public)
+        return _spki(load_certificate(data)) == public.spki
     except (EndorsementNotTrusted, TpmNonsense):
         return False
 
@@ -114,7 +114,7 @@ def verify_endorsement(
 
 
 def _check_leaf(certificate: x509.Certificate, public: Public, at: datetime.datetime) -> None:
-    if _spki(certificate) != _key_of(public):
+    if _spki(certificate) != public.spki:
         raise _not_trusted("is of another key than the TPM's")
     if EK_USAGE not in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
         raise _not_trusted("is not meant for an endorsement key")
@@ -173,10 +173,6 @@ def _spki(certificate: x509.Certificate) -> bytes:
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _not_trusted("is of a key that we cannot read") from error
-
-
-def _key_of(public: Public) -> bytes:
-    return public.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _der_length(data: bytes) -> int:

@@ -15,8 +15,6 @@ _HEADER = struct.Struct("<16sQQ")
 # What GRUB writes before a text that it measures (grub-core/kern/verifiers.c, commands/tpm.c).
 _GRUB_PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ")
 
-GLOBAL_VARIABLE = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
-SECURITY_DATABASE = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 SHIM_LOCK = uuid.UUID("605dab50-e046-4300-abb6-3dd810dd8b23")
 
 # Types of which the profile (section 10.4.1) says that the digest is the hash of the data.

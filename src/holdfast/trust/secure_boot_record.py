@@ -14,7 +14,6 @@ from holdfast.spec.trust import Signer
 from holdfast.trust.event_log import Event, EventLog
 from holdfast.trust.guest_text import printable
 from holdfast.trust.measured import (
-    SECURITY_DATABASE,
     SHIM_LOCK,
     Variable,
     claimed_text,
@@ -30,6 +29,7 @@ from holdfast.trust.signature_lists import (
     parse_lists,
     read_certificate,
 )
+from holdfast.trust.variables import IMAGE_SECURITY
 
 _DATABASES = ("PK", "KEK", "db", "dbx")
 _DEBUG = b"UEFI Debug Mode"
@@ -52,7 +52,7 @@ class Authority:
     @property
     def of_firmware(self) -> bool:
         """It stands in the firmware's db, and not in a list of shim's."""
-        return self.variable.vendor == SECURITY_DATABASE
+        return self.variable.vendor == IMAGE_SECURITY
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 import structlog
 
@@ -24,6 +23,7 @@ from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy, Verdict
 from holdfast.trust.attestation_key import Attester
 from holdfast.trust.guest_text import printable
+from holdfast.trust.tpm.public import Public
 from holdfast.trust.verdict import Evidence, explain_change, judge, learn_policy
 from holdfast.vm.guest_evidence import Asked, GuestEvidence, Progress, agent_of, has_vtpm, require_vtpm
 from holdfast.vm.owner import VmOwner
@@ -273,9 +273,8 @@ def _refused(name: str, verdict: VmVerdict) -> VerdictFailed:
 def _shown(stored: StoredEnrolment | None) -> Enrolment | None:
     if stored is None:
         return None
-    name = b"\x00\x0b" + sha256(stored.attestation_key).digest()  # TPM_ALG_SHA256 (part 1, section 16)
     return Enrolment(
         time=datetime.datetime.fromisoformat(stored.time),
         endorsement=stored.endorsement,
-        attestation_key=name.hex(),
+        attestation_key=Public.decode(stored.attestation_key).name.hex(),
     )

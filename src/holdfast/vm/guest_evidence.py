@@ -18,7 +18,6 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from holdfast.catalog.tables import TrustRow
 from holdfast.host.folders import StateFolder
@@ -171,8 +170,7 @@ async def agent_of(owner: VmOwner) -> GuestAgent:
 
 def fingerprint(public: Public) -> str:
     """SHA-256 of a key's SubjectPublicKeyInfo, hexadecimal."""
-    spki = public.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return sha256(spki).hexdigest()
+    return sha256(public.spki).hexdigest()
 
 
 def _require_made_for(certificate: x509.Certificate, record: VmRecord) -> None:

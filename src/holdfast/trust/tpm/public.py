@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from holdfast.trust.tpm.numbers import Algorithm, Attributes, Curve
 from holdfast.trust.tpm.wire import Reader, TpmNonsense, sized, u16, u32
@@ -122,6 +123,11 @@ class Public:
         except ValueError as error:
             raise TpmNonsense("the public area holds no good key", value=self.kind) from error
         raise TpmNonsense("the public area holds no key of a kind we know", value=self.kind)
+
+    @property
+    def spki(self) -> bytes:
+        """The public key as a SubjectPublicKeyInfo (DER). Raises as `key`."""
+        return self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def has(self, attributes: Attributes) -> bool:
         return self.attributes & attributes == attributes
