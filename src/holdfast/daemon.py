@@ -37,6 +37,7 @@ from holdfast.host.reserve import SpaceReserve
 from holdfast.host.vm_users import VmUsers
 from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.running import Machines
+from holdfast.machine.storage_daemon import StorageDaemons
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
 from holdfast.operations import images as image_operations
@@ -61,9 +62,11 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, guest_secrets, key_work, lifecycle
+from holdfast.vm import attest_work, checkpoints, create, guest_secrets, key_work, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
+from holdfast.vm.checkpoint_records import CheckpointRecords
+from holdfast.vm.checkpoints import Checkpoints
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -149,8 +152,10 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
         state=state,
         events=ground.events,
         records=records,
+        checkpoints=CheckpointRecords(ground.catalog),
         processes=processes,
         machines=Machines(processes, capabilities),
+        storage=StorageDaemons(processes, capabilities),
         switches=switches,
         ports=Ports(switches, state),
         images=images,
@@ -201,6 +206,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         attested_hosts=attested.book,
         trust=attestation,
         secrets=secrets,
+        checkpoints=Checkpoints(rooms, registry, operations),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -222,6 +228,7 @@ def _register(
         *attest_work.procedures(trusted[0]),
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
+        *checkpoints.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter

@@ -11,6 +11,7 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     certificates,
+    checkpoints,
     events,
     firmware_state,
     health,
@@ -31,6 +32,7 @@ ROUTERS = (
     trust,
     firmware_state,
     certificates,
+    checkpoints,
     streams,
     images,
     switches,

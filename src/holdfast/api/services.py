@@ -8,6 +8,13 @@ from typing import Literal, Protocol
 from holdfast.spec.access import Principal
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import CertsEnrol, CertsUpdate, KeyPlans, VmCertificates
+from holdfast.spec.checkpoint import (
+    CheckpointApply,
+    CheckpointChange,
+    CheckpointCreate,
+    CheckpointSchedule,
+    CheckpointView,
+)
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -185,6 +192,21 @@ class Secrets(Protocol):
     async def list(self, name: str) -> tuple[SecretView, ...]: ...
 
 
+class Checkpoints(Protocol):
+    """States that VMs can return to; long work on them returns its operation at once."""
+
+    async def show(self, name: str, checkpoint: str) -> CheckpointView: ...
+    async def create(self, name: str, request: CheckpointCreate, actor: str) -> Operation: ...
+    async def apply(self, name: str, checkpoint: str, request: CheckpointApply, actor: str) -> Operation: ...
+    async def delete(self, name: str, checkpoint: str, subtree: bool, actor: str) -> Operation: ...
+    async def change(
+        self, name: str, checkpoint: str, change: CheckpointChange, actor: str
+    ) -> CheckpointView: ...
+    async def schedule(self, name: str) -> CheckpointSchedule: ...
+    async def set_schedule(self, name: str, schedule: CheckpointSchedule) -> CheckpointSchedule: ...
+    async def list(self, name: str) -> tuple[CheckpointView, ...]: ...
+
+
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -218,5 +240,6 @@ class Services:
     attested_hosts: AttestedHosts
     trust: Trust
     secrets: Secrets
+    checkpoints: Checkpoints
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

@@ -81,6 +81,29 @@ class BlockJobs:
             await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
             await self._followed(job_id, listener, progress, when_ready)
 
+    async def until_ready(
+        self, job_id: str, command: str, arguments: dict[str, Any], progress: Progress = lambda *_: None
+    ) -> bool:
+        """As `run`, but return True as soon as the job is ready; `follow` then completes it.
+
+        False: it has ended well without ever being ready.
+        """
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+            try:
+                while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+                    progress(job.done, job.total)
+                    if job.status == "ready":
+                        return True
+                    with contextlib.suppress(QmpTimedOut):
+                        await listener.get(_LOOK)
+            except BaseException:
+                with contextlib.suppress(HoldfastError, TimeoutError):
+                    await asyncio.shield(self.cancel(job_id))
+                raise
+            await self._followed(job_id, listener, progress, None)
+            return False
+
     async def follow(
         self,
         job_id: str,

@@ -23,6 +23,7 @@ from holdfast.storage.convert import VOLUME_OPTIONS, flatten
 from holdfast.storage.images import ImageStore
 from holdfast.storage.qemu_img import Progress, qemu_img
 
+_SUFFIX = ".qcow2"
 _RELEASE_SECONDS = 5.0
 _RELEASE_LOOK = 0.02  # seconds; nothing reports that a lock is let go of
 
@@ -88,6 +89,45 @@ class Volumes:
         below = ["-u", "-b", str(await self._images.path(disk.image)), "-F", "qcow2"] if disk.image else []
         arguments = ["create", "-q", "-f", "qcow2", "-o", VOLUME_OPTIONS, *below, str(part), str(disk.size)]
         await qemu_img(self._processes, arguments, owner=owner, target=part)
+
+    async def add_layer(
+        self, vm_name: str, disk: Disk, *, identity: Identity | None, operation: str
+    ) -> Layer:
+        """Make the layer that is on top of a disk, empty over the one below it, which is not opened.
+
+        Run again it begins anew and replaces what was there.
+
+        Raises:
+            NoSpace, ConversionFailed: it could not be made; nothing is left behind.
+        """
+        top, below = self.chain(vm_name, disk)[:2]
+        part = _part(top.path)
+        backing = ["-u", "-b", str(below.path), "-F", below.format]
+        arguments = ["create", "-q", "-f", "qcow2", "-o", VOLUME_OPTIONS, *backing, str(part), str(disk.size)]
+        try:
+            await qemu_img(self._processes, arguments, owner=f"operation:{operation}", target=part)
+            await asyncio.to_thread(_settle, part, top.path, identity)
+        finally:
+            part.unlink(missing_ok=True)
+        return top
+
+    def layer_size(self, vm_name: str, disk: Disk, volume: str) -> int:
+        """Bytes that one layer takes on this host's disk; one that is missing takes 0."""
+        try:
+            return self._path(vm_name, disk, volume).stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def layers_found(self, vm_name: str) -> frozenset[str]:
+        """Names of all layers whose files lie in a VM's own folder."""
+        found = self._state.vm(vm_name).glob(f"*{_SUFFIX}")
+        return frozenset(path.name.removesuffix(_SUFFIX) for path in found if not path.name.startswith("."))
+
+    def remove_layer(self, vm_name: str, volume: str) -> None:
+        """Remove the file of one layer in a VM's own folder; nothing happens where it is not there."""
+        path = self._state.vm(vm_name) / f"{volume}{_SUFFIX}"
+        path.unlink(missing_ok=True)
+        _part(path).unlink(missing_ok=True)
 
     async def _resize(self, part: Path, size: int, owner: str) -> None:
         arguments = ["resize", "-q", "-f", "qcow2", str(part), str(size)]
@@ -203,7 +243,7 @@ class Volumes:
 
     def _path(self, vm_name: str, disk: Disk, volume: str | None = None) -> Path:
         """`volume` is one of the disk's; None: the one on top."""
-        return self._state.vm(vm_name) / f"{volume or disk.volume}.qcow2"
+        return self._state.vm(vm_name) / f"{volume or disk.volume}{_SUFFIX}"
 
 
 def _part(target: Path) -> Path:

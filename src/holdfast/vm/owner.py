@@ -274,7 +274,7 @@ class VmOwner:
         await self._set_state(VmState.SAVING, "vm.saving")
         try:
             await asyncio.to_thread(image.begin, self._rooms.identities.of(self.record.number))
-            await machine.save_memory(image.partial, progress)
+            await machine.memory.save(image.partial, progress)
             await asyncio.to_thread(image.publish)
         except BaseException:
             await asyncio.shield(self._undo_save(machine, image, was_paused))

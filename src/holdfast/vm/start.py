@@ -96,7 +96,7 @@ async def _build(
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:
         try:
-            await machine.load_memory(image.whole, lambda *_: None)
+            await machine.memory.load(image.whole, lambda *_: None)
         except BaseException:
             await asyncio.shield(machine.kill())
             raise

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from holdfast.catalog.tables import OperationRow, VmRow
 from holdfast.spec.vm import KernelBoot, VmSpec
+from holdfast.vm.checkpoint_records import tree_of
 from holdfast.vm.records import VmRecords, to_record
 
 
@@ -43,6 +44,7 @@ def images_of(spec: VmSpec, full_copies: Mapping[str, str] | None = None) -> set
 
 def _needed(session: Session, row: VmRow) -> set[str]:
     record = to_record(row)
+    kept = set[str]().union(*(images_of(spec) for spec in tree_of(session, row.id).specs()))
     operation = session.get(OperationRow, row.operation) if row.operation else None
     found = images_of(record.spec, operation.params.get("full_copies") if operation else None)
-    return found | images_of(record.running_spec) if record.running_spec else found
+    return found | kept | (images_of(record.running_spec) if record.running_spec else set())

@@ -87,11 +87,11 @@ async def test_adopted_after_kill_9_saved_and_restored(processes: Processes, tmp
     assert (await adopted.screenshot()).startswith(b"\x89PNG")
     image = tmp_path / "memory"
     image.touch()
-    await adopted.save_memory(image, lambda *_: None)
+    await adopted.memory.save(image, lambda *_: None)
     await adopted.quit()
     assert machines.find() == {}
     restored = await machines.launch(replace(inputs, incoming=True), None, tmp_path / "log")
-    await restored.load_memory(image, lambda *_: None)
+    await restored.memory.load(image, lambda *_: None)
     await restored.cont()
     assert await restored.status() == "running"
     await restored.kill()

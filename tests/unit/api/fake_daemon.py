@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -53,6 +54,10 @@ from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
 from holdfast.trust.tpm.refusals import NoTpm
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_checkpoints import FakeCheckpoints
 
 T = TypeVar("T")
 structlog.configure(
@@ -521,6 +526,7 @@ class FakeDaemon:
         self.firmware = FakeFirmware(self.vms)
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
+        self.checkpoints = FakeCheckpoints(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.tokens = TokenStore(self.catalog)
@@ -528,6 +534,7 @@ class FakeDaemon:
         self.fingerprint = certificate.fingerprint
         services = Services(
             vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
+            checkpoints=self.checkpoints,
             vm_counts=self.vms,
             operations=self.operations,
             images=self.images, image_work=self.images,
