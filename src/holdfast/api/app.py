@@ -17,6 +17,7 @@ from holdfast.api.routes import (
     host,
     images,
     metrics,
+    nics,
     operations,
     streams,
     switches,
@@ -28,6 +29,7 @@ from holdfast.api.services import Services
 
 ROUTERS = (
     vms,
+    nics,
     trust,
     firmware_state,
     certificates,

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from holdfast.spec.access import Principal
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import CertsEnrol, CertsUpdate, KeyPlans, VmCertificates
+from holdfast.spec.devices import NicChange, NicDone, NicView
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -40,7 +41,7 @@ from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
 from holdfast.spec.vm import VmState
-from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
+from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 
 LogSource = Literal["console", "qemu", "swtpm"]
@@ -81,6 +82,15 @@ class Firmware(Protocol):
     async def recovery_key(self, name: str, request: RecoveryKeyRequest) -> RecoveryKey: ...
     async def recover(self, name: str, text: str) -> VmView: ...
     async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation: ...
+
+
+class Nics(Protocol):
+    """Network cards of a VM, running or not."""
+
+    async def add(self, name: str, wanted: NewNic) -> NicDone: ...
+    async def remove(self, name: str, nic: str, force: bool) -> NicDone: ...
+    async def change(self, name: str, nic: str, change: NicChange) -> NicDone: ...
+    async def list(self, name: str) -> tuple[NicView, ...]: ...
 
 
 class VmCounts(Protocol):
@@ -202,6 +212,7 @@ class Trust(Protocol):
 @dataclass(frozen=True)
 class Services:
     vms: Vms
+    nics: Nics
     firmware: Firmware
     vm_counts: VmCounts
     operations: OperationBook

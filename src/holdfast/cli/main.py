@@ -13,6 +13,7 @@ from holdfast.spec.errors import HoldfastError
 
 _COMMANDS = {name: f"holdfast.cli.{name}" for name in ("vm", "image", "switch", "trust", "certs", "host")}
 _COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("operation", "event", "token", "serve", "completion")}
+_COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("nic",)}
 
 app = typer.Typer(
     name="holdfast",

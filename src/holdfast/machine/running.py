@@ -20,6 +20,7 @@ from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.hotplug import HotPlug
+from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
 from holdfast.qmp.session import QmpSession
@@ -78,6 +79,11 @@ class RunningMachine:
     def hotplug(self) -> HotPlug:
         """Devices that come and go while it runs."""
         return HotPlug(self._session)
+
+    @property
+    def nics(self) -> NicPlug:
+        """Network cards that come and go while it runs."""
+        return NicPlug(self._session)
 
     @property
     def console_path(self) -> Path:
