@@ -17,6 +17,7 @@ def _fakes() -> Any:
     if module is not None:
         return module
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # for the modules that it is made of
     sys.modules["fake_daemon"] = module  # pydantic looks its models' module up
     spec.loader.exec_module(module)
     return module

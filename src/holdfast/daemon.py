@@ -71,6 +71,7 @@ from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
 from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.nics import NicWork
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
@@ -190,6 +191,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
     services = Services(
         vms=registry,
+        nics=NicWork(rooms, registry.named),
         firmware=firmware,
         vm_counts=rooms.records,
         operations=operations,

@@ -18,6 +18,7 @@ from holdfast.api.routes import (
     host,
     images,
     metrics,
+    nics,
     operations,
     streams,
     switches,
@@ -29,6 +30,7 @@ from holdfast.api.services import Services
 
 ROUTERS = (
     vms,
+    nics,
     trust,
     firmware_state,
     certificates,

@@ -15,6 +15,7 @@ from holdfast.spec.checkpoint import (
     CheckpointSchedule,
     CheckpointView,
 )
+from holdfast.spec.devices import NicChange, NicDone, NicView
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -47,7 +48,7 @@ from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
 from holdfast.spec.vm import VmState
-from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
+from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 
 LogSource = Literal["console", "qemu", "swtpm"]
@@ -88,6 +89,15 @@ class Firmware(Protocol):
     async def recovery_key(self, name: str, request: RecoveryKeyRequest) -> RecoveryKey: ...
     async def recover(self, name: str, text: str) -> VmView: ...
     async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation: ...
+
+
+class Nics(Protocol):
+    """Network cards of a VM, running or not."""
+
+    async def add(self, name: str, wanted: NewNic) -> NicDone: ...
+    async def remove(self, name: str, nic: str, force: bool) -> NicDone: ...
+    async def change(self, name: str, nic: str, change: NicChange) -> NicDone: ...
+    async def list(self, name: str) -> tuple[NicView, ...]: ...
 
 
 class VmCounts(Protocol):
@@ -224,6 +234,7 @@ class Trust(Protocol):
 @dataclass(frozen=True)
 class Services:
     vms: Vms
+    nics: Nics
     firmware: Firmware
     vm_counts: VmCounts
     operations: OperationBook

@@ -15,6 +15,7 @@ _COMMANDS = {
     name: f"holdfast.cli.{name}" for name in ("vm", "checkpoint", "image", "switch", "trust", "certs", "host")
 }
 _COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("operation", "event", "token", "serve", "completion")}
+_COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("nic",)}
 
 app = typer.Typer(
     name="holdfast",

@@ -22,6 +22,7 @@ from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.instant import Instant
 from holdfast.machine.memory_stream import MemoryStream
+from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
@@ -90,6 +91,10 @@ class RunningMachine:
     def instant(self) -> Instant:
         """All of it at one instant."""
         return Instant(self._session, self.memory)
+
+    def nics(self) -> NicPlug:
+        """Network cards that come and go while it runs."""
+        return NicPlug(self._session)
 
     @property
     def console_path(self) -> Path:

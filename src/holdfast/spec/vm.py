@@ -123,6 +123,8 @@ class Nic(Frozen):
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
     """IEEE 802.1Q VLAN id of the port; None means untagged."""
+    cut: bool = False
+    """Of a machine under way only: its port is gone, and its guest has yet to let go of the card."""
 
 
 class CloudInit(Frozen):
@@ -131,6 +133,17 @@ class CloudInit(Frozen):
     user: str | None = None
     ssh_keys: tuple[str, ...] = ()
     user_data: str | None = None
+
+
+class Layout(Frozen):
+    """What a machine under way was started with room for; the same again for the memory saved of it."""
+
+    nic_ports: int = Field(ge=0)
+    """PCIe ports for NICs, used and free."""
+    disk_ports: int = Field(ge=0)
+    """PCIe ports for disks, used and free."""
+    max_cpus: int = Field(ge=1, le=MAX_CPUS)
+    """CPUs that it can come to have."""
 
 
 class VmSpec(Frozen):
@@ -151,6 +164,8 @@ class VmSpec(Frozen):
     """The vTPM's key is released by the host's verifier, to a host that it trusts only."""
     template: bool = False
     """To be cloned only, never started."""
+    layout: Layout | None = None
+    """Of a machine under way only; None there: one started before layouts were kept."""
 
 
 class VmName(Frozen):

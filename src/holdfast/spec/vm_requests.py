@@ -19,7 +19,7 @@ def _short(text: str) -> str:
     return text
 
 
-def _station(text: str) -> str:
+def station(text: str) -> str:
     """A MAC address of a single station (IEEE 802: the lowest bit of the first byte is 0)."""
     mac = text.lower().replace("-", ":")
     if not _MAC.fullmatch(mac):
@@ -50,7 +50,7 @@ class NewNic(Frozen):
     switch: str | None = None
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
-    mac: Annotated[str, Field(max_length=17), AfterValidator(_station)] | None = None
+    mac: Annotated[str, Field(max_length=17), AfterValidator(station)] | None = None
     """Six bytes in hex, by colons or dashes; kept in lower case with colons."""
 
 

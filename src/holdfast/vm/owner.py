@@ -21,11 +21,13 @@ from sqlalchemy.orm import object_session
 from holdfast.catalog.clock import now
 from holdfast.catalog.tables import VmRow
 from holdfast.host.log_tail import tail
+from holdfast.machine.layout import as_started
 from holdfast.machine.running import MachineEvent, RunningMachine
 from holdfast.spec.errors import Failed, HoldfastError
-from holdfast.spec.vm import VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
+from holdfast.vm.device_settling import settle_devices
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, require_lone_identity
@@ -172,7 +174,7 @@ class VmOwner:
             if not restore:
                 row.boot_seconds = None
                 row.guest = None
-                row.running_spec = row.spec
+                row.running_spec = as_started(VmSpec.model_validate(row.spec)).model_dump(mode="json")
 
         await self.change(starting, "vm.starting")
         try:
@@ -377,6 +379,8 @@ class VmOwner:
                 "device": str(event.data.get("device") or event.data.get("node-name")),
             }
             await self._rooms.events.emit("vm.disk-error", self.record.name, data)
+        elif event.name == "DEVICE_DELETED":
+            self.record = await settle_devices(self._rooms, self.record, machine)
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.host.space import MemoryShort, memory_figures, require_memory, require_space
+from holdfast.machine.devices.ports import TooManyDevices
 from holdfast.network.addresses import new_mac
 from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import (
+    MAX_NICS,
     CdDrive,
     CloudInit,
     Disk,
@@ -220,6 +222,23 @@ class Planner:
         digest = spec.cd_drives[0].image
         return await self._rooms.images.path(digest) if digest else None
 
+    async def nic(self, record: VmRecord, wanted: NewNic) -> Nic:
+        """One more NIC for a VM that exists. Raises TooManyDevices, MacTaken, SwitchMissing."""
+        taken = {nic.id for spec in (record.spec, record.running_spec) if spec for nic in spec.nics}
+        if len(record.spec.nics) >= MAX_NICS:
+            raise TooManyDevices(
+                f"VM {record.name!r} has {MAX_NICS} NICs, which is as many as a VM can have",
+                value=MAX_NICS,
+                cure="Remove one of them first.",
+            )
+        free = next(f"nic{number}" for number in range(len(taken) + 1) if f"nic{number}" not in taken)
+        (nic,) = await self._nics([wanted])
+        return nic.model_copy(update={"id": free})
+
+    async def require_free_mac(self, mac: str) -> None:
+        """Raises MacTaken."""
+        await self._nics([NewNic(mac=mac)])
+
     async def require_free_name(self, name: str) -> None:
         """No folder of that name may be in the way. Raises VmFolderExists."""
         taken = {entry.name.lower() for entry in self._rooms.state.vms.iterdir()}
@@ -308,7 +327,11 @@ class Planner:
 
     async def _nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
         taken = {
-            nic.mac: record.name for record in await self._rooms.records.all() for nic in record.spec.nics
+            nic.mac: record.name
+            for record in await self._rooms.records.all()
+            for spec in (record.spec, record.running_spec)
+            if spec is not None
+            for nic in spec.nics
         }
         nics: list[Nic] = []
         for index, new in enumerate(wanted):

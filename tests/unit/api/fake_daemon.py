@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from fake_devices import FakeNics
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import load_or_make, server_context
@@ -536,6 +537,7 @@ class FakeDaemon:
             vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
             checkpoints=self.checkpoints,
             vm_counts=self.vms,
+            nics=FakeNics(),
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),

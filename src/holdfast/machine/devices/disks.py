@@ -25,13 +25,13 @@ _MOST = 64 * _TARGETS
 _CACHE = {"direct": False, "no-flush": False}
 
 
-def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool) -> list[str]:
-    """Raises TooManyDevices."""
+def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int | None = None) -> list[str]:
+    """`ports` is how many there are for disks; None: as many as these ones get. Raises TooManyDevices."""
     parts: list[str] = []
     if any(each.bus is not DiskBus.NVME for each in attachments):
         parts += backend("iothread", id=IO_THREAD)
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
-    parts += DISK_PORTS.ports(places.values())
+    parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
     controller = IO_THREAD if any(each.bus is DiskBus.SCSI for each in attachments) else None
     parts += device("virtio-scsi-pci", id=SCSI_CONTROLLER, bus="pcie.0", addr="0x7", iothread=controller)
     order = numbers((each.id for each in attachments), _MOST)
