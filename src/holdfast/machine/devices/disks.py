@@ -22,6 +22,7 @@ SCSI_CONTROLLER = "scsi0"
 _FIRST_BOOT = 1000  # after every CD drive
 _TARGETS = 256
 _MOST = 64 * _TARGETS
+_LOCAL = ("file", "block")
 _CACHE = {"direct": False, "no-flush": False}
 
 
@@ -69,7 +70,7 @@ def chain_nodes(attachment: DiskAttachment, io_uring: bool) -> list[dict[str, An
     for depth in range(len(attachment.layers) - 1, -1, -1):
         layer, name = attachment.layers[depth], _name(attachment, depth)
         if below is not None and layer.format != "qcow2":
-            raise ValueError(f"{layer.path}: a {layer.format} file has nothing below it")
+            raise ValueError(f"{layer.place}: a {layer.format} file has nothing below it")
         nodes += layer_nodes(layer, name, fixed=depth > 0, discard=attachment.discard, io_uring=io_uring)
         if layer.format == "qcow2":
             nodes[-1]["backing"] = below
@@ -82,11 +83,13 @@ def layer_nodes(
 ) -> list[dict[str, Any]]:
     """The two nodes of one layer, with nothing below them. `fixed`: it is only read."""
     discards = discard and not fixed
+    protocol = layer.place.protocol()
+    local = {"aio": "io_uring" if io_uring else "threads"} if layer.place.kind in _LOCAL else {}
     file = {
-        "driver": "file",
+        "driver": protocol["driver"],
         "node-name": f"f-{name}",
-        "filename": str(layer.path),
-        "aio": "io_uring" if io_uring else "threads",
+        **protocol,
+        **local,
         "read-only": fixed,
         "cache": _CACHE,
         **({"discard": "unmap"} if discards else {}),
