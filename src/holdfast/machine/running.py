@@ -19,6 +19,8 @@ from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
+from holdfast.machine.disk_move import DiskMove
+from holdfast.machine.disk_plug import DiskPlug
 from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
@@ -59,12 +61,17 @@ class RunningMachine:
     """One QEMU process with its monitor. Made by `Machines`; used by the VM's owner alone."""
 
     def __init__(
-        self, processes: Processes, ref: ProcessRef, session: QmpSession, runtime: Path, mapped_ram: bool
+        self,
+        processes: Processes,
+        ref: ProcessRef,
+        session: QmpSession,
+        runtime: Path,
+        capabilities: Capabilities,
     ) -> None:
         self._processes = processes
         self._session = session
         self._runtime = runtime
-        self._mapped_ram = mapped_ram
+        self._capabilities = capabilities
         self.ref = ref
         self.ended = asyncio.Event()
         self._watch = asyncio.create_task(self._watch_process())
@@ -78,6 +85,16 @@ class RunningMachine:
     def hotplug(self) -> HotPlug:
         """Devices that come and go while it runs."""
         return HotPlug(self._session)
+
+    @property
+    def disks(self) -> DiskPlug:
+        """Disks that come, go and change while it runs."""
+        return DiskPlug(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def moves(self) -> DiskMove:
+        """Disks that are moved to other layers while it runs."""
+        return DiskMove(self._session, io_uring=self._capabilities.io_uring)
 
     @property
     def console_path(self) -> Path:
@@ -199,12 +216,12 @@ class RunningMachine:
             ) from error
 
     async def _set_capabilities(self) -> None:
-        names = ["events", *(["mapped-ram"] if self._mapped_ram else [])]
+        names = ["events", *(["mapped-ram"] if self._capabilities.mapped_ram else [])]
         states = [{"capability": name, "state": True} for name in names]
         await self._session.execute("migrate-set-capabilities", {"capabilities": states})
 
     async def _begin(self, command: str, path: Path, flags: int) -> None:
-        if self._mapped_ram:
+        if self._capabilities.mapped_ram:
             await self._session.execute(command, {"uri": f"file:{path}"})
             return
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -285,7 +302,7 @@ class Machines:
         except BaseException:
             await asyncio.shield(self._processes.end(ref, grace=0.0))
             raise
-        return RunningMachine(self._processes, ref, session, inputs.runtime, capabilities.mapped_ram)
+        return RunningMachine(self._processes, ref, session, inputs.runtime, capabilities)
 
     async def _connect(self, ref: ProcessRef, path: Path, log: Path) -> QmpSession:
         try:
@@ -309,7 +326,7 @@ class Machines:
         """Take over a process that an earlier daemon started. Raises QmpLost, QmpTimedOut."""
         capabilities = await self.prepare()
         session = await QmpSession.connect(runtime / "qmp.sock", _QUIT_SECONDS)
-        return RunningMachine(self._processes, marked.ref, session, runtime, capabilities.mapped_ram)
+        return RunningMachine(self._processes, marked.ref, session, runtime, capabilities)
 
 
 def _read_whole(path: Path) -> bytes:

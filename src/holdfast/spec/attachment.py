@@ -11,7 +11,7 @@ from pydantic import Field
 
 from holdfast.spec.errors import Unsupported
 from holdfast.spec.model import Frozen
-from holdfast.spec.vm import DiskBus
+from holdfast.spec.vm import DiskBus, IoLimits
 
 
 class TapAttachment(Frozen):
@@ -127,6 +127,7 @@ class DiskAttachment(Frozen):
     bus: DiskBus
     layers: tuple[Layer, ...]
     discard: bool = True
+    limits: IoLimits = IoLimits()
 
 
 class CdAttachment(Frozen):
