@@ -122,7 +122,7 @@ class DiskLayers:
             BlockJobFailed, QmpRefused: nothing has changed.
         """
         arguments = {"device": root, "top-node": f"{_FORMAT}{top}", "base-node": f"{_FORMAT}{base}"}
-        return await self._jobs.until_ready(job_id, "block-commit", arguments, progress)
+        return await self._jobs.run_until_ready(job_id, "block-commit", arguments, progress)
 
     async def finish(self, job_id: str) -> None:
         """Let what was written to the upper layer be written to the lower one from now on."""

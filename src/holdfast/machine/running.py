@@ -19,6 +19,8 @@ from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.disk_layers import DiskLayers
+from holdfast.machine.disk_move import DiskMove
+from holdfast.machine.disk_plug import DiskPlug
 from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.instant import Instant
 from holdfast.machine.memory_stream import MemoryStream
@@ -92,9 +94,20 @@ class RunningMachine:
         """All of it at one instant."""
         return Instant(self._session, self.memory)
 
+    @property
     def nics(self) -> NicPlug:
         """Network cards that come and go while it runs."""
         return NicPlug(self._session)
+
+    @property
+    def disks(self) -> DiskPlug:
+        """Disks that come, go and change while it runs."""
+        return DiskPlug(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def moves(self) -> DiskMove:
+        """Disks that are moved to other layers while it runs."""
+        return DiskMove(self._session, io_uring=self._capabilities.io_uring)
 
     @property
     def console_path(self) -> Path:

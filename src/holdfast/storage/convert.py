@@ -45,7 +45,7 @@ async def to_qcow2(
     Raises:
         NoSpace, ConversionFailed: it could not be made; `target` is gone.
     """
-    layers = (Layer(path=source, format="raw"),)  # only its path is used
+    layers = (Layer.of_file(source, "raw"),)  # only its place is used
     described = {**_node(layers), "driver": format}
     await _convert(processes, described, source, target, owner, identity, progress, virtual_size, options)
 
@@ -77,7 +77,7 @@ async def flatten(
 def _node(layers: Sequence[Layer]) -> dict[str, Any]:
     """A chain as QEMU's block layer takes it (QAPI BlockdevOptions), with the backing always said."""
     top = layers[0]
-    node: dict[str, Any] = {"driver": top.format, "file": {"driver": "file", "filename": str(top.path)}}
+    node: dict[str, Any] = {"driver": top.format, "file": top.place.protocol()}
     if top.format == "qcow2":
         node["backing"] = _node(layers[1:]) if layers[1:] else None
     return node

@@ -66,7 +66,7 @@ class Volumes:
         part = _part(target)
         try:
             if copy_of is not None:
-                layers = (Layer(path=await self._images.path(copy_of), format="qcow2"),)
+                layers = (Layer.of_file(await self._images.path(copy_of), "qcow2"),)
                 await flatten(
                     self._processes,
                     layers,
@@ -174,16 +174,16 @@ class Volumes:
         """The files of a disk, top first."""
         own = (disk.volume, *disk.below)
         layers = [
-            Layer(
-                path=self._path(vm_name, disk, volume),
-                format=disk.format.value if volume == own[-1] else "qcow2",
-                name=volume,
+            Layer.of_file(
+                self._path(vm_name, disk, volume),
+                disk.format.value if volume == own[-1] else "qcow2",
+                volume,
             )
             for volume in own
         ]
         if disk.image is not None:
             image = self._images.content(disk.image)
-            layers.append(Layer(path=image, format="qcow2", name=f"{disk.id}.image"))
+            layers.append(Layer.of_file(image, "qcow2", f"{disk.id}.image"))
         return tuple(layers)
 
     async def released(self, vm_name: str, disks: Iterable[Disk], limit: float = _RELEASE_SECONDS) -> None:

@@ -29,7 +29,7 @@ class Rig:
     folder: Path
 
     def layer(self, name: str) -> Layer:
-        return Layer(path=self.folder / f"{name}.qcow2", format="qcow2", name=name)
+        return Layer.of_file(self.folder / f"{name}.qcow2", "qcow2", name)
 
     async def io(self, disk: str, command: str) -> str:
         """What qemu-io says, which QEMU writes to its own standard output."""
@@ -64,7 +64,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     disks = []
     for name, bus in (("disk0", DiskBus.VIRTIO), ("disk1", DiskBus.SCSI)):
         make(tmp_path / f"{name}.qcow2")
-        layer = Layer(path=tmp_path / f"{name}.qcow2", format="qcow2", name=name)
+        layer = Layer.of_file(tmp_path / f"{name}.qcow2", "qcow2", name)
         disks.append(DiskAttachment(id=name, bus=bus, layers=(layer,)))
     inputs = replace(inputs_in(tmp_path, str(uuid.uuid4())), disks=tuple(disks))
     machine = await machines_of(processes).launch(inputs, None, tmp_path / "log")

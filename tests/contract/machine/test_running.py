@@ -49,9 +49,7 @@ def inputs_in(folder: Path, vm_id: str) -> MachineInputs:
         machine_type="pc-q35-7.2",
         runtime=place,
         console_log=place / "console.log",
-        disks=(
-            DiskAttachment(id="disk0", bus=DiskBus.SCSI, layers=(Layer(path=place / "disk", format="raw"),)),
-        ),
+        disks=(DiskAttachment(id="disk0", bus=DiskBus.SCSI, layers=(Layer.of_file(place / "disk", "raw"),)),),
         cds=(CdAttachment(id="cd0", path=None),),
         nics=((Nic(id="nic0", mac="52:54:00:00:00:01"), SlirpAttachment(host_name="h")),),
     )

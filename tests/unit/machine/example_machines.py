@@ -23,7 +23,7 @@ _ID = "0d9a5b6e-7c41-4a52-9d6f-1f2e3d4c5b6a"
 
 
 def _layers(folder: Path, *names: str) -> tuple[Layer, ...]:
-    return tuple(Layer(path=folder / f"{name}.qcow2", format="qcow2") for name in names)
+    return tuple(Layer.of_file(folder / f"{name}.qcow2", "qcow2") for name in names)
 
 
 def _disk(folder: Path, number: int, bus: DiskBus, *below: str, discard: bool = True) -> DiskAttachment:
