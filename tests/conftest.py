@@ -18,6 +18,7 @@ def _fakes() -> Any:
         return module
     module = importlib.util.module_from_spec(spec)
     sys.modules["fake_daemon"] = module  # pydantic looks its models' module up
+    sys.path.append(str(path.parent))  # for the fakes beside it
     spec.loader.exec_module(module)
     return module
 

@@ -35,6 +35,7 @@ from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.image_requests import ImageBuild, ImagePull, Upload
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.pool import PoolCreate, PoolSummary, PoolView
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
@@ -123,6 +124,14 @@ class Switches(Protocol):
     async def list(self, query: PageQuery) -> Page[SwitchSpec]: ...
 
 
+class Pools(Protocol):
+    async def create(self, request: PoolCreate) -> PoolView: ...
+    async def refresh(self, name: str) -> PoolView: ...
+    async def show(self, name: str) -> PoolView: ...
+    async def delete(self, name: str) -> None: ...
+    async def list(self, query: PageQuery) -> Page[PoolSummary]: ...
+
+
 class Certificates(Protocol):
     """Secure Boot's certificates of VMs; work on them returns its operation at once."""
 
@@ -208,6 +217,7 @@ class Services:
     images: Images
     image_work: ImageWork
     uploads: Uploads
+    pools: Pools
     switches: Switches
     certificates: Certificates
     events: Events
