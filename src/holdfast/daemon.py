@@ -47,6 +47,7 @@ from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.endorsement_certificate import load_authorities
@@ -146,6 +147,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
     usage = VmUsage(records)
     switches = SwitchBoard(ground.catalog, state, processes, usage)
     images = ImageStore(ground.catalog, state, usage)
+    pools = Pools(ground.catalog, ground.events, state, usage)
     host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
     variables = VariableStores(processes, state)
@@ -160,7 +162,8 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
         switches=switches,
         ports=Ports(switches, state),
         images=images,
-        volumes=Volumes(images, state, processes),
+        pools=pools,
+        volumes=Volumes(images, pools, processes),
         variables=variables,
         keys=KeyStores(processes, state, variables),
         vtpm=vtpm,
@@ -198,6 +201,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         images=rooms.images,
         image_work=image_operations.ImageWork(operations, rooms.images),
         uploads=UploadFolder(state.scratch / "uploads"),
+        pools=rooms.pools,
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -274,6 +278,7 @@ async def _host_restarted(facts: Facts) -> bool:
 async def _come_back(made: _Composition) -> None:
     """Bring records and reality together, as far as the host allows; what it does not is said."""
     rooms = made.rooms
+    await rooms.pools.open()
     for problem in await rooms.switches.reconcile():
         log.warning("a switch could not be made", error=problem.message, cure=problem.cure)
     try:
@@ -311,6 +316,7 @@ async def run(config: DaemonConfig) -> None:
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
+        asyncio.create_task(made.rooms.pools.watch()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]

@@ -79,7 +79,26 @@ def test_nics_come_and_go_while_the_guest_runs(lan: LiveHost, small: SmallGuest)
     assert lan.run_in("pc", "readlink -f /sys/class/net/eth*/device | sort") == places
     assert sum(taps()) == 8
 
-    # To another switch, and back into a daemon that was killed.
+    _move_and_find_again(lan, macs)
+    _remove(lan, macs)
+
+    lan.do("POST", "/v1/vms/pc/stop")
+    assert sum(taps()) == 0
+    lan.call("DELETE", "/v1/vms/pc/nics/nic5")
+    assert refused(lan, "POST", "/v1/vms/pc/nics", {"mac": macs["nic6"]}) == "mac-taken"
+    lan.call("POST", "/v1/vms/pc/nics", {"mac": macs["nic5"]})
+    lan.do("POST", "/v1/vms/pc/start")
+    lan.wait_agent("pc")
+    assert stations(lan) == {nic["mac"] for nic in nics(lan).values()}
+    assert {nic["switch"] for nic in nics(lan).values()} == {"lan", "dmz", None}
+    lan.call("POST", "/v1/vms/pc/kill")
+    lan.wait_state("pc", VmState.OFF)
+    assert sum(taps()) == 0
+    check_invariants(lan)
+
+
+def _move_and_find_again(lan: LiveHost, macs: dict[str, str]) -> None:
+    """To another switch, and back into a daemon that was killed."""
     moved = lan.call("PATCH", "/v1/vms/pc/nics/nic0", {"switch": "dmz"})
     assert (moved["switch"], moved["note"]) == ("dmz", "")
     assert sorted(taps()) == [1, 7]
@@ -92,6 +111,8 @@ def test_nics_come_and_go_while_the_guest_runs(lan: LiveHost, small: SmallGuest)
     lan.wait_agent("pc")
     assert {each: nic["mac"] for each, nic in nics(lan).items()} == macs
 
+
+def _remove(lan: LiveHost, macs: dict[str, str]) -> None:
     gone = lan.call("DELETE", "/v1/vms/pc/nics/nic3")
     assert (gone["plugged"], gone["guest_sees"], gone["after_next_start"]) == (False, False, False)
     assert macs["nic3"] not in stations(lan) and sum(taps()) == 7
@@ -107,17 +128,3 @@ def test_nics_come_and_go_while_the_guest_runs(lan: LiveHost, small: SmallGuest)
     until(lambda: "nic4" not in nics(lan))
     assert ip("-br", "link").count("hft") == 6
     assert len(stations(lan)) == 6
-
-    lan.do("POST", "/v1/vms/pc/stop")
-    assert sum(taps()) == 0
-    lan.call("DELETE", "/v1/vms/pc/nics/nic5")
-    assert refused(lan, "POST", "/v1/vms/pc/nics", {"mac": macs["nic6"]}) == "mac-taken"
-    lan.call("POST", "/v1/vms/pc/nics", {"mac": macs["nic5"]})
-    lan.do("POST", "/v1/vms/pc/start")
-    lan.wait_agent("pc")
-    assert stations(lan) == {nic["mac"] for nic in nics(lan).values()}
-    assert {nic["switch"] for nic in nics(lan).values()} == {"lan", "dmz", None}
-    lan.call("POST", "/v1/vms/pc/kill")
-    lan.wait_state("pc", VmState.OFF)
-    assert sum(taps()) == 0
-    check_invariants(lan)

@@ -43,6 +43,7 @@ from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.image_requests import ImageBuild, ImagePull, Upload
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.pool import PoolCreate, PoolSummary, PoolView
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
@@ -138,6 +139,14 @@ class Switches(Protocol):
     async def show(self, name: str) -> SwitchSpec: ...
     async def delete(self, name: str) -> None: ...
     async def list(self, query: PageQuery) -> Page[SwitchSpec]: ...
+
+
+class Pools(Protocol):
+    async def create(self, request: PoolCreate) -> PoolView: ...
+    async def refresh(self, name: str) -> PoolView: ...
+    async def show(self, name: str) -> PoolView: ...
+    async def delete(self, name: str) -> None: ...
+    async def list(self, query: PageQuery) -> Page[PoolSummary]: ...
 
 
 class Certificates(Protocol):
@@ -241,6 +250,7 @@ class Services:
     images: Images
     image_work: ImageWork
     uploads: Uploads
+    pools: Pools
     switches: Switches
     certificates: Certificates
     events: Events

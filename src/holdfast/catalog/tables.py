@@ -77,6 +77,17 @@ class SwitchRow(Table):
     created: Mapped[datetime]
 
 
+class PoolRow(Table):
+    __tablename__ = "pools"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    id: Mapped[str] = mapped_column(String(36), unique=True)
+    """What the storage itself is marked with."""
+    kind: Mapped[str] = mapped_column(String(16))
+    spec: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
 class TokenRow(Table):
     __tablename__ = "tokens"
 

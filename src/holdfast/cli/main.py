@@ -12,10 +12,10 @@ from holdfast.cli.output import escape, say
 from holdfast.spec.errors import HoldfastError
 
 _COMMANDS = {
-    name: f"holdfast.cli.{name}" for name in ("vm", "checkpoint", "image", "switch", "trust", "certs", "host")
+    name: f"holdfast.cli.{name}"
+    for name in ("vm", "checkpoint", "nic", "image", "pool", "switch", "trust", "certs", "host")
 }
 _COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("operation", "event", "token", "serve", "completion")}
-_COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("nic",)}
 
 app = typer.Typer(
     name="holdfast",

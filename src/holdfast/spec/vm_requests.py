@@ -38,6 +38,8 @@ class NewDisk(Frozen):
     bus: DiskBus = DiskBus.VIRTIO
     full_copy: bool = False
     """Copy the image whole instead of a thin overlay."""
+    pool: str | None = Field(default=None, max_length=63)
+    """Name of the pool it is made in; None: the VM's own folder."""
 
     @model_validator(mode="after")
     def _has_source(self) -> Self:

@@ -62,8 +62,9 @@ class MakeTops(_Applying):
         job.notes["return_tops"] = tops
         identity = self._rooms.identities.of(owner.record.number)
         for disk in disks.values():
-            above = disk.model_copy(update={"volume": tops[disk.id], "below": layers.own_layers(disk)})
-            await self._rooms.volumes.add_layer(owner.record.name, above, identity=identity, operation=job.id)
+            await self._rooms.volumes.create_overlay(
+                owner.record.name, disk, tops[disk.id], identity=identity, operation=job.id
+            )
 
     async def undo(self, job: Job) -> None:
         owner = await self._owner(job)

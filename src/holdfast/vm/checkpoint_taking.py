@@ -29,7 +29,7 @@ from holdfast.operations.procedure import Job
 from holdfast.spec.checkpoint import CheckpointType, CheckpointWish
 from holdfast.spec.errors import Failed, HoldfastError, Interrupted, Unsupported
 from holdfast.spec.units import MIB
-from holdfast.spec.vm import DiskBus, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm import DiskBus, UefiBoot, VmState
 from holdfast.trust.firmware_state import FirmwareCopy, FirmwareState, copy_files
 from holdfast.vm import checkpoint_records, layers
 from holdfast.vm.admission import Verb
@@ -132,9 +132,10 @@ class PrepareLayers(CheckpointPhase):
         folder = self._folder(owner, new["name"])
         await asyncio.to_thread(_make_folder, folder)
         for disk in disks.values():
-            above = layers.with_tops(VmSpec(cpus=1, memory=16 * MIB, disks=(disk,)), tops).disks[0]
             identity = self._rooms.identities.of(record.number)
-            await self._rooms.volumes.add_layer(record.name, above, identity=identity, operation=job.id)
+            await self._rooms.volumes.create_overlay(
+                record.name, disk, tops[disk.id], identity=identity, operation=job.id
+            )
 
     async def undo(self, job: Job) -> None:
         owner = await self._owner(job)

@@ -110,16 +110,17 @@ class Merging:
     async def tidy(self, owner: VmOwner) -> None:
         """Close and remove every layer and folder that nothing names. Runs in the owner's task."""
         tree = await self._rooms.checkpoints.tree(owner.record.id)
-        named = layers.named([*own_specs(owner), *tree.specs()])
-        kept = frozenset[str]().union(*named.values())
+        specs = [*own_specs(owner), *tree.specs()]
+        kept = frozenset[str]().union(*layers.named(specs).values())
         if owner.machine is not None:
             await _close_unused(owner.machine, kept)
         name, folders = owner.record.name, {each.name for each in tree.checkpoints}
-        await asyncio.to_thread(self._remove_unnamed, name, kept, folders)
+        for disk in {each.pool: each for spec in specs for each in spec.disks}.values():
+            found = await self._rooms.volumes.layers_found(name, disk.pool)
+            await self._rooms.volumes.delete_layers(name, disk, found - kept)
+        await asyncio.to_thread(self._remove_folders, name, folders)
 
-    def _remove_unnamed(self, name: str, kept: frozenset[str], folders: set[str]) -> None:
-        for layer in self._rooms.volumes.layers_found(name) - kept:
-            self._rooms.volumes.remove_layer(name, layer)
+    def _remove_folders(self, name: str, folders: set[str]) -> None:
         folder = self._rooms.state.vm(name) / FOLDER
         for entry in [*folder.iterdir()] if folder.is_dir() else []:
             if entry.name not in folders:
@@ -174,7 +175,7 @@ class _Work:
 
     async def run(self) -> None:
         merge, machine = self._merge, self._owner.machine
-        direction = self._cheaper()
+        direction = await self._cheaper()
         log.info("merging layers", vm=self._owner.record.name, lower=merge.lower, upper=merge.upper)
         if machine is not None and merge.lower in (await machine.layers.chains()).get(merge.disk, ()):
             await self._live(machine, direction)
@@ -192,12 +193,12 @@ class _Work:
 
         await self._owner.request(remove)
 
-    def _cheaper(self) -> Direction:
+    async def _cheaper(self) -> Direction:
         name, merge = self._owner.record.name, self._merge
         disk = layers.chain_to(self._specs, merge.disk, merge.upper)
-        upper, lower = (
-            self._rooms.volumes.layer_size(name, disk, each) for each in (merge.upper, merge.lower)
-        )
+        upper, lower = [
+            await self._rooms.volumes.layer_size(name, disk, each) for each in (merge.upper, merge.lower)
+        ]
         return Direction.DOWN if upper < lower else Direction.UP
 
     async def _live(self, machine: RunningMachine, direction: Direction) -> None:

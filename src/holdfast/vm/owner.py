@@ -30,7 +30,7 @@ from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.device_settling import settle_devices
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.records import VmRecord, require_lone_identity
+from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.start import bring_up, settle_restore, take_down
 
@@ -299,8 +299,9 @@ class VmOwner:
         await self._set_state(VmState.PAUSED if was_paused else VmState.RUNNING, "vm.save-failed")
 
     async def rename(self, name: str) -> None:
-        """Folder and record, in this order; running it again completes a half-done one."""
+        """Volumes in pools, folder, record, in this order; running it again completes a half-done one."""
         old, new = self._rooms.state.vm(self.record.name), self._rooms.state.vm(name)
+        await self._rooms.volumes.rename(self.record.name, name, disks_of(self.record))
         if old != new and old.exists():
             await asyncio.to_thread(old.rename, new)
 

@@ -14,6 +14,7 @@ from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
@@ -55,6 +56,7 @@ class Rooms:
     switches: SwitchBoard
     ports: Ports
     images: ImageStore
+    pools: Pools
     volumes: Volumes
     variables: VariableStores
     keys: KeyStores

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 from fake_devices import FakeNics
+from fake_pools import FakePools
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import load_or_make, server_context
@@ -542,7 +543,8 @@ class FakeDaemon:
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
             certificates=self.certificates,
-            switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
+            switches=FakeSwitches(), pools=FakePools(),
+            events=self.events, host=FakeHost(), tokens=self.tokens,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip
