@@ -63,10 +63,20 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, checkpoints, create, guest_secrets, key_work, lifecycle
+from holdfast.vm import (
+    attest_work,
+    checkpoint_export,
+    checkpoints,
+    create,
+    guest_secrets,
+    key_work,
+    lifecycle,
+)
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
+from holdfast.vm.checkpoint_export import CheckpointExports
 from holdfast.vm.checkpoint_records import CheckpointRecords
+from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
@@ -107,6 +117,7 @@ class _Composition:
     schedule: AttestSchedule
     firmware: VmFirmware
     attested_host: AttestedHost
+    checkpoints: CheckpointScheduler
 
 
 def configure_logs() -> None:
@@ -189,6 +200,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     secrets = GuestSecrets(rooms, attestation, operations, registry.named)
     _register(operations, rooms, registry, (attestation, secrets), ground.users)
     firmware = VmFirmware(rooms, registry, operations)
+    kept_states = Checkpoints(rooms, registry, operations)
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
@@ -212,12 +224,21 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         attested_hosts=attested.book,
         trust=attestation,
         secrets=secrets,
-        checkpoints=Checkpoints(rooms, registry, operations),
+        checkpoints=kept_states,
+        exports=CheckpointExports(rooms, registry, operations),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
     return _Composition(
-        rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host
+        rooms,
+        registry,
+        operations,
+        services,
+        ground.facts,
+        schedule,
+        firmware,
+        attested.host,
+        CheckpointScheduler(kept_states, rooms.checkpoints, registry),
     )
 
 
@@ -235,6 +256,7 @@ def _register(
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *checkpoints.procedures(rooms, registry.owner),
+        *checkpoint_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
@@ -317,6 +339,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(made.rooms.pools.watch()),
+        asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]

@@ -11,6 +11,7 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     certificates,
+    checkpoint_exports,
     checkpoints,
     events,
     firmware_state,
@@ -36,6 +37,7 @@ ROUTERS = (
     firmware_state,
     certificates,
     checkpoints,
+    checkpoint_exports,
     streams,
     images,
     pools,

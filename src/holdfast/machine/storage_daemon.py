@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from holdfast.host.processes import Identity, Processes
+from holdfast.host.processes import Identity, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
 from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.disk_layers import DiskLayers
@@ -21,6 +21,7 @@ _PROGRAM = "qemu-storage-daemon"
 _ROLE = "storage"
 _GREETING_SECONDS = 60.0
 _QUIT_SECONDS = 30.0
+_ATTEMPTS = 10
 
 
 class StorageDaemonEnded(Failed):
@@ -65,14 +66,7 @@ class StorageDaemons:
         finally:
             listener.close()
         try:
-            try:
-                session = await QmpSession.connect(socket, _GREETING_SECONDS)
-            except QmpLost as error:
-                raise StorageDaemonEnded(
-                    f"{_PROGRAM} ended while it was starting", value=ref.pid, cure=f"See the end of {log}."
-                ) from error
-            finally:
-                socket.unlink(missing_ok=True)
+            session = await self._connect(ref, socket, log)
             try:
                 yield DiskLayers(session, io_uring=capabilities.io_uring)
                 with contextlib.suppress(HoldfastError):
@@ -82,3 +76,17 @@ class StorageDaemons:
         finally:
             # SIGTERM ends it in good order too; a job that it is cut off in leaves a whole chain.
             await self._processes.end(ref, grace=_QUIT_SECONDS)
+
+    async def _connect(self, ref: ProcessRef, socket: Path, log: Path) -> QmpSession:
+        try:
+            for _ in range(_ATTEMPTS):
+                # Met while it starts, its monitor may greet twice, which is no QMP.
+                with contextlib.suppress(QmpLost):
+                    return await QmpSession.connect(socket, _GREETING_SECONDS)
+                if not self._processes.alive(ref):
+                    break
+        finally:
+            socket.unlink(missing_ok=True)
+        raise StorageDaemonEnded(
+            f"{_PROGRAM} ended while it was starting", value=ref.pid, cure=f"See the end of {log}."
+        )

@@ -2,11 +2,13 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.vm import VmSpec
 
 MAX_NOTES = 4096
 
@@ -62,6 +64,7 @@ class CheckpointView(Frozen):
     """What the VM is now came from this one."""
     notes: str = ""
     has_memory: bool
+    has_firmware_state: bool
     size: int
     """Bytes of memory and firmware state in its folder; its disks are shared with others."""
     stall_seconds: float | None = None
@@ -82,9 +85,13 @@ class CheckpointSchedule(Frozen):
     type: CheckpointWish = CheckpointWish.PRODUCTION
 
 
-class CheckpointExport(Frozen):
-    """Exactly one of the two says for whom the firmware state is encrypted."""
+class ExportManifest(Frozen):
+    """What lies beside the disks of an export and describes them."""
 
-    passphrase: SecretStr | None = None
-    recipient: str | None = Field(default=None, max_length=16 * 1024)
-    """A public key (X25519, P-256 or RSA) or a certificate with one, as PEM."""
+    version: Literal[1] = 1
+    vm: str
+    checkpoint: str
+    type: CheckpointType
+    notes: str
+    created: datetime
+    spec: VmSpec

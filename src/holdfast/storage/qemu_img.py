@@ -52,7 +52,7 @@ async def qemu_img(
         address_space=_ADDRESS_SPACE,
         cpu_seconds=cpu_seconds,
         file_size=max(min(room, largest) if largest else room, apparent),
-        open_files=64,
+        open_files=256,  # a chain may have many layers
     )
     done = await processes.run(
         ["qemu-img", *arguments],

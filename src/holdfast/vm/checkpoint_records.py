@@ -16,7 +16,7 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import CheckpointRow, CheckpointTreeRow
 from holdfast.spec.checkpoint import CheckpointSchedule, CheckpointType, CheckpointView
 from holdfast.spec.errors import Conflict, NotFound
-from holdfast.spec.vm import Acceleration, VmSpec
+from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec
 
 
 class CheckpointNotFound(NotFound):
@@ -105,6 +105,7 @@ class CheckpointTree:
                 current=each.id == self.current,
                 notes=each.notes,
                 has_memory=each.has_memory,
+                has_firmware_state=isinstance(each.spec.boot, UefiBoot),
                 size=each.size,
                 stall_seconds=each.stall_seconds,
                 scheduled=each.scheduled,

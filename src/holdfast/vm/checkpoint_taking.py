@@ -26,6 +26,7 @@ from holdfast.host.space import require_space
 from holdfast.machine.instant import Stall
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
+from holdfast.qmp.agent import GuestAgent
 from holdfast.spec.checkpoint import CheckpointType, CheckpointWish
 from holdfast.spec.errors import Failed, HoldfastError, Interrupted, Unsupported
 from holdfast.spec.units import MIB
@@ -48,6 +49,7 @@ MEMORY_OVERHEAD = 64 * MIB
 _FREEZE_SECONDS = 20.0
 _THAW_SECONDS = 10.0
 _THAWS = 3
+_NOT_FROZEN = "Install qemu-guest-agent in the guest and let it run, or make a standard checkpoint."
 
 
 class GuestNotFrozen(Failed):
@@ -320,33 +322,38 @@ class _Living:
     async def _frozen(self, at_instant: Any) -> Stall | None:
         """None: the guest's file systems could not be brought to rest, and memory is the way."""
         try:
-            await self._freeze()
-            return await self._machine.instant.of_disks(at_instant, runs=self._runs)
+            agent = await self._agent()
+            try:
+                await self._freeze(agent)
+                return await self._machine.instant.of_disks(at_instant, runs=self._runs)
+            finally:
+                await asyncio.shield(thaw(self._owner))
         except GuestNotFrozen as error:
             if _wish(self._job) is CheckpointWish.PRODUCTION_ONLY:
                 raise
             log.info("a checkpoint falls back to memory", vm=self._owner.record.name, error=error.message)
             require_movable(self._owner)
             return None
-        finally:
-            await asyncio.shield(thaw(self._owner))
 
-    async def _freeze(self) -> None:
-        name = self._owner.record.name
-        cure = "Install qemu-guest-agent in the guest and let it run, or make a standard checkpoint."
+    async def _agent(self) -> GuestAgent:
         if not self._runs or self._owner.guest is None or not self._owner.guest.connected:
+            name = self._owner.record.name
             raise GuestNotFrozen(
                 f"the guest agent of VM {name!r} does not answer: its file systems cannot be brought to rest",
                 value=name,
-                cure=cure,
+                cure=_NOT_FROZEN,
             )
+        return await self._owner.guest.agent()
+
+    async def _freeze(self, agent: GuestAgent) -> None:
         try:
-            await (await self._owner.guest.agent()).freeze(_FREEZE_SECONDS)
+            await agent.freeze(_FREEZE_SECONDS)
         except HoldfastError as error:
+            name = self._owner.record.name
             raise GuestNotFrozen(
                 f"the guest of VM {name!r} could not bring its file systems to rest: {error.message}",
                 value=name,
-                cure=cure,
+                cure=_NOT_FROZEN,
             ) from error
 
     async def _with_memory(self, at_instant: Any) -> Stall:
@@ -377,7 +384,7 @@ class _Living:
 async def thaw(owner: VmOwner) -> None:
     """Let a guest write again, whether or not it was frozen; one that does not answer is asked again."""
     for _ in range(_THAWS):
-        if owner.guest is None or not owner.guest.connected:
+        if owner.guest is None:
             return
         try:
             await (await owner.guest.agent()).thaw(_THAW_SECONDS)

@@ -1,5 +1,6 @@
 """Checkpoints of the fake daemon: what was asked for is kept, and what is shown is given."""
 
+from pathlib import Path
 from typing import Any
 
 from holdfast.spec.checkpoint import (
@@ -9,6 +10,7 @@ from holdfast.spec.checkpoint import (
     CheckpointSchedule,
     CheckpointView,
 )
+from holdfast.spec.firmware_state import StateExport
 from holdfast.spec.operation import Operation
 
 
@@ -53,3 +55,29 @@ class FakeCheckpoints:
     async def set_schedule(self, name: str, schedule: CheckpointSchedule) -> CheckpointSchedule:
         self.planned = schedule
         return schedule
+
+
+class FakeExports:
+    """An export of one disk that is there already."""
+
+    def __init__(self, folder: Path, operations: Any) -> None:
+        self.folder = folder
+        self.operations = operations
+
+    async def begin(self, name: str, checkpoint: str, actor: str) -> Operation:
+        begun: Operation = self.operations.begin("vm.export-checkpoint", name, actor, lambda: None)
+        files = {"disk0.qcow2": 3, "checkpoint.json": 3}
+        result = {"export": begun.id, "files": files}
+        self.operations.known[begun.id] = begun.model_copy(update={"result": result})
+        return begun
+
+    async def file(self, export: str, name: str) -> Path:
+        path = self.folder / name
+        path.write_bytes(b"abc")
+        return path
+
+    async def forget(self, export: str) -> None:
+        pass
+
+    async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes:
+        return b"sealed"

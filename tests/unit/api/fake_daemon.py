@@ -59,7 +59,7 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_checkpoints import FakeCheckpoints
+from fake_checkpoints import FakeCheckpoints, FakeExports
 
 T = TypeVar("T")
 structlog.configure(
@@ -536,7 +536,7 @@ class FakeDaemon:
         self.fingerprint = certificate.fingerprint
         services = Services(
             vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
-            checkpoints=self.checkpoints,
+            checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
             vm_counts=self.vms,
             nics=FakeNics(),
             operations=self.operations,

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ def view(name: str, parent: str | None, current: bool = False) -> CheckpointView
         current=current,
         notes="said \x1b[31m",
         has_memory=True,
+        has_firmware_state=True,
         size=1 << 20,
         stall_seconds=0.0123,
     )
@@ -82,3 +84,18 @@ def test_a_schedule_keeps_what_is_not_named(daemon: Any) -> None:
 def test_what_is_no_duration_is_refused(daemon: Any, text: str) -> None:
     run(daemon, "vm", "create", "web")
     assert run(daemon, "checkpoint", "schedule", "web", f"--every={text}").returncode == 2
+
+
+def test_an_export_is_fetched_into_a_new_folder(daemon: Any, tmp_path: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    daemon.checkpoints.made = [view("a", None)]
+    secret, folder = tmp_path / "secret", tmp_path / "out"
+    secret.write_text("five plain words for this\n")
+    arguments = ("checkpoint", "export", "web", "a", "--to", str(folder), "--passphrase-file", str(secret))
+    assert run(daemon, *arguments).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "checkpoint.json": b"abc",
+        "disk0.qcow2": b"abc",
+        "firmware.hfstate": b"sealed",
+    }
+    assert run(daemon, *arguments).returncode == 2

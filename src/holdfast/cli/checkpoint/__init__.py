@@ -4,6 +4,6 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.checkpoint",
-    "create list show apply delete rename schedule",
+    "create list show apply delete rename export schedule",
     "States of a VM to return to: disks, firmware state and memory of one instant.",
 )
