@@ -15,6 +15,7 @@ from holdfast.host.files import remove_tree, write_atomic
 from holdfast.host.space import require_space
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
+from holdfast.spec.attachment import FilePlace
 from holdfast.spec.checkpoint import ExportManifest
 from holdfast.spec.errors import NotFound
 from holdfast.spec.firmware_state import StateExport
@@ -56,7 +57,7 @@ class CheckpointExports:
         room = GIB // 4
         for disk in found.spec.disks:
             await self._rooms.volumes.require(owner.record.name, disk)
-            room += self._rooms.volumes.stored_size(owner.record.name, disk)
+            room += await self._rooms.volumes.stored_size(owner.record.name, disk)
         await asyncio.to_thread(require_space, self._rooms.state.scratch, room)
         params = {"checkpoint": found.id}
         return await self._registry.begin(KIND, owner, Verb.MERGE, params, actor)
@@ -130,7 +131,7 @@ class MakeFiles(CheckpointPhase):
         await flatten(
             self._rooms.processes,
             self._rooms.volumes.chain(record.name, disk),
-            folder / f"{disk.id}.qcow2",
+            FilePlace(path=folder / f"{disk.id}.qcow2"),
             owner=f"operation:{job.id}",
             identity=self._rooms.identities.of(record.number),
             progress=told,
