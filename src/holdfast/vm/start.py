@@ -18,6 +18,7 @@ from holdfast.spec.attachment import (
     DiskAttachment,
     FirmwareAttachment,
     NicAttachment,
+    OnDiskError,
     TapAttachment,
     TpmAttachment,
 )
@@ -74,7 +75,12 @@ async def _build(
             cpu_model=verdict.cpu_model,
             machine_type=machine_type,
             disks=tuple(
-                DiskAttachment(id=disk.id, bus=disk.bus, layers=rooms.volumes.chain(record.name, disk))
+                DiskAttachment(
+                    id=disk.id,
+                    bus=disk.bus,
+                    layers=rooms.volumes.chain(record.name, disk),
+                    on_error=OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP,
+                )
                 for disk in spec.disks
             ),
             cds=await _cds(rooms, spec, folder),

@@ -17,7 +17,7 @@ from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "guests")]
 
 from storage_rooms import Rooms
 
