@@ -68,7 +68,15 @@ def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) ->
     assert host.vm("web").state is VmState.PAUSED, "there is no space yet"
     filler.unlink()
     host.wait_state("web", VmState.RUNNING)
-    wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"))
+    try:
+        wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"), 30)
+    except AssertionError:
+        print(
+            host.run_in("web", "cat /tmp/log; ps; free; dmesg | tail -5"),
+            host.call("GET", "/v1/events/recent", limit=50),
+            flush=True,
+        )
+        raise
     assert "failed" not in host.run_in("web", "cat /tmp/log")
     assert "I/O error" not in host.run_in("web", "dmesg")
     parts = host.run_in(

@@ -61,6 +61,8 @@ async def _build(
     spec, folder, runtime = _spec(record), rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
     identity = rooms.identities.of(record.number)
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
+    for disk in spec.disks:
+        await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     try:
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)

@@ -31,7 +31,7 @@ async def rooms() -> AsyncIterator[Rooms]:
     catalog, processes = Catalog.open(state.catalog), Processes(state)
     images = ImageStore(catalog, state)
     events = EventLog(catalog)
-    pools = Pools(catalog, events, state)
+    pools = Pools(catalog, events, state, processes)
     identity = Identity(64321, 64321) if os.geteuid() == 0 else None
     yield Rooms(state, catalog, events, processes, images, pools, Volumes(images, pools, processes), identity)
     catalog.close()
