@@ -158,7 +158,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
     usage = VmUsage(records)
     switches = SwitchBoard(ground.catalog, state, processes, usage)
     images = ImageStore(ground.catalog, state, usage)
-    pools = Pools(ground.catalog, ground.events, state, usage)
+    pools = Pools(ground.catalog, ground.events, state, processes, usage)
     host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
     variables = VariableStores(processes, state)

@@ -16,6 +16,7 @@ from typing import Any
 from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
+from holdfast.machine.block_errors import BlockErrors
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.disk_layers import DiskLayers
@@ -73,6 +74,11 @@ class RunningMachine:
     def jobs(self) -> BlockJobs:
         """Background jobs on the disks."""
         return BlockJobs(self._session)
+
+    @property
+    def block_errors(self) -> BlockErrors:
+        """Disks whose storage failed."""
+        return BlockErrors(self._session)
 
     @property
     def hotplug(self) -> HotPlug:

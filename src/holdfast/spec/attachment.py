@@ -4,6 +4,7 @@ Described apart from done: `network`, `storage` and `trust` make these values, `
 over to `machine`, and none of those four siblings needs to know another.
 """
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,6 +118,15 @@ class Layer(Frozen):
         return cls(place=FilePlace(path=path), format=format, name=name)
 
 
+class OnDiskError(StrEnum):
+    """What becomes of a request that the host's storage refuses."""
+
+    REPORT = "report"
+    """The guest sees the error; want of space stops it all the same."""
+    STOP = "stop"
+    """The guest stops, and the request is tried again when it goes on (not on NVMe, which reports)."""
+
+
 class DiskAttachment(Frozen):
     """A disk as a chain of layers, top first; only the first is written to.
 
@@ -128,6 +138,7 @@ class DiskAttachment(Frozen):
     layers: tuple[Layer, ...]
     discard: bool = True
     limits: IoLimits = IoLimits()
+    on_error: OnDiskError = OnDiskError.REPORT
 
 
 class CdAttachment(Frozen):

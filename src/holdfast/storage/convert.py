@@ -7,12 +7,12 @@ to the folder; afterwards it is ours again.
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import Layer, Place
+from holdfast.spec.attachment import FilePlace, Layer, Place
 from holdfast.spec.units import GIB, MIB
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.qemu_img import Progress, qemu_img
@@ -64,9 +64,26 @@ async def flatten(
 ) -> None:
     """Make `target` a volume with all that a chain (top first) shows. Raises as `to_qcow2`."""
     options = VOLUME_OPTIONS if format is VolumeFormat.QCOW2 else ""
-    path, source = _file(target), _file(layers[0].place)
-    await _convert(
-        processes, _node(layers), source, path, owner, identity, progress, virtual_size, options, format
+    path, source = _path(target), _path(layers[0].place)
+    if isinstance(target, FilePlace):
+        await _convert(
+            processes, _node(layers), source, path, owner, identity, progress, virtual_size, options, format
+        )
+        return
+    if format is VolumeFormat.QCOW2:
+        await make_volume(processes, target, virtual_size or 0, format, owner=owner)
+    if identity:
+        await asyncio.to_thread(os.chown, path, identity.uid, identity.gid)
+    into = _options({"driver": format.value, "file": target.protocol()})
+    arguments = ["convert", "-p", "-n", "--target-image-opts", f"json:{json.dumps(_node(layers))}", into]
+    await qemu_img(
+        processes,
+        arguments,
+        owner=owner,
+        target=path,
+        identity=identity,
+        cpu_seconds=_patience(source, virtual_size),
+        progress=progress,
     )
 
 
@@ -84,8 +101,9 @@ async def make_volume(
 
     Raises NoSpace, ConversionFailed.
     """
-    path = _file(target)
-    path.unlink(missing_ok=True)
+    path = _path(target)
+    if isinstance(target, FilePlace):
+        path.unlink(missing_ok=True)
     # -u: what is below is not opened, so nothing in it is read with our rights.
     named = ["-u", "-b", str(below), "-F", below_format] if below else []
     options = ["-o", VOLUME_OPTIONS] if format is VolumeFormat.QCOW2 else []
@@ -105,7 +123,7 @@ async def resize_volume(
     """Let a volume show `size` bytes, which is never less than it does. Raises NoSpace, ConversionFailed."""
     node = _node((Layer(place=target, format=format.value),))
     arguments = ["resize", "-q", f"json:{json.dumps(node)}", str(size)]
-    path, apparent = _file(target), _apparent(format, size)
+    path, apparent = _path(target), _apparent(format, size)
     await qemu_img(processes, arguments, owner=owner, target=path, identity=identity, apparent=apparent)
 
 
@@ -117,8 +135,18 @@ async def copy_bytes(
     await flatten(processes, layers, target, owner=owner, format=VolumeFormat.RAW, progress=progress)
 
 
-def _file(place: Place) -> Path:
-    """The file that a place is; every kind of pool that there is keeps files."""
+def _options(node: Mapping[str, Any], prefix: str = "") -> str:
+    """A node in `key=value` syntax, commas doubled (QEMU, util/keyval.c)."""
+    parts = [
+        _options(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping)
+        else f"{prefix}{key}={str(value).replace(',', ',,')}"
+        for key, value in node.items()
+    ]
+    return ",".join(parts)
+
+
+def _path(place: Place) -> Path:
     return Layer(place=place, format="raw").path
 
 

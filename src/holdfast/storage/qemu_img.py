@@ -19,6 +19,7 @@ Progress = Callable[[float, str], None]
 _ADDRESS_SPACE = 4 * GIB
 _RESERVE = 512 * MIB
 """Bytes of the file system that a conversion leaves to the catalog and to running VMs."""
+_ENDLESS = 1 << 62
 _PERCENT = re.compile(rb"\((\d{1,3}\.\d\d)/100%\)")
 _SIGXFSZ = 25
 
@@ -47,7 +48,8 @@ async def qemu_img(
         NoSpace: the file system has no room for the result.
         ConversionFailed: qemu-img gave up; the detail holds the end of what it said.
     """
-    room = max(free_space(target.parent)[0] - _RESERVE, 16 * MIB)
+    # A device is as large as it is; limits on files do not hold for it.
+    room = _ENDLESS if target.is_block_device() else max(free_space(target.parent)[0] - _RESERVE, 16 * MIB)
     limits = Limits(
         address_space=_ADDRESS_SPACE,
         cpu_seconds=cpu_seconds,

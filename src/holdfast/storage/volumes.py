@@ -13,7 +13,7 @@ from pathlib import Path
 
 from holdfast.host.file_locks import is_locked
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import FilePlace, Layer, Place
+from holdfast.spec.attachment import BlockPlace, FilePlace, Layer, Place
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
@@ -171,7 +171,7 @@ class Volumes:
         place = before.place(source)
         try:
             if not await after.copy(place, target):
-                draft = await after.allocate(target, size)
+                draft = await after.allocate(target, max(size, await asyncio.to_thread(_length, place)))
                 await copy_bytes(
                     self._processes, place, draft, owner=f"operation:{operation}", progress=progress
                 )
@@ -234,6 +234,7 @@ class Volumes:
                 cure="Make a smaller disk, and copy what you need inside the guest.",
             )
         await self.require(vm_name, disk)
+        await self.make_room(vm_name, disk, size)
         top = self.chain(vm_name, disk)[0]
         reader = await asyncio.to_thread(_user_of, top.place)
         await resize_volume(
@@ -244,6 +245,15 @@ class Volumes:
             owner=f"operation:{operation}",
             identity=reader,
         )
+
+    async def make_room(self, vm_name: str, disk: Disk, size: int) -> None:
+        """Before a disk grows to `size` bytes, whether its VM runs or not. Raises NoSpace, PoolVanished."""
+        await self._pools.of(disk.pool).grow(ids_of(vm_name, disk)[0], size)
+
+    async def grant(self, vm_name: str, disk: Disk, identity: Identity | None) -> None:
+        """Before a start: `identity` may use every layer of a disk. Raises PoolVanished."""
+        for volume in ids_of(vm_name, disk):
+            await self._pools.of(disk.pool).grant(volume, identity)
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
         """The layers of a disk, top first. Raises PoolNotFound."""
@@ -351,9 +361,14 @@ async def _discarded(pool: Pool, volume: VolumeId) -> None:
         await pool.discard(volume)
 
 
+def _length(place: Place) -> int:
+    """Bytes of a file; a device is as large as its disk needs."""
+    return place.path.stat().st_size if isinstance(place, FilePlace) else 0
+
+
 def _user_of(place: Place) -> Identity | None:
     """Who may read a VM's disk anyway: what a broken guest left in it is read with no other rights."""
-    if not isinstance(place, FilePlace):
+    if not isinstance(place, FilePlace | BlockPlace):
         return None
     found = place.path.stat()
     if os.geteuid() != 0 or found.st_uid == 0:

@@ -32,6 +32,7 @@ from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.stall import Stall, StallWatch
 from holdfast.vm.start import bring_up, settle_restore, take_down
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class VmOwner:
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._at_rest = asyncio.Event()
         self._powered_off = False
+        self._stalls = StallWatch(rooms.pools, rooms.events, self._queue.put_nowait)
         self._watch: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._serve(), name=f"vm {record.name}")
         if machine is not None:
@@ -70,6 +72,11 @@ class VmOwner:
         if self.machine is None or self.record.state is not VmState.RUNNING:
             return None
         return self.machine, self.guest.restarts if self.guest else 0
+
+    @property
+    def stall(self) -> Stall | None:
+        """Why the guest stands still though nobody paused it; None where it does not."""
+        return self._stalls.stall
 
     # Requests
 
@@ -122,6 +129,7 @@ class VmOwner:
 
     async def close(self) -> None:
         """Let go of the VM without touching it."""
+        self._stalls.forget()
         for task in (self._watch, self._task):
             if task:
                 task.cancel()
@@ -230,6 +238,7 @@ class VmOwner:
         await self.change(back, "vm.start-failed")
 
     async def pause(self) -> None:
+        self._stalls.forget()  # it no longer goes on by itself
         if self.admits(Verb.PAUSE):
             await self._machine().pause()
             await self._set_state(VmState.PAUSED, "vm.paused")
@@ -345,6 +354,7 @@ class VmOwner:
         self._powered_off = False
         self._at_rest.clear()
         self._watch = asyncio.create_task(self._watch_machine(machine))
+        self._queue.put_nowait(lambda: self._look_for_stall(machine))
         if self.record.spec.guest_agent:
             self.guest = GuestWatch(self._rooms, machine, lambda: self.record, self._guest_seen)
 
@@ -361,8 +371,12 @@ class VmOwner:
         if event.name == "SHUTDOWN":
             self._powered_off = True
             await machine.quit()
+        elif event.name == "STOP" and state is VmState.STOPPING:
+            await self._look_for_stall(machine)
         elif event.name in ("STOP", "RESUME") and state in (VmState.RUNNING, VmState.PAUSED):
             # The report may be older than what was done since: only what is now counts.
+            if await self._stalled(machine):
+                return
             paused = await machine.status() != "running"
             if paused is not (state is VmState.PAUSED) and not self._powered_off:
                 await self._set_state(
@@ -384,6 +398,16 @@ class VmOwner:
             self.record = await settle_devices(self._rooms, self.record, machine)
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
+
+    async def _stalled(self, machine: RunningMachine) -> bool:
+        """Whether the guest stands still for its storage, which is then told."""
+        stall = await self._stalls.look(machine, self.record) if machine is self.machine else None
+        if stall is not None and self.record.state is VmState.RUNNING:
+            await self._set_state(VmState.PAUSED, stall.event, stall.data)
+        return stall is not None
+
+    async def _look_for_stall(self, machine: RunningMachine) -> None:
+        await self._stalled(machine)
 
     async def _ended(self, machine: RunningMachine) -> None:
         if machine is not self.machine:
@@ -413,6 +437,7 @@ class VmOwner:
         """End what is left of the machine and everything that stood beside it."""
         if self.machine is machine:
             self.machine = None
+        self._stalls.forget()
         if self._watch and self._watch is not asyncio.current_task():
             self._watch.cancel()
         if self.guest:
@@ -441,11 +466,11 @@ class VmOwner:
 
         self._queue.put_nowait(store)
 
-    async def _set_state(self, state: VmState, event: str) -> None:
+    async def _set_state(self, state: VmState, event: str, data: dict[str, Any] | None = None) -> None:
         def apply(row: VmRow) -> None:
             row.state = state
 
-        await self.change(apply, event)
+        await self.change(apply, event, data)
 
     def _machine(self) -> RunningMachine:
         if self.machine is None:

@@ -259,7 +259,8 @@ class VmRegistry:
             record,
             str(self._rooms.state.vm(record.name)),
             self._rooms.acceleration.known,
-            [user_mode_notice(record.name)] if any(nic.switch is None for nic in record.spec.nics) else [],
+            ([user_mode_notice(record.name)] if any(nic.switch is None for nic in record.spec.nics) else [])
+            + ([owner.stall.text] if owner.stall else []),
         )
 
     async def list(self, query: PageQuery, state: VmState | None = None) -> Page[VmSummary]:

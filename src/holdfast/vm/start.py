@@ -19,6 +19,7 @@ from holdfast.spec.attachment import (
     DiskAttachment,
     FirmwareAttachment,
     NicAttachment,
+    OnDiskError,
     TapAttachment,
     TpmAttachment,
 )
@@ -61,6 +62,8 @@ async def _build(
     spec, folder, runtime = _spec(record), rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
     identity = rooms.identities.of(record.number)
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
+    for disk in spec.disks:
+        await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     try:
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
@@ -75,7 +78,12 @@ async def _build(
             cpu_model=verdict.cpu_model,
             machine_type=machine_type,
             disks=tuple(
-                DiskAttachment(id=disk.id, bus=disk.bus, layers=rooms.volumes.chain(record.name, disk))
+                DiskAttachment(
+                    id=disk.id,
+                    bus=disk.bus,
+                    layers=rooms.volumes.chain(record.name, disk),
+                    on_error=OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP,
+                )
                 for disk in spec.disks
             ),
             cds=await _cds(rooms, spec, folder),

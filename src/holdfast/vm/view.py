@@ -13,9 +13,9 @@ _NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
 
 
 def show(
-    record: VmRecord, folder: str, verdict: AccelerationVerdict | None, nic_notices: list[str]
+    record: VmRecord, folder: str, verdict: AccelerationVerdict | None, more_notices: list[str]
 ) -> VmView:
-    """`verdict` is the host's; `nic_notices` is what the network room says of the VM's NICs."""
+    """`verdict` is the host's; `more_notices` is what others say of it."""
     alive = record.state in _HAS_MACHINE
     return VmView(
         id=record.id,
@@ -33,7 +33,7 @@ def show(
         uptime_seconds=_seconds_since(record.started) if alive else None,
         folder=folder,
         failure=record.failure if record.state is VmState.FAILED else None,
-        notices=tuple(_notices(record, verdict) + nic_notices),
+        notices=tuple(_notices(record, verdict) + more_notices),
         pending=pending(record.running_spec, record.spec) if alive else {},
     )
 

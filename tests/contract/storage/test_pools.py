@@ -267,7 +267,7 @@ async def test_records_are_read_again_and_a_used_pool_stays(rooms: Rooms, root: 
 
     await rooms.pools.create(request_of(root))
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
-    again = Pools(rooms.catalog, rooms.events, rooms.state, Use())
+    again = Pools(rooms.catalog, rooms.events, rooms.state, rooms.processes, Use())
     await again.open()
     view = await again.show("fast")
     assert (view.name, view.provisioned) == ("Fast", 8 * MIB)
@@ -281,7 +281,7 @@ async def test_records_are_read_again_and_a_used_pool_stays(rooms: Rooms, root: 
     # What a crash left between the mark and the record is taken over; another daemon's is not.
     await rooms.catalog.write(lambda session: session.delete(session.get_one(PoolRow, "Fast")))
     shutil.rmtree(root / "one")
-    fresh = Pools(rooms.catalog, rooms.events, rooms.state)
+    fresh = Pools(rooms.catalog, rooms.events, rooms.state, rooms.processes)
     await fresh.open()
     (root / ".holdfast-pool").write_text('{"pool": "x", "state": "of another"}')
     with pytest.raises(HoldfastError) as taken:

@@ -14,7 +14,7 @@ from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
 from holdfast.machine.devices.quoting import backend, blockdev, device, option
-from holdfast.spec.attachment import DiskAttachment, Layer
+from holdfast.spec.attachment import DiskAttachment, Layer, OnDiskError
 from holdfast.spec.vm import DiskBus, IoLimits
 
 IO_THREAD = "io0"
@@ -141,12 +141,14 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
 
     `number` is the disk's own in this VM; `place` that of its PCIe port, None on the SCSI bus.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "id": device_id(attachment.id),
         "drive": filter_node(attachment.id),
         "serial": attachment.id,
         "bootindex": _FIRST_BOOT + number,
     }
+    if attachment.on_error is OnDiskError.STOP and attachment.bus is not DiskBus.NVME:
+        shared |= {"rerror": "stop", "werror": "stop"}
     if place is None:
         at = {"channel": 0, "scsi-id": number % _TARGETS, "lun": number // _TARGETS}
         return {"driver": "scsi-hd", "bus": f"{SCSI_CONTROLLER}.0", **at, **shared}

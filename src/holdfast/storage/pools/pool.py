@@ -146,6 +146,14 @@ class Pool(Protocol):
         """
         ...
 
+    async def grow(self, volume: VolumeId, size: int) -> None:
+        """Make room in a volume for a disk that will have `size` bytes. Raises NoSpace."""
+        ...
+
+    async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
+        """Before a start: `identity` may use the volume, also after the host was restarted."""
+        ...
+
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
         """The draft becomes the volume, durably, and replaces what had its name; `identity` may use it."""
         ...
