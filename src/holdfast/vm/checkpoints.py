@@ -78,6 +78,10 @@ class CheckpointDamaged(Conflict):
     id = "checkpoint-damaged"
 
 
+class OtherAcceleration(Unsupported):
+    id = "checkpoint-of-other-acceleration"
+
+
 class Checkpoints:
     """Fits `api.services.Checkpoints`."""
 
@@ -215,8 +219,10 @@ class Checkpoints:
         for spec in checkpoint.specs:
             await self._require_spec(name, spec)
         folder = self._rooms.state.vm(name) / FOLDER / checkpoint.name
-        if checkpoint.has_memory and not memory_file(folder).is_file():
-            raise _damaged(checkpoint, memory_file(folder))
+        if checkpoint.has_memory:
+            if not memory_file(folder).is_file():
+                raise _damaged(checkpoint, memory_file(folder))
+            await self._require_acceleration(checkpoint)
         if isinstance(checkpoint.spec.boot, UefiBoot):
             try:
                 header, _ = read_header(await asyncio.to_thread(read_bounded, firmware_file(folder), LONGEST))
@@ -229,6 +235,17 @@ class Checkpoints:
             freed = ran.memory if ran is not None and owner.machine is not None else 0
             need = (checkpoint.running_spec or checkpoint.spec).memory
             await asyncio.to_thread(require_memory, max(0, need - freed))
+
+    async def _require_acceleration(self, checkpoint: Checkpoint) -> None:
+        now = (await self._rooms.acceleration.verdict()).acceleration
+        if checkpoint.acceleration not in (None, now):
+            raise OtherAcceleration(
+                f"the memory of checkpoint {checkpoint.name!r} is of a machine that ran by"
+                f" {checkpoint.acceleration}; this host runs VMs by {now} now",
+                value=checkpoint.acceleration,
+                cure="Return to it where VMs run as they did; its disks can be exported:"
+                " `holdfast checkpoint export`.",
+            )
 
     async def _require_spec(self, name: str, spec: VmSpec) -> None:
         for disk in spec.disks:
