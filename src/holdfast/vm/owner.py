@@ -374,28 +374,33 @@ class VmOwner:
         elif event.name == "STOP" and state is VmState.STOPPING:
             await self._look_for_stall(machine)
         elif event.name in ("STOP", "RESUME") and state in (VmState.RUNNING, VmState.PAUSED):
-            # The report may be older than what was done since: only what is now counts.
-            if await self._stalled(machine):
-                return
-            paused = await machine.status() != "running"
-            if paused is not (state is VmState.PAUSED) and not self._powered_off:
-                await self._set_state(
-                    VmState.PAUSED if paused else VmState.RUNNING, "vm.paused" if paused else "vm.resumed"
-                )
-        elif event.name == "RESET":
-            await self._rooms.events.emit("vm.guest-restarted", self.record.name, {"id": self.record.id})
+            await self._look_for_pause(machine)
+        elif event.name == "DEVICE_DELETED":
+            self.record = await settle_devices(self._rooms, self.record, machine)
+        else:
+            await self._guest_reported(event)
+
+    async def _look_for_pause(self, machine: RunningMachine) -> None:
+        # The report may be older than what was done since: only what is now counts.
+        if await self._stalled(machine):
+            return
+        paused = await machine.status() != "running"
+        if paused is not (self.record.state is VmState.PAUSED) and not self._powered_off:
+            await self._set_state(
+                VmState.PAUSED if paused else VmState.RUNNING, "vm.paused" if paused else "vm.resumed"
+            )
+
+    async def _guest_reported(self, event: MachineEvent) -> None:
+        data = {"id": self.record.id}
+        if event.name == "RESET":
+            await self._rooms.events.emit("vm.guest-restarted", self.record.name, data)
             if self.guest:
                 self.guest.forget()
         elif event.name == "GUEST_PANICKED":
-            await self._rooms.events.emit("vm.guest-panicked", self.record.name, {"id": self.record.id})
+            await self._rooms.events.emit("vm.guest-panicked", self.record.name, data)
         elif event.name == "BLOCK_IO_ERROR":
-            data = {
-                "id": self.record.id,
-                "device": str(event.data.get("device") or event.data.get("node-name")),
-            }
-            await self._rooms.events.emit("vm.disk-error", self.record.name, data)
-        elif event.name == "DEVICE_DELETED":
-            self.record = await settle_devices(self._rooms, self.record, machine)
+            device = str(event.data.get("device") or event.data.get("node-name"))
+            await self._rooms.events.emit("vm.disk-error", self.record.name, {**data, "device": device})
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
 
