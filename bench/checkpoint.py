@@ -163,6 +163,8 @@ class _Hand:
         monitor.do("transaction", actions=actions)
         monitor.do("migrate-continue", state="pre-switchover")
         monitor.until("MIGRATION", status="completed")
+        while monitor.do("query-status")["status"] == "finish-migrate":
+            pass
         monitor.do("cont")
         subprocess.run(["sync", "-d", str(target)], check=True)
 

@@ -111,7 +111,7 @@ def test_vms_at_rest_firmware_state_export_and_what_is_refused(host: LiveHost, s
     host.do("DELETE", f"{AT}/saved", subtree="true")
     assert listed(host) == {}
     host.call("POST", f"/v1/vms/{NAME}/kill")
-    host.do("POST", f"/v1/vms/{NAME}/rename", {"name": f"{NAME} 2"})
+    host.call("POST", f"/v1/vms/{NAME}/rename", {"name": f"{NAME} 2"})
     host.do("DELETE", f"/v1/vms/{NAME} 2")
     _firmware_state(host)
     check_invariants(host)
@@ -125,7 +125,7 @@ def refused(host: LiveHost, method: str, path: str, body: object = None) -> str:
 
 def _refusals(host: LiveHost) -> None:
     assert refused(host, "POST", AT, {"name": "off"}) == "checkpoint-name-taken"
-    assert refused(host, "POST", AT, {"name": "../off"}) == "invalid-input"
+    assert refused(host, "POST", AT, {"name": "../off"}) == "bad-request"
     assert refused(host, "POST", f"{AT}/none/apply", {}) == "checkpoint-not-found"
     assert refused(host, "DELETE", f"{AT}/none") == "checkpoint-not-found"
     assert refused(host, "PATCH", f"{AT}/Off", {"name": "SAVED"}) == "checkpoint-name-taken"

@@ -16,6 +16,8 @@ from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
 
 _EVENT_SECONDS = 1.0
+_ENDED = ("shutdown", "internal-error", "guest-panicked")
+"""States in which a guest must be reset before it may go on."""
 
 
 @dataclass
@@ -61,9 +63,13 @@ class Instant:
                 stall.seconds = await _measured(listener)
 
     async def _go_on(self) -> None:
-        # It ended, or its guest powered off meanwhile: both are reported by themselves.
-        with contextlib.suppress(QmpLost, QmpRefused):
-            await self._session.execute("cont")
+        """It may have ended, or its guest powered off meanwhile: both are reported by themselves."""
+        with contextlib.suppress(QmpLost):
+            try:
+                await self._session.execute("cont")
+            except QmpRefused:
+                if (await self._session.execute("query-status"))["status"] not in _ENDED:
+                    raise
 
 
 async def _measured(listener: Listener) -> float | None:
