@@ -61,9 +61,10 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, guest_secrets, key_work, lifecycle
+from holdfast.vm import attest_work, create, disk_work, guest_secrets, key_work, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
+from holdfast.vm.disks import DiskWork
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -185,6 +186,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
     services = Services(
         vms=registry,
+        disks=DiskWork(rooms, registry),
         firmware=firmware,
         vm_counts=rooms.records,
         operations=operations,
@@ -223,6 +225,7 @@ def _register(
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *key_work.procedures(rooms, registry.owner),
+        *disk_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),

@@ -11,6 +11,7 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     certificates,
+    disks,
     events,
     firmware_state,
     health,
@@ -28,6 +29,7 @@ from holdfast.api.services import Services
 
 ROUTERS = (
     vms,
+    disks,
     trust,
     firmware_state,
     certificates,

@@ -40,3 +40,4 @@ SwitchArgument = Annotated[
 VmsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="VMs.", autocompletion=complete_vm)
 ]
+DiskArgument = Annotated[str, typer.Argument(metavar="DISK", help="Its id, such as disk1.")]

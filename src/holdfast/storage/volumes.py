@@ -8,15 +8,18 @@ the chain from `chain`; the backing name in a header is for people who look with
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from holdfast.host.file_locks import is_locked
 from holdfast.host.files import copy_sparse, sync_folder
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import Layer
+from holdfast.spec.attachment import BlockPlace, Layer
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict
 from holdfast.spec.vm import Disk
 from holdfast.storage.convert import VOLUME_OPTIONS, flatten
@@ -131,7 +134,9 @@ class Volumes:
             part.unlink(missing_ok=True)
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
-        """The files of a disk, top first."""
+        """The layers of a disk, top first; a host's device that carries one is the only layer."""
+        if disk.device is not None:
+            return (Layer(place=BlockPlace(path=Path(disk.device)), format="raw", name=disk.id),)
         own = (disk.volume, *disk.below)
         layers = [
             Layer.of_file(
@@ -151,7 +156,7 @@ class Volumes:
 
         The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
         """
-        paths = [self._path(vm_name, disk) for disk in disks]
+        paths = [self._path(vm_name, disk) for disk in disks if disk.device is None]
         deadline = asyncio.get_running_loop().time() + limit
         while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
             if asyncio.get_running_loop().time() > deadline:
@@ -165,6 +170,8 @@ class Volumes:
             VolumeMissing: one of the VM's own files is not; the value is its path.
             ImageChainBroken: the image below is not; the value is its path.
         """
+        if disk.device is not None:
+            return
         chain = self.chain(vm_name, disk)
         own = 1 + len(disk.below)
         for layer in chain[:own]:
@@ -185,14 +192,52 @@ class Volumes:
     def stored_size(self, vm_name: str, disk: Disk) -> int:
         """Bytes on this host's disk that are the VM's alone; a file that is missing counts 0."""
         size = 0
-        for volume in (disk.volume, *disk.below):
+        for volume in own_layers(disk):
             with contextlib.suppress(FileNotFoundError):
                 size += self._path(vm_name, disk, volume).stat().st_blocks * 512
         return size
 
+    async def resize(self, vm_name: str, disk: Disk, size: int, *, operation: str) -> None:
+        """Let the guest of a VM that is off see `size` bytes; nothing happens where it does.
+
+        Raises:
+            VolumeMissing, NoSpace, ConversionFailed: it is as it was.
+        """
+        await self.require(vm_name, disk)
+        top = self.chain(vm_name, disk)[0]
+        # The name below that stands in the header is not followed: what is there is not asked for.
+        node: dict[str, Any] = {"driver": top.format, "file": top.place.protocol()}
+        if top.format == "qcow2":
+            node["backing"] = None
+        await qemu_img(
+            self._processes,
+            ["resize", "-q", f"json:{json.dumps(node)}", str(size)],
+            owner=f"operation:{operation}",
+            target=top.path,
+            identity=await asyncio.to_thread(_user_of, top.path),
+        )
+
+    async def set_aside(self, vm_name: str, disk: Disk, label: str) -> str:
+        """Keep the volumes of a disk that is the VM's no more, in a folder of their own; its path.
+
+        Run again it completes what was begun.
+        """
+        folder = self._state.vm(vm_name) / "kept" / f"{disk.id}-{label}"
+
+        def carry() -> None:
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for volume in own_layers(disk):
+                path = self._path(vm_name, disk, volume)
+                if path.exists():
+                    path.rename(folder / path.name)
+            sync_folder(folder)
+
+        await asyncio.to_thread(carry)
+        return str(folder)
+
     async def delete(self, vm_name: str, disk: Disk) -> None:
         """Remove a disk's files; nothing happens where they are not there."""
-        paths = [self._path(vm_name, disk, volume) for volume in (disk.volume, *disk.below)]
+        paths = [self._path(vm_name, disk, volume) for volume in own_layers(disk)]
 
         def remove() -> None:
             for path in paths:

@@ -26,6 +26,7 @@ from holdfast.spec.errors import Failed, HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
+from holdfast.vm.disk_settling import forget_unnamed, settle_disks
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, require_lone_identity
@@ -377,6 +378,8 @@ class VmOwner:
                 "device": str(event.data.get("device") or event.data.get("node-name")),
             }
             await self._rooms.events.emit("vm.disk-error", self.record.name, data)
+        elif event.name == "DEVICE_DELETED":
+            self.record = await settle_disks(self._rooms, self.record, machine)
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
 
@@ -393,6 +396,8 @@ class VmOwner:
             text="QEMU ended by itself", time=datetime.now(UTC), log_tail=tuple(lines)
         ).model_dump(mode="json")
 
+        had = self.record.running_spec.disks if self.record.running_spec else ()
+
         def ended(row: VmRow) -> None:
             row.state = VmState.OFF if expected else VmState.FAILED
             row.running_spec = None
@@ -401,6 +406,7 @@ class VmOwner:
             row.failure = None if expected else failure
 
         await self.change(ended, "vm.stopped" if expected else "vm.failed")
+        await forget_unnamed(self._rooms, self.record, [*had])
         await asyncio.to_thread(MemoryImage(self._rooms.state.vm(self.record.name)).discard)
         self._at_rest.set()
 

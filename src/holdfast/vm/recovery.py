@@ -17,6 +17,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
 from holdfast.trust.firmware_folder import settle_folder
+from holdfast.vm.disk_settling import settle_machine
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord
@@ -101,6 +102,8 @@ async def _recover_vm(
         record = await _store(rooms, record, settled)
     if settled.state is not VmState.SAVED:
         await asyncio.to_thread(image.discard)
+    if machine is not None:
+        record = await settle_machine(rooms, record, machine)
     registry.add(record, machine)
     return machine
 
