@@ -68,6 +68,7 @@ from holdfast.vm import (
     checkpoint_export,
     checkpoints,
     create,
+    disk_work,
     guest_secrets,
     key_work,
     lifecycle,
@@ -78,6 +79,7 @@ from holdfast.vm.checkpoint_export import CheckpointExports
 from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
+from holdfast.vm.disks import DiskWork
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -207,6 +209,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     services = Services(
         vms=registry,
         nics=NicWork(rooms, registry.named),
+        disks=DiskWork(rooms, registry),
         firmware=firmware,
         vm_counts=rooms.records,
         operations=operations,
@@ -258,6 +261,7 @@ def _register(
         *checkpoints.procedures(rooms, registry.owner),
         *checkpoint_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
+        *disk_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),

@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from holdfast.host.file_locks import is_locked
+from holdfast.host.files import sync_folder
 from holdfast.host.processes import Identity, Processes
 from holdfast.spec.attachment import BlockPlace, FilePlace, Layer, Place
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
@@ -256,7 +258,12 @@ class Volumes:
             await self._pools.of(disk.pool).grant(volume, identity)
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
-        """The layers of a disk, top first. Raises PoolNotFound."""
+        """The layers of a disk, top first; a host's device that carries one is the only layer.
+
+        Raises PoolNotFound.
+        """
+        if disk.device is not None:
+            return (Layer(place=BlockPlace(path=Path(disk.device)), format="raw", name=disk.id),)
         pool = self._pools.of(disk.pool)
         layers = [
             Layer(place=pool.place(each), format=each.format.value, name=each.name)
@@ -282,7 +289,8 @@ class Volumes:
         """The file that a machine has locked; None where there is none that could be asked now."""
         with contextlib.suppress(HoldfastError):
             pool = self._pools.of(disk.pool)
-            place = pool.place(ids_of(vm_name, disk)[0])
+            top = next(iter(ids_of(vm_name, disk)), None)
+            place = pool.place(top) if top else None
             if isinstance(place, FilePlace) and (await pool.state()).health is not PoolHealth.VANISHED:
                 return place.path
         return None
@@ -329,9 +337,31 @@ class Volumes:
         for name in sorted({disk.pool for disk in disks if disk.pool is not None}):
             await self._pools.of(name).rename(old, new)
 
+    async def set_aside(self, vm_name: str, disk: Disk, label: str) -> str:
+        """Keep the volumes of a disk that is the VM's no more, in a folder of their own; its path.
+
+        Run again it completes what was begun.
+        """
+        pool = self._pools.of(disk.pool)
+        places = [pool.place(each) for each in ids_of(vm_name, disk)]
+        paths = [place.path for place in places if isinstance(place, FilePlace)]
+        if not paths:
+            return ", ".join(str(place) for place in places)
+        folder = paths[0].parent / "kept" / f"{disk.id}-{label}"
+
+        def carry() -> None:
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for path in paths:
+                if path.exists():
+                    path.rename(folder / path.name)
+            sync_folder(folder)
+
+        await asyncio.to_thread(carry)
+        return str(folder)
+
     async def delete(self, vm_name: str, disk: Disk) -> None:
         """Remove a disk's volumes; nothing happens where they are not there. Raises PoolVanished."""
-        await self.delete_layers(vm_name, disk, (disk.volume, *disk.below))
+        await self.delete_layers(vm_name, disk, own_layers(disk))
 
     async def delete_layers(self, vm_name: str, disk: Disk, volumes: Iterable[str]) -> None:
         """Remove volumes of a VM from the pool of `disk`, whichever of them are there."""

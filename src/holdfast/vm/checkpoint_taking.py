@@ -27,7 +27,9 @@ from holdfast.machine.instant import Stall
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
 from holdfast.qmp.agent import GuestAgent
+from holdfast.spec.attachment import RbdPlace
 from holdfast.spec.checkpoint import CheckpointType, CheckpointWish
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Failed, HoldfastError, Interrupted, Unsupported
 from holdfast.spec.units import MIB
 from holdfast.spec.vm import DiskBus, UefiBoot, VmState
@@ -312,11 +314,12 @@ class _Living:
         """The new layers beside the chains; what the old ones hold is written out ahead of the instant."""
         name, paths = self._owner.record.name, []
         for disk in self._spec.disks:
-            above = disk.model_copy(update={"volume": tops[disk.id], "below": layers.own_layers(disk)})
+            above = disk.model_copy(update={"volume": tops[disk.id], "below": own_layers(disk)})
             chain = self._rooms.volumes.chain(name, above)
             await self._machine.layers.drop(chain[0].name)
             await self._machine.layers.add(chain[0])
-            paths.append(chain[1].path)
+            if not isinstance(chain[1].place, RbdPlace):
+                paths.append(chain[1].path)
         await asyncio.gather(*(asyncio.to_thread(_write_out, path) for path in paths))
 
     async def _frozen(self, at_instant: Any) -> Stall | None:

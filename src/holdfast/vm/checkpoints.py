@@ -55,6 +55,7 @@ from holdfast.vm.checkpoint_taking import (
 from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file, own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.planning import require_volume
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -178,6 +179,7 @@ class Checkpoints:
         self._require_unguarded(owner)
         for spec in own_specs(owner):
             for disk in spec.disks:
+                require_volume(record.name, disk)
                 await self._rooms.volumes.require(record.name, disk)
         if owner.machine is not None and request.type is CheckpointWish.STANDARD:
             require_movable(owner)

@@ -23,6 +23,7 @@ from holdfast.machine.disk_layers import DiskLayers, root_of
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
 from holdfast.spec.attachment import Layer
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import format_size
 from holdfast.spec.vm import VmSpec
@@ -101,7 +102,7 @@ class Merging:
         connected = await machine.layers.chains()
         for disk in disks:
             # A layer that the machine went on without was merged, and the record not told.
-            for layer in layers.own_layers(disk):
+            for layer in own_layers(disk):
                 if disk.id in connected and layer not in connected[disk.id]:
                     await forget(owner, disk.id, layer)
         if job.notes.get("merge_stopped") and await machine.status() == "paused":

@@ -28,6 +28,7 @@ from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.device_settling import settle_devices
+from holdfast.vm.disk_settling import forget_unnamed, settle_disks
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
@@ -377,6 +378,7 @@ class VmOwner:
             await self._look_for_pause(machine)
         elif event.name == "DEVICE_DELETED":
             self.record = await settle_devices(self._rooms, self.record, machine)
+            self.record = await settle_disks(self._rooms, self.record, machine)
         else:
             await self._guest_reported(event)
 
@@ -427,6 +429,8 @@ class VmOwner:
             text="QEMU ended by itself", time=datetime.now(UTC), log_tail=tuple(lines)
         ).model_dump(mode="json")
 
+        had = self.record.running_spec.disks if self.record.running_spec else ()
+
         def ended(row: VmRow) -> None:
             row.state = VmState.OFF if expected else VmState.FAILED
             row.running_spec = None
@@ -435,6 +439,7 @@ class VmOwner:
             row.failure = None if expected else failure
 
         await self.change(ended, "vm.stopped" if expected else "vm.failed")
+        await forget_unnamed(self._rooms, self.record, [*had])
         await asyncio.to_thread(MemoryImage(self._rooms.state.vm(self.record.name)).discard)
         self._at_rest.set()
 

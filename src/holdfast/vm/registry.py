@@ -5,6 +5,7 @@ operation that carries them out, and done by the procedures of `lifecycle`, `cre
 `delete`. Short verbs go straight to the owner.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -141,23 +142,37 @@ class VmRegistry:
         return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
 
     async def begin(
-        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+        self,
+        kind: str,
+        owner: VmOwner,
+        verb: Verb,
+        params: dict[str, Any],
+        actor: str,
+        also: Callable[[Session], None] = lambda _: None,
     ) -> Operation:
-        """Begin an operation of another module on a VM: admitted and recorded together."""
-        return await self._submit(kind, owner, verb, params, actor)
+        """Begin an operation of another module on a VM: admitted and recorded together.
+
+        `also` runs in that transaction, and may refuse by raising.
+        """
+        return await self._submit(kind, owner, verb, params, actor, also)
 
     async def _submit(
-        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+        self,
+        kind: str,
+        owner: VmOwner,
+        verb: Verb,
+        params: dict[str, Any],
+        actor: str,
+        also: Callable[[Session], None] = lambda _: None,
     ) -> Operation:
         """Admit and record in one transaction: two requests at once cannot both be let in."""
         params = {"vm": owner.record.id, **params}
-        return await self._operations.submit(
-            kind,
-            owner.record.name,
-            params,
-            actor,
-            lambda session, operation: self._reserve(session, owner, verb, operation),
-        )
+
+        def reserve(session: Session, operation: str) -> None:
+            self._reserve(session, owner, verb, operation)
+            also(session)
+
+        return await self._operations.submit(kind, owner.record.name, params, actor, reserve)
 
     def _reserve(self, session: Session, owner: VmOwner, verb: Verb, operation: str) -> None:
         row = records.by_id(session, owner.record.id)

@@ -16,10 +16,8 @@ from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.attachment import (
     CdAttachment,
-    DiskAttachment,
     FirmwareAttachment,
     NicAttachment,
-    OnDiskError,
     TapAttachment,
     TpmAttachment,
 )
@@ -27,6 +25,7 @@ from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.attested_host import key_for_start
+from holdfast.vm.disk_attachments import OpenedDisk, descriptors_of, open_disk
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.pending_keys import before_start
 from holdfast.vm.records import VmRecord
@@ -65,10 +64,13 @@ async def _build(
     for disk in spec.disks:
         await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
+    disks: list[OpenedDisk] = []
     try:
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
+        for disk in spec.disks:
+            disks.append(open_disk(rooms, record.name, disk))
         boot = spec.boot
         inputs = MachineInputs(
             vm_id=record.id,
@@ -77,15 +79,8 @@ async def _build(
             acceleration=verdict.acceleration,
             cpu_model=verdict.cpu_model,
             machine_type=machine_type,
-            disks=tuple(
-                DiskAttachment(
-                    id=disk.id,
-                    bus=disk.bus,
-                    layers=rooms.volumes.chain(record.name, disk),
-                    on_error=OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP,
-                )
-                for disk in spec.disks
-            ),
+            disks=tuple(disk.attachment for disk in disks),
+            open_disks=tuple((disk.attachment.id, disk.fd) for disk in disks if disk.fd is not None),
             cds=await _cds(rooms, spec, folder),
             nics=tuple(ports),
             firmware=_firmware(boot, folder) if isinstance(boot, UefiBoot) else None,
@@ -98,10 +93,10 @@ async def _build(
             else None,
             incoming=image is not None,
         )
-        taps = descriptors(port for _, port in ports)
-        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", taps)
+        fds = [*descriptors(port for _, port in ports), *descriptors_of(disks)]
+        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", fds)
     finally:
-        for fd in descriptors(port for _, port in ports):
+        for fd in (*descriptors(port for _, port in ports), *descriptors_of(disks)):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import Acceleration, GuestOs, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import GuestView, VmView
+from holdfast.vm.disk_specs import disk_notices
 from holdfast.vm.records import VmRecord
 
 _HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
@@ -74,6 +75,8 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append("Has no vTPM")
     if isinstance(boot, UefiBoot) and boot.tpm_identity not in (None, record.id):
         notices.append(f"Took over the TPM identity of VM {boot.tpm_identity}: never run both")
+    for disk in (record.running_spec or record.spec).disks:
+        notices += disk_notices(disk)
     if record.spec.require_attested_host:
         notices.append("Starts only while this host's verifier trusts it")
     if record.spec.template:

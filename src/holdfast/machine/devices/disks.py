@@ -10,11 +10,12 @@ filters and new layers are put in and taken out while the guest runs.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
 from holdfast.machine.devices.quoting import backend, blockdev, device, option
-from holdfast.spec.attachment import DiskAttachment, Layer, OnDiskError
+from holdfast.spec.attachment import BlockPlace, DiskAttachment, Layer, OnDiskError
 from holdfast.spec.vm import DiskBus, IoLimits
 
 IO_THREAD = "io0"
@@ -45,6 +46,20 @@ def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int |
 def disk_numbers(ids: Iterable[str]) -> dict[str, int]:
     """The number of each disk of a VM, which its boot order and its place on the SCSI bus follow from."""
     return numbers(ids, _MOST)
+
+
+def descriptor_set(disk: str) -> int:
+    """Number of the set of descriptors through which QEMU opens a disk that was opened for it."""
+    return 1 + disk_numbers([disk])[disk]
+
+
+def opened_place(disk: str) -> BlockPlace:
+    """A host's block device that was opened for QEMU, which needs no right to it."""
+    return BlockPlace(path=Path(f"/dev/fdset/{descriptor_set(disk)}"))
+
+
+def opened(disk: str, fd: int) -> list[str]:
+    return ["-add-fd", f"fd={fd},set={descriptor_set(disk)}"]
 
 
 def format_node(attachment: DiskAttachment, depth: int = 0) -> str:

@@ -23,6 +23,7 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import PoolRow
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError, NotFound
 from holdfast.spec.ids import new_id
 from holdfast.spec.paging import BadSort, Page, PageQuery
@@ -300,8 +301,8 @@ def require_pools(session: Session, names: Iterable[str | None]) -> None:
 
 
 def ids_of(vm: str, disk: Disk) -> tuple[VolumeId, ...]:
-    """The volumes of a disk, top first."""
-    own = (disk.volume, *disk.below)
+    """The volumes of a disk, top first; a host's device has none."""
+    own = own_layers(disk)
     return tuple(VolumeId(vm, name, disk.format if name == own[-1] else VolumeFormat.QCOW2) for name in own)
 
 
