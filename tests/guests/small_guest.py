@@ -5,7 +5,8 @@ Kernel, modules and qemu-ga come from the packages of the distribution that the 
 in the cache folder under a name that changes with this file and the packages.
 
 In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., /dev/sda..,
-/dev/nvme0n1.., CDs as /dev/sr0.., qemu-ga on its virtio-serial port, acpid for the power button, a shell on ttyS0. It prints READY when it is up.
+/dev/nvme0n1.., CDs as /dev/sr0.., qemu-ga on its virtio-serial port,
+acpid for the power button, a shell on ttyS0. It prints READY when it is up.
 """
 
 import contextlib
