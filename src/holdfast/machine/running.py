@@ -89,7 +89,7 @@ class RunningMachine:
     @property
     def instant(self) -> Instant:
         """All of it at one instant."""
-        return Instant(self._session, self.memory)
+        return Instant(self._session, self.memory, self.layers)
 
     @property
     def console_path(self) -> Path:
