@@ -98,7 +98,7 @@ class RunningMachine:
     @property
     def instant(self) -> Instant:
         """All of it at one instant."""
-        return Instant(self._session, self.memory)
+        return Instant(self._session, self.memory, self.layers)
 
     @property
     def nics(self) -> NicPlug:

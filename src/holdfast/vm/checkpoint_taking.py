@@ -298,7 +298,7 @@ class _Living:
 
         kind, stall = CheckpointType.STANDARD, Stall()
         if freezes:
-            frozen = await self._frozen(at_instant)
+            frozen = await self._frozen(switched)
             kind, stall = (CheckpointType.PRODUCTION, frozen) if frozen else (kind, stall)
         if kind is CheckpointType.STANDARD:
             stall = await self._with_memory(at_instant)
@@ -322,13 +322,14 @@ class _Living:
                 paths.append(chain[1].path)
         await asyncio.gather(*(asyncio.to_thread(_write_out, path) for path in paths))
 
-    async def _frozen(self, at_instant: Any) -> Stall | None:
+    async def _frozen(self, tops: dict[str, str]) -> Stall | None:
         """None: the guest's file systems could not be brought to rest, and memory is the way."""
         try:
             agent = await self._agent()
             try:
                 await self._freeze(agent)
-                return await self._machine.instant.of_disks(at_instant, runs=self._runs)
+                copy = self._copy_firmware if isinstance(self._spec.boot, UefiBoot) else None
+                return await self._machine.instant.of_disks(tops, copy, runs=self._runs)
             finally:
                 await asyncio.shield(thaw(self._owner))
         except GuestNotFrozen as error:

@@ -239,7 +239,7 @@ class _Work:
             await machine.layers.finish(self._id)
             await forget(self._owner, self._merge.disk, self._merge.upper)
 
-        await machine.instant.of_disks(work, runs=runs)
+        await machine.instant.of_work(work, runs=runs)
         self._job.notes["merge_stopped"] = False
 
     async def _up(self, disks: DiskLayers, chain: "_Chain") -> None:

@@ -98,6 +98,7 @@ async def _recover_vm(
         machine = None
         await take_down(rooms, record)
     if settled.resume_guest and machine is not None:
+        await machine.memory.cancel()  # else what writes it out would stop the guest again
         await machine.cont()
     if settled.state is not record.state or settled.failure:
         record = await _store(rooms, record, settled)

@@ -21,19 +21,32 @@ async def test_disks_are_switched_while_the_guest_stands_still(rig: Rig) -> None
     await rig.machine.cont()
     seen = []
 
-    async def work() -> None:
+    async def looked() -> None:
         seen.append(await rig.machine.status())
+
+    async def work() -> None:
+        await looked()
         await rig.put_on(disk0="disk0-1", disk1="disk1-1")
 
-    stall = await rig.machine.instant.of_disks(work, runs=True)
+    stall = await rig.machine.instant.of_work(work, runs=True)
     assert seen == ["paused"] and await rig.machine.status() == "running"
     assert stall.seconds is not None and 0 < stall.seconds < 5
+    for name, copy in (("disk0-2", None), ("disk0-3", looked)):
+        await rig.open(name)
+        top = (await rig.machine.layers.chains())["disk0"][0]
+        stall = await rig.machine.instant.of_disks({top: name}, copy, runs=True)
+        assert (await rig.machine.layers.chains())["disk0"][:2] == (name, top)
+        assert await rig.machine.status() == "running" and stall.seconds is not None
+    assert seen == ["paused", "paused"]
+    with pytest.raises(ExceptionGroup):
+        await rig.machine.instant.of_disks({"disk0-3": "none"}, None, runs=True)
+    assert await rig.machine.status() == "running"
 
     async def broken() -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await rig.machine.instant.of_disks(broken, runs=True)
+        await rig.machine.instant.of_work(broken, runs=True)
     assert await rig.machine.status() == "running"
 
 
