@@ -22,6 +22,7 @@ from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
+from holdfast.machine.size_plug import SizePlug
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -84,6 +85,11 @@ class RunningMachine:
     def nics(self) -> NicPlug:
         """Network cards that come and go while it runs."""
         return NicPlug(self._session)
+
+    @property
+    def size(self) -> SizePlug:
+        """Processors and memory, more or less of them while it runs."""
+        return SizePlug(self._session)
 
     @property
     def console_path(self) -> Path:
