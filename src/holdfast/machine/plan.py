@@ -109,7 +109,7 @@ def _platform(inputs: MachineInputs) -> list[str]:
     parts = board(inputs.machine_type, acceleration, spec.cpus, flash=flash is not None, smm=smm)
     most = spec.layout.max_cpus if spec.layout else None
     parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model, most)
-    parts += memory(spec.memory, acceleration)
+    parts += memory(spec.memory, acceleration, spec.layout.dimms if spec.layout else ())
     parts += clock(spec.os) + firmware(flash) + tpm(inputs.tpm)
     if isinstance(spec.boot, KernelBoot):
         parts += kernel(inputs.kernel, inputs.initrd, spec.boot.append)

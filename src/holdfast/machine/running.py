@@ -27,6 +27,7 @@ from holdfast.machine.instant import Instant
 from holdfast.machine.memory_stream import MemoryStream
 from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
+from holdfast.machine.size_plug import SizePlug
 from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -114,6 +115,11 @@ class RunningMachine:
     def moves(self) -> DiskMove:
         """Disks that are moved to other layers while it runs."""
         return DiskMove(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def size(self) -> SizePlug:
+        """Processors and memory, more or less of them while it runs."""
+        return SizePlug(self._session)
 
     @property
     def console_path(self) -> Path:

@@ -33,6 +33,7 @@ from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.sizing import GuestSize, guest_size, require_room, resize, use
 from holdfast.vm.usage import images_of, pools_of
 from holdfast.vm.view import show
 
@@ -238,6 +239,7 @@ class VmRegistry:
         owner.admits(Verb.CHANGE)
         before = owner.record.spec
         spec = await self._planner.changed(owner.record, change)
+        await require_room(owner.record, change.memory)
         guarded = spec.require_attested_host
         changes = guarded != owner.record.spec.require_attested_host
         key = await guard_key(self._rooms, owner.record) if changes else b""
@@ -258,10 +260,16 @@ class VmRegistry:
             if change.iso is not None and owner.machine is not None:
                 await owner.machine.set_medium(spec.cd_drives[0].id, await self._planner.medium(spec))
             await owner.change(lambda row: records.set_spec(row, spec), "vm.changed")
+            if sized:
+                await resize(self._rooms, owner)
             if key and guarded:
                 await vtpm.guard(owner.record.id, folder, key)
 
+        sized = change.cpus is not None or change.memory is not None
+        used, was = await guest_size(owner) if sized else GuestSize(), owner.record.running_spec
         await owner.request(apply)
+        if sized:
+            await use(owner, used, was)
         return await self.show(owner.record.id)
 
     async def show(self, name: str) -> VmView:

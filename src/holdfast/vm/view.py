@@ -8,6 +8,7 @@ from holdfast.spec.vm import Acceleration, GuestOs, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import GuestView, VmView
 from holdfast.vm.disk_specs import disk_notices
 from holdfast.vm.records import VmRecord
+from holdfast.vm.waiting import waits
 
 _HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
 _NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
@@ -35,7 +36,9 @@ def show(
         folder=folder,
         failure=record.failure if record.state is VmState.FAILED else None,
         notices=tuple(_notices(record, verdict) + more_notices),
+        running=record.running_spec if alive else None,
         pending=pending(record.running_spec, record.spec) if alive else {},
+        waits=waits(record) if alive else {},
     )
 
 
