@@ -30,13 +30,14 @@ from holdfast.qmp.agent import GuestAgent
 from holdfast.spec.attachment import RbdPlace
 from holdfast.spec.checkpoint import CheckpointType, CheckpointWish
 from holdfast.spec.disk_requests import own_layers
-from holdfast.spec.errors import Failed, HoldfastError, Interrupted, Unsupported
+from holdfast.spec.errors import Failed, HoldfastError, Interrupted
 from holdfast.spec.units import MIB
-from holdfast.spec.vm import DiskBus, UefiBoot, VmState
+from holdfast.spec.vm import UefiBoot, VmState
 from holdfast.trust.firmware_state import FirmwareCopy, FirmwareState, copy_files
 from holdfast.vm import checkpoint_records, layers
 from holdfast.vm.admission import Verb
 from holdfast.vm.checkpoint_records import Checkpoint
+from holdfast.vm.disk_specs import require_movable_memory
 from holdfast.vm.layer_merging import FOLDER, Merging, change_specs, firmware_file, memory_file, own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.memory_image import MemoryImage
@@ -58,10 +59,6 @@ class GuestNotFrozen(Failed):
     id = "guest-not-frozen"
 
 
-class MemoryNotMovable(Unsupported):
-    id = "memory-not-movable"
-
-
 class CheckpointInterrupted(Interrupted):
     id = "checkpoint-interrupted"
 
@@ -70,19 +67,6 @@ def wanted(job: Job) -> dict[str, Any] | None:
     """What the checkpoint of this operation is to be; None: it makes none."""
     found: dict[str, Any] | None = job.params.get("new")
     return found
-
-
-def require_movable(owner: VmOwner) -> None:
-    """Pass where the memory of the running machine can be written. Raises MemoryNotMovable."""
-    spec = owner.record.running_spec or owner.record.spec
-    for disk in spec.disks:
-        if disk.bus is DiskBus.NVME:
-            raise MemoryNotMovable(
-                f"the memory of VM {owner.record.name!r} cannot be saved: {disk.id} is on the NVMe bus, and"
-                " QEMU cannot carry the state of its NVMe controllers",
-                value=disk.id,
-                cure="Make a production checkpoint, or stop the VM first.",
-            )
 
 
 class CheckpointPhase:
@@ -336,7 +320,7 @@ class _Living:
             if _wish(self._job) is CheckpointWish.PRODUCTION_ONLY:
                 raise
             log.info("a checkpoint falls back to memory", vm=self._owner.record.name, error=error.message)
-            require_movable(self._owner)
+            require_movable_memory(self._owner.record)
             return None
 
     async def _agent(self) -> GuestAgent:

@@ -50,8 +50,8 @@ from holdfast.vm.checkpoint_taking import (
     PrepareLayers,
     RecordCheckpoint,
     TakeCheckpoint,
-    require_movable,
 )
+from holdfast.vm.disk_specs import require_movable_memory
 from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file, own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
@@ -182,7 +182,7 @@ class Checkpoints:
                 require_volume(record.name, disk)
                 await self._rooms.volumes.require(record.name, disk)
         if owner.machine is not None and request.type is CheckpointWish.STANDARD:
-            require_movable(owner)
+            require_movable_memory(record)
             memory = (record.running_spec or record.spec).memory
             await asyncio.to_thread(require_space, self._rooms.state.vms, memory + MEMORY_OVERHEAD)
         new = {"id": new_id(), "name": name, "notes": request.notes, "type": request.type}

@@ -99,8 +99,9 @@ def require_movable_memory(record: VmRecord) -> None:
             f"the memory of VM {record.name!r} cannot be written out while it has NVMe disks:"
             f" {', '.join(blocking)}",
             value=blocking,
-            cure=f"Stop it instead; or move them to another bus for good:"
-            f" `holdfast vm move-disk {record.name} {blocking[0]} --bus virtio`, at the next start.",
+            cure="Stop it instead, or make a production checkpoint, which needs no memory; or move them to"
+            f" another bus for good: `holdfast vm move-disk {record.name} {blocking[0]} --bus virtio`,"
+            " at the next start.",
         )
 
 

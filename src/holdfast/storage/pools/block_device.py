@@ -9,17 +9,14 @@ import os
 import stat
 from pathlib import Path
 
+from holdfast.host.block_devices import NotABlockDevice
 from holdfast.host.processes import Processes
-from holdfast.spec.errors import Conflict, InvalidInput
+from holdfast.spec.errors import Conflict
 from holdfast.spec.pool import BlockDevicePoolSpec, LvmThinPoolSpec
 from holdfast.storage.pools.lvm import Lvm, LvmFailed
 from holdfast.storage.pools.lvm_thin import LvmThinPool
 
 THIN_POOL = "volumes"
-
-
-class NotABlockDevice(InvalidInput):
-    id = "not-a-block-device"
 
 
 class DeviceNotEmpty(Conflict):
