@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -56,7 +57,9 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 T = TypeVar("T")
 structlog.configure(
-    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)],
+    # The process's own stream: `sys.stderr` may be the command line's, which is called in this process.
+    logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
 )
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
