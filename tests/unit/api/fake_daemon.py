@@ -64,7 +64,9 @@ from fake_checkpoints import FakeCheckpoints, FakeExports
 
 T = TypeVar("T")
 structlog.configure(
-    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)],
+    # The process's own stream: `sys.stderr` may be the command line's, which is called in this process.
+    logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
 )
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
