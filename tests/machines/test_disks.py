@@ -130,7 +130,7 @@ def test_what_cannot_work_is_refused(shared: LiveHost, tmp_path: Path) -> None:
     refused(host, "boot-disk", "DELETE", f"{path}/disk0")
     refused(host, "boot-disk", "DELETE", f"{path}/disk0", force=True)
     refused(host, "disk-not-found", "DELETE", f"{path}/disk7")
-    refused(host, "disk-not-found", "POST", f"{path}/..%2fdisk0/grow", {"size": "1GiB"})
+    refused(host, "no-such-address", "POST", f"{path}/..%2fdisk0/grow", {"size": "1GiB"})
     refused(host, "disk-shrunk", "POST", f"{path}/disk0/grow", {"size": "8MiB"})
     refused(host, "disk-larger-than-storage", "POST", f"{path}/disk0/grow", {"size": "60TiB"})
     refused(host, "disk-larger-than-storage", "POST", path, {"size": "60TiB"})

@@ -148,6 +148,8 @@ def throttle_node(attachment: DiskAttachment) -> dict[str, Any]:
         "node-name": filter_node(attachment.id),
         "throttle-group": throttle_group(attachment.id),
         "file": format_node(attachment),
+        # Every node on the way must let discards pass (QEMU, block/io.c, bdrv_co_pdiscard).
+        **({"discard": "unmap"} if attachment.discard else {}),
     }
 
 
