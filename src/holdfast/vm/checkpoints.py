@@ -42,17 +42,17 @@ from holdfast.vm.checkpoint_applying import (
     StartAgain,
     TidyUp,
 )
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file, memory_file
+from holdfast.vm.checkpoint_of_machine import MEMORY_OVERHEAD, require_movable
 from holdfast.vm.checkpoint_records import Checkpoint, CheckpointTree
 from holdfast.vm.checkpoint_taking import (
     CREATE,
-    MEMORY_OVERHEAD,
     CheckpointPhase,
     PrepareLayers,
     RecordCheckpoint,
     TakeCheckpoint,
-    require_movable,
 )
-from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file, own_specs
+from holdfast.vm.layer_merging import own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
