@@ -191,7 +191,7 @@ class Volumes:
 
         The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
         """
-        paths = [self._path(vm_name, disk) for disk in disks]
+        paths = [self._path(vm_name, disk, each) for disk in disks for each in (disk.volume, *disk.below)]
         deadline = asyncio.get_running_loop().time() + limit
         while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
             if asyncio.get_running_loop().time() > deadline:
