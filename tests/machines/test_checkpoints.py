@@ -68,6 +68,8 @@ def test_a_running_guest_returns_to_each_of_its_checkpoints(host: LiveHost, smal
     ]
     assert layers_of(host) == {f"disk{d}{n}" for d in (0, 1) for n in ("", "-1", "-2")}
 
+    _of_a_paused_guest(host)
+
     host.do("POST", f"{AT}/one/apply", {})
     assert host.wait_agent(NAME).state is VmState.RUNNING
     assert got(host) == ["one", "one"]
@@ -89,6 +91,23 @@ def test_a_running_guest_returns_to_each_of_its_checkpoints(host: LiveHost, smal
     assert got(host) == ["one", "one"]
     assert listed(host) == {} and len(layers_of(host)) == 2
     check_invariants(host)
+
+
+def _of_a_paused_guest(host: LiveHost) -> None:
+    """It cannot be frozen; what failed leaves nothing, and what falls back to memory leaves it paused."""
+    before = layers_of(host)
+    host.call("POST", f"/v1/vms/{NAME}/pause")
+    begun = host.call("POST", AT, {"name": "none", "type": "production-only"})
+    ended = host.end_of(Operation.model_validate(begun))
+    assert ended.error is not None and ended.error["id"] == "guest-not-frozen"
+    assert layers_of(host) == before and list(listed(host)) == ["one", "two"]
+    fallen = make(host, "paused", type="production").result
+    assert fallen is not None and fallen["type"] == "standard" and fallen["stall_seconds"] is None
+    assert host.vm(NAME).state is VmState.PAUSED
+    host.do("DELETE", f"{AT}/paused")
+    assert layers_of(host) == before and host.vm(NAME).state is VmState.PAUSED
+    host.call("POST", f"/v1/vms/{NAME}/resume")
+    assert got(host) == ["three", "three"]
 
 
 def test_vms_at_rest_firmware_state_export_and_what_is_refused(host: LiveHost, small: SmallGuest) -> None:

@@ -278,22 +278,21 @@ class Volumes:
 
         The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
         """
-        paths = [path for disk in disks if (path := await self._lockable(vm_name, disk))]
+        paths = [path for disk in disks for path in await self._lockable(vm_name, disk)]
         deadline = asyncio.get_running_loop().time() + limit
         while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(_RELEASE_LOOK)
 
-    async def _lockable(self, vm_name: str, disk: Disk) -> Path | None:
-        """The file that a machine has locked; None where there is none that could be asked now."""
+    async def _lockable(self, vm_name: str, disk: Disk) -> list[Path]:
+        """The files that a machine has locked, as far as they can be asked now."""
         with contextlib.suppress(HoldfastError):
             pool = self._pools.of(disk.pool)
-            top = next(iter(ids_of(vm_name, disk)), None)
-            place = pool.place(top) if top else None
-            if isinstance(place, FilePlace) and (await pool.state()).health is not PoolHealth.VANISHED:
-                return place.path
-        return None
+            if (await pool.state()).health is not PoolHealth.VANISHED:
+                places = [pool.place(each) for each in ids_of(vm_name, disk)]
+                return [place.path for place in places if isinstance(place, FilePlace)]
+        return []
 
     async def require(self, vm_name: str, disk: Disk) -> None:
         """Pass where every layer of a disk is there.

@@ -23,9 +23,9 @@ from holdfast.spec.vm import UefiBoot, VmSpec, VmState
 from holdfast.trust.firmware_state import copy_files
 from holdfast.vm import checkpoint_records, layers
 from holdfast.vm.admission import Verb
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file, memory_file, share
 from holdfast.vm.checkpoint_records import Checkpoint
-from holdfast.vm.checkpoint_taking import CheckpointPhase, share
-from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file
+from holdfast.vm.checkpoint_taking import CheckpointPhase
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import set_spec

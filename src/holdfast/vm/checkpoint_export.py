@@ -25,10 +25,10 @@ from holdfast.spec.vm import Disk
 from holdfast.storage.convert import flatten
 from holdfast.storage.scratch import operation_folder
 from holdfast.vm.admission import Verb
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file
 from holdfast.vm.checkpoint_records import Checkpoint
 from holdfast.vm.checkpoint_taking import CheckpointPhase
 from holdfast.vm.firmware_state import NoVtpm, export_lock
-from holdfast.vm.layer_merging import FOLDER, firmware_file
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms

@@ -42,17 +42,18 @@ from holdfast.vm.checkpoint_applying import (
     StartAgain,
     TidyUp,
 )
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file, memory_file
+from holdfast.vm.checkpoint_of_machine import MEMORY_OVERHEAD
 from holdfast.vm.checkpoint_records import Checkpoint, CheckpointTree
 from holdfast.vm.checkpoint_taking import (
     CREATE,
-    MEMORY_OVERHEAD,
     CheckpointPhase,
     PrepareLayers,
     RecordCheckpoint,
     TakeCheckpoint,
 )
 from holdfast.vm.disk_specs import require_movable_memory
-from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file, own_specs
+from holdfast.vm.layer_merging import own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.planning import require_volume

@@ -12,7 +12,6 @@ layers it has, and records those.
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import object_session
@@ -28,6 +27,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import format_size
 from holdfast.spec.vm import VmSpec
 from holdfast.vm import checkpoint_records, layers
+from holdfast.vm.checkpoint_files import FOLDER
 from holdfast.vm.layers import Direction, Merge
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import set_spec
@@ -36,8 +36,6 @@ from holdfast.vm.rooms import Rooms
 log = structlog.get_logger(__name__)
 
 _END_SECONDS = 5.0  # for the end of a process to be noticed whose monitor was lost
-FOLDER = "checkpoints"
-"""Of a VM's folder: a folder a checkpoint."""
 
 
 def own_specs(owner: VmOwner) -> list[VmSpec]:
@@ -299,13 +297,3 @@ class _Chain:
     def above(self, name: str) -> str | None:
         at = self._names.index(name)
         return self._names[at - 1] if at else None
-
-
-def memory_file(folder: Path) -> Path:
-    """Of a checkpoint's folder."""
-    return folder / "memory"
-
-
-def firmware_file(folder: Path) -> Path:
-    """Of a checkpoint's folder; a container that this host alone opens."""
-    return folder / "firmware.hfstate"
