@@ -16,7 +16,7 @@ from holdfast.machine.devices.cds import cds
 from holdfast.machine.devices.clock import clock
 from holdfast.machine.devices.console import console
 from holdfast.machine.devices.cpu import cpu, interrupt_remapping
-from holdfast.machine.devices.disks import disks
+from holdfast.machine.devices.disks import disks, secrets
 from holdfast.machine.devices.display import display
 from holdfast.machine.devices.firmware import firmware
 from holdfast.machine.devices.kernel import kernel
@@ -76,6 +76,8 @@ class MachineInputs:
     monitor_fd: int = -1
     """Listening UNIX socket on which QEMU serves its monitor; negative: QEMU makes runtime/qmp.sock."""
     disks: tuple[DiskAttachment, ...] = ()
+    secrets: tuple[tuple[str, int], ...] = ()
+    """Id of each secret object that the disks need, and a descriptor that it is read from."""
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
     firmware: FirmwareAttachment | None = None
@@ -114,7 +116,7 @@ def _platform(inputs: MachineInputs) -> list[str]:
 
 
 def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
-    parts = nics(inputs.nics) + disks(inputs.disks, io_uring=qemu.io_uring)
+    parts = nics(inputs.nics) + secrets(inputs.secrets) + disks(inputs.disks, io_uring=qemu.io_uring)
     return (
         parts
         + cds(inputs.cds, inputs.spec.os)

@@ -9,7 +9,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from holdfast.host.files import own, remove_tree
+from holdfast.host.files import in_memory, own, remove_tree
 from holdfast.host.processes import Identity
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import RunningMachine
@@ -64,7 +64,12 @@ async def _build(
     for disk in spec.disks:
         await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
+    secrets: dict[str, int] = {}
     try:
+        for disk in spec.disks:
+            for name, secret in (await rooms.volumes.secrets(record.name, disk)).items():
+                if name not in secrets:
+                    secrets[name] = in_memory(name, secret)
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
@@ -86,6 +91,7 @@ async def _build(
                 for disk in spec.disks
             ),
             cds=await _cds(rooms, spec, folder),
+            secrets=tuple(secrets.items()),
             nics=tuple(ports),
             firmware=_firmware(boot, folder) if isinstance(boot, UefiBoot) else None,
             tpm=tpm,
@@ -97,9 +103,10 @@ async def _build(
             else None,
             incoming=image is not None,
         )
-        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", _descriptors(ports))
+        fds = [*_descriptors(ports), *secrets.values()]
+        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", fds)
     finally:
-        for fd in _descriptors(ports):
+        for fd in (*_descriptors(ports), *secrets.values()):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:

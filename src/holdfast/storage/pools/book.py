@@ -38,6 +38,7 @@ from holdfast.spec.pool import (
     PoolSummary,
     PoolView,
     PoolVolumes,
+    RbdPoolSpec,
 )
 from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.pools.block_device import BlockDevicePool
@@ -46,6 +47,7 @@ from holdfast.storage.pools.lvm import LvmProgram
 from holdfast.storage.pools.lvm_thin import LvmThinPool
 from holdfast.storage.pools.nfs import NfsPool
 from holdfast.storage.pools.pool import Pool, PoolState, VolumeId
+from holdfast.storage.pools.rbd import RbdPool
 from holdfast.storage.pools.root import RootMark, require_apart
 
 log = structlog.get_logger(__name__)
@@ -124,6 +126,8 @@ class Pools:
                 return DirectoryPool(name, spec, mark, state)
             case NfsPoolSpec():
                 return NfsPool(name, spec, mark, state, self._processes)
+            case RbdPoolSpec():
+                return RbdPool(name, spec, pool_id, self._processes)
             case LvmThinPoolSpec():
                 return LvmThinPool(name, spec, pool_id, lvm)
             case BlockDevicePoolSpec():
