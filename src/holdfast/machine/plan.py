@@ -16,7 +16,7 @@ from holdfast.machine.devices.cds import cds
 from holdfast.machine.devices.clock import clock
 from holdfast.machine.devices.console import console
 from holdfast.machine.devices.cpu import cpu, interrupt_remapping
-from holdfast.machine.devices.disks import disks, opened
+from holdfast.machine.devices.disks import disks, opened, secrets
 from holdfast.machine.devices.display import display
 from holdfast.machine.devices.firmware import firmware
 from holdfast.machine.devices.kernel import kernel
@@ -78,6 +78,8 @@ class MachineInputs:
     disks: tuple[DiskAttachment, ...] = ()
     open_disks: tuple[tuple[str, int], ...] = ()
     """Disks whose top is `opened_place` of them, with the inheritable descriptor that it stands for."""
+    secrets: tuple[tuple[str, int], ...] = ()
+    """Id of each secret object that the disks need, and a descriptor that it is read from."""
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
     firmware: FirmwareAttachment | None = None
@@ -118,7 +120,7 @@ def _platform(inputs: MachineInputs) -> list[str]:
 
 def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
     layout = inputs.spec.layout
-    parts = [part for disk, fd in inputs.open_disks for part in opened(disk, fd)]
+    parts = secrets(inputs.secrets) + [part for disk, fd in inputs.open_disks for part in opened(disk, fd)]
     parts += nics(inputs.nics, layout.nic_ports if layout else None)
     parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=layout.disk_ports if layout else None)
     return (

@@ -32,6 +32,7 @@ class PoolKind(StrEnum):
     LVM_THIN = "lvm-thin"
     BLOCK_DEVICE = "block-device"
     NFS = "nfs"
+    RBD = "rbd"
 
 
 class DirectoryPoolSpec(Frozen):
@@ -88,8 +89,29 @@ class NfsPoolSpec(Frozen):
         return f"{self.server}:{self.export}"
 
 
+CephName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$")]
+
+
+class RbdPoolSpec(Frozen):
+    """Images of a Ceph cluster's pool, reached by QEMU's own client."""
+
+    kind: Literal[PoolKind.RBD] = PoolKind.RBD
+    ceph_pool: CephName
+    user: CephName = "admin"
+    """Ceph's client name without `client.`."""
+    conf: AbsolutePath = Path("/etc/ceph/ceph.conf")
+    """Names the cluster's monitors; the VMs' users read it."""
+    keyring: AbsolutePath
+    """File on this host with that client's key; only the daemon reads it."""
+
+    @property
+    def target(self) -> str:
+        return f"rbd:{self.ceph_pool}"
+
+
 PoolSpec = Annotated[
-    DirectoryPoolSpec | LvmThinPoolSpec | BlockDevicePoolSpec | NfsPoolSpec, Field(discriminator="kind")
+    DirectoryPoolSpec | LvmThinPoolSpec | BlockDevicePoolSpec | NfsPoolSpec | RbdPoolSpec,
+    Field(discriminator="kind"),
 ]
 """What a pool is made of; never changed once it is made."""
 

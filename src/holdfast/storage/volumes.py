@@ -19,11 +19,12 @@ from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
-from holdfast.storage.convert import copy_bytes, flatten, make_volume, resize_volume
 from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools, ids_of
 from holdfast.storage.pools.pool import Pool, VolumeId
+from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import Progress
+from holdfast.storage.volume_content import content_length, copy_bytes, flatten, make_volume, resize_volume
 
 _LAYER = re.compile(rf"([a-z0-9-]+)\.({'|'.join(VolumeFormat)})", re.ASCII)
 _RELEASE_SECONDS = 5.0
@@ -81,13 +82,12 @@ class Volumes:
                 self._processes,
                 layers,
                 draft,
+                disk.size,
+                disk.format,
                 owner=owner,
-                format=disk.format,
                 identity=identity,
                 progress=progress,
-                virtual_size=disk.size,
             )
-            await resize_volume(self._processes, draft, disk.size, disk.format, owner=owner)
 
         await self._made(pool, volume, disk.size, identity, fill)
 
@@ -173,10 +173,10 @@ class Volumes:
         place = before.place(source)
         try:
             if not await after.copy(place, target):
-                draft = await after.allocate(target, max(size, await asyncio.to_thread(_length, place)))
-                await copy_bytes(
-                    self._processes, place, draft, owner=f"operation:{operation}", progress=progress
-                )
+                owner = f"operation:{operation}"
+                length = await content_length(self._processes, place, owner=owner)
+                draft = await after.allocate(target, size, length)
+                await copy_bytes(self._processes, place, draft, owner=owner, progress=progress)
             await after.publish(target, identity)
         finally:
             await asyncio.shield(_discarded(after, target))
@@ -213,11 +213,11 @@ class Volumes:
                 self._processes,
                 chain,
                 draft,
+                disk.size,
+                disk.format,
                 owner=f"operation:{operation}",
-                format=disk.format,
                 identity=reader,
                 progress=progress,
-                virtual_size=disk.size,
             )
 
         await self._made(after, target, disk.size, identity, fill)
@@ -256,6 +256,10 @@ class Volumes:
         """Before a start: `identity` may use every layer of a disk. Raises PoolVanished."""
         for volume in ids_of(vm_name, disk):
             await self._pools.of(disk.pool).grant(volume, identity)
+
+    async def secrets(self, vm_name: str, disk: Disk) -> dict[str, bytes]:
+        """What QEMU must know to open a disk: secret objects by their ids. Raises CephFailed."""
+        return await keys_of([layer.place for layer in self.chain(vm_name, disk)])
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
         """The layers of a disk, top first; a host's device that carries one is the only layer.
@@ -388,11 +392,6 @@ async def _discarded(pool: Pool, volume: VolumeId) -> None:
     # What cannot be reached cannot be cleared away; the next draft of that name replaces it.
     with contextlib.suppress(HoldfastError, OSError):
         await pool.discard(volume)
-
-
-def _length(place: Place) -> int:
-    """Bytes of a file; a device is as large as its disk needs."""
-    return place.path.stat().st_size if isinstance(place, FilePlace) else 0
 
 
 def _user_of(place: Place) -> Identity | None:

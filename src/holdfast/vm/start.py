@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from holdfast.host.files import own, remove_tree
+from holdfast.host.files import in_memory, own, remove_tree
 from holdfast.host.processes import Identity
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import RunningMachine
@@ -65,7 +65,12 @@ async def _build(
         await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     disks: list[OpenedDisk] = []
+    secrets: dict[str, int] = {}
     try:
+        for disk in spec.disks:
+            for name, secret in (await rooms.volumes.secrets(record.name, disk)).items():
+                if name not in secrets:
+                    secrets[name] = in_memory(name, secret)
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
@@ -82,6 +87,7 @@ async def _build(
             disks=tuple(disk.attachment for disk in disks),
             open_disks=tuple((disk.attachment.id, disk.fd) for disk in disks if disk.fd is not None),
             cds=await _cds(rooms, spec, folder),
+            secrets=tuple(secrets.items()),
             nics=tuple(ports),
             firmware=_firmware(boot, folder) if isinstance(boot, UefiBoot) else None,
             tpm=tpm,
@@ -93,10 +99,10 @@ async def _build(
             else None,
             incoming=image is not None,
         )
-        fds = [*descriptors(port for _, port in ports), *descriptors_of(disks)]
+        fds = [*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()]
         machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", fds)
     finally:
-        for fd in (*descriptors(port for _, port in ports), *descriptors_of(disks)):
+        for fd in (*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:

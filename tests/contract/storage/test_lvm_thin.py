@@ -2,18 +2,16 @@
 
 import json
 import os
-import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from loop_files import LoopFile
 from loop_lvm import GROUP, THIN, LoopLvm
 from storage_rooms import Rooms
+from volume_life import live_through
 
-from holdfast.spec.attachment import BlockPlace, Layer
 from holdfast.spec.pool import BlockDevicePoolSpec, LvmThinPoolSpec, PoolHealth
-from holdfast.spec.vm import Disk
 from holdfast.storage.pools.block_device import (
     BlockDevicePool,
     DeviceInUse,
@@ -22,14 +20,10 @@ from holdfast.storage.pools.block_device import (
     _require_unused,
 )
 from holdfast.storage.pools.lvm_thin import LvmThinPool, VolumeGroupTaken
-from holdfast.storage.pools.pool import PoolVanished, VolumeId, VolumesInTheWay
+from holdfast.storage.pools.pool import PoolVanished, VolumeId
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes loop devices")
-
-
-def nothing(_: float, __: str) -> None:
-    pass
 
 
 @pytest.fixture
@@ -42,72 +36,40 @@ async def lvm(rooms: Rooms) -> AsyncIterator[LoopLvm]:
     made.close()
 
 
-def io(layers: Sequence[Layer], *commands: str, write: bool = False) -> bool:
-    node = ""
-    for layer in reversed(layers):
-        driver = "host_device" if isinstance(layer.place, BlockPlace) else "file"
-        file = f'"file":{{"driver":"{driver}","filename":"{layer.path}"}}'
-        node = f'{{"driver":"{layer.format}",{file},"backing":{node or "null"}}}'
-    arguments = [part for command in commands for part in ("-c", command)]
-    done = subprocess.run(
-        ["qemu-io", *(() if write else ("-r",)), *arguments, f"json:{node}"], capture_output=True, text=True
-    )
-    return done.returncode == 0 and "failed" not in done.stdout + done.stderr
-
-
 async def test_the_life_of_volumes(rooms: Rooms, lvm: LoopLvm) -> None:
-    """Blank, layered, cloned, carried over to files and back, grown, renamed, removed."""
-    volumes, identity = rooms.volumes, rooms.identity
-    disk = Disk(id="disk0", volume="disk0", size=32 * MIB, pool="thin")
-    await volumes.create("one_1", disk, copy_of=None, identity=identity, operation="x", progress=nothing)
-    assert ("lvcreate", "--yes", "--wipesignatures", "n", "--setactivationskip", "n", "--virtualsize",
-            f"{32 * MIB + 32 * 1024 + 64 * MIB}b", "--name", "hf.one+5F1.disk0.part", "--thinpool",
-            "vg/thin") in lvm.asked  # fmt: skip
-    assert ("lvrename", "vg", "hf.one+5F1.disk0.part", "hf.one+5F1.disk0") in lvm.asked
-    device = volumes.chain("one_1", disk)[0].path
-    if identity:
-        assert device.stat().st_uid == identity.uid
-    assert io(volumes.chain("one_1", disk), "write -P 5 0 8M", write=True)
-    layer = await volumes.create_overlay("one_1", disk, "disk0-1", identity=identity, operation="x")
-    disk = disk.model_copy(update={"volume": "disk0-1", "below": ("disk0",)})
-    assert volumes.chain("one_1", disk)[0] == layer
-    assert io(volumes.chain("one_1", disk), "write -P 9 1M 64k", write=True)
-    shown = ("read -P 5 0 1M", "read -P 9 1M 64k", "read -P 0 8M 24M")
-
-    clone = Disk(id="disk0", volume="disk0", size=32 * MIB, pool="thin")
-    await volumes.clone("one_1", disk, "two", clone, identity=identity, operation="x", progress=nothing)
-    assert io(volumes.chain("two", clone), *shown)
-    await volumes.clone("two", clone, "three", clone, identity=identity, operation="x", progress=nothing)
-    assert ("lvcreate", "--yes", "--snapshot", "--setactivationskip", "n", "--name",
-            "hf.three.disk0.part", "vg/hf.two.disk0") in lvm.asked  # fmt: skip
-    assert io(volumes.chain("three", clone), *shown)
-
-    rooms.state.vm("one_1").mkdir()
-    for name in ("disk0-1", "disk0"):
-        await volumes.copy_layer(
-            "one_1", disk, name, None, identity=identity, operation="x", progress=nothing
-        )
-    carried = disk.model_copy(update={"pool": None})
-    assert io(volumes.chain("one_1", carried), *shown)
-    await volumes.delete("one_1", disk)
-    for name in ("disk0-1", "disk0"):
-        await volumes.copy_layer(
-            "one_1", carried, name, "thin", identity=identity, operation="x", progress=nothing
-        )
-    assert io(volumes.chain("one_1", disk), *shown)
-    await volumes.resize("one_1", disk, 256 * MIB, operation="x")
-    assert io(volumes.chain("one_1", disk), *shown[:2], "read -P 0 32M 224M")
-
-    for _ in range(2):
-        await volumes.rename("one_1", "uno two", [disk])
-    await volumes.require("uno two", disk)
-    assert await volumes.listed("uno two", "thin") == ["hf.uno+20two.disk0", "hf.uno+20two.disk0-1"]
-    with pytest.raises(VolumesInTheWay):
-        await volumes.rename("uno two", "two", [clone])
-    for vm, each in (("uno two", disk), ("two", clone), ("three", clone)):
-        await volumes.delete(vm, each)
-        await volumes.delete(vm, each)
+    await live_through(rooms, "thin")
     assert list((lvm.devices / GROUP).iterdir()) == []
+    for command in (
+        (
+            "lvcreate",
+            "--yes",
+            "--wipesignatures",
+            "n",
+            "--setactivationskip",
+            "n",
+            "--virtualsize",
+            f"{32 * MIB + 32 * 1024 + 64 * MIB}b",
+            "--name",
+            "hf.one+5F1.disk0.part",
+            "--thinpool",
+            "vg/thin",
+        ),
+        ("lvrename", "vg", "hf.one+5F1.disk0.part", "hf.one+5F1.disk0"),
+        (
+            "lvcreate",
+            "--yes",
+            "--snapshot",
+            "--setactivationskip",
+            "n",
+            "--name",
+            "hf.three.disk0.part",
+            "vg/hf.two.disk0",
+        ),
+        ("lvextend", "--yes", "--size", f"{160 * MIB + 160 * 1024 + 64 * MIB}b", "vg/hf.one+5F1.disk0-1"),
+        ("lvrename", "vg", "hf.one+5F1.disk0-1", "hf.uno+20two.disk0-1"),
+        ("lvremove", "--yes", "--force", "vg/hf.two.disk0"),
+    ):
+        assert command in lvm.asked  # fmt: skip
 
 
 async def test_health_and_who_it_belongs_to(rooms: Rooms, lvm: LoopLvm) -> None:

@@ -62,6 +62,11 @@ def opened(disk: str, fd: int) -> list[str]:
     return ["-add-fd", f"fd={fd},set={descriptor_set(disk)}"]
 
 
+def secrets(held: Sequence[tuple[str, int]]) -> list[str]:
+    """Secret objects by id, each read from an open descriptor."""
+    return [part for name, fd in held for part in backend("secret", id=name, file=f"/dev/fd/{fd}")]
+
+
 def format_node(attachment: DiskAttachment, depth: int = 0) -> str:
     """Name of the node of the layer at `depth`; 0 is the one that is written to."""
     return f"d-{_name(attachment, depth)}"

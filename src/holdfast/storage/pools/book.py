@@ -39,6 +39,7 @@ from holdfast.spec.pool import (
     PoolSummary,
     PoolView,
     PoolVolumes,
+    RbdPoolSpec,
 )
 from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.pools.block_device import BlockDevicePool
@@ -47,6 +48,7 @@ from holdfast.storage.pools.lvm import LvmProgram
 from holdfast.storage.pools.lvm_thin import LvmThinPool
 from holdfast.storage.pools.nfs import NfsPool
 from holdfast.storage.pools.pool import Pool, PoolState, VolumeId
+from holdfast.storage.pools.rbd import RbdPool
 from holdfast.storage.pools.root import RootMark, require_apart
 
 log = structlog.get_logger(__name__)
@@ -125,6 +127,8 @@ class Pools:
                 return DirectoryPool(name, spec, mark, state)
             case NfsPoolSpec():
                 return NfsPool(name, spec, mark, state, self._processes)
+            case RbdPoolSpec():
+                return RbdPool(name, spec, pool_id, self._processes)
             case LvmThinPoolSpec():
                 return LvmThinPool(name, spec, pool_id, lvm)
             case BlockDevicePoolSpec():

@@ -104,7 +104,7 @@ class DirectoryPool:
     def draft(self, volume: VolumeId) -> Place:
         return FilePlace(path=_part(self._path(volume)))
 
-    async def allocate(self, volume: VolumeId, size: int) -> Place:
+    async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
         await self._begin(volume)
         return self.draft(volume)
 

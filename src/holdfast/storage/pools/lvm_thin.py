@@ -6,12 +6,9 @@ written only. The group carries a tag with the pool's id.
 """
 
 import asyncio
-import contextlib
 import os
-import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from holdfast.host.processes import Identity
 from holdfast.spec.attachment import BlockPlace, Place
@@ -20,10 +17,9 @@ from holdfast.spec.pool import LvmThinPoolSpec, PoolHealth, PoolSpec
 from holdfast.spec.units import MIB
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.lvm import Lvm, report
-from holdfast.storage.pools.pool import PoolState, VolumeId, VolumesInTheWay, state_of, vanished
+from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
+from holdfast.storage.pools.pool import PoolState, VolumeId, state_of, vanished
 
-_PREFIX = "hf."
-_PART = ".part"
 _TAG = "holdfast_pool_"
 _THIN_POOL = "t"  # first letter of lv_attr, lvs(8)
 _PATIENCE = 10.0  # seconds
@@ -98,16 +94,16 @@ class LvmThinPool:
         return state_of(capacity, int(capacity * (100 - filled) / 100))
 
     def place(self, volume: VolumeId) -> Place:
-        return BlockPlace(path=self._devices / self._group / _lv(volume))
+        return BlockPlace(path=self._devices / self._group / flat_name(volume))
 
     def draft(self, volume: VolumeId) -> Place:
-        return BlockPlace(path=self._devices / self._group / (_lv(volume) + _PART))
+        return BlockPlace(path=self._devices / self._group / (flat_name(volume) + PART))
 
-    async def allocate(self, volume: VolumeId, size: int) -> Place:
+    async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
         await self._begin(volume)
         await self._lvm.run(
             *("lvcreate", "--yes", "--wipesignatures", "n", "--setactivationskip", "n"),
-            *("--virtualsize", f"{_device_size(size)}b", "--name", _lv(volume) + _PART),
+            *("--virtualsize", f"{max(_device_size(size), length)}b", "--name", flat_name(volume) + PART),
             *("--thinpool", self._thin),
         )
         return self.draft(volume)
@@ -125,64 +121,53 @@ class LvmThinPool:
         await self._begin(volume)
         await self._lvm.run(
             *("lvcreate", "--yes", "--snapshot", "--setactivationskip", "n"),
-            *("--name", _lv(volume) + _PART, f"{self._group}/{source.path.name}"),
+            *("--name", flat_name(volume) + PART, f"{self._group}/{source.path.name}"),
         )
         return True
 
     async def grow(self, volume: VolumeId, size: int) -> None:
-        found = (await self._volumes()).get(_lv(volume))
+        found = (await self._volumes()).get(flat_name(volume))
         if found is not None and int(found["lv_size"]) < _device_size(size):
             await self._lvm.run(
-                "lvextend", "--yes", "--size", f"{_device_size(size)}b", f"{self._group}/{_lv(volume)}"
+                "lvextend", "--yes", "--size", f"{_device_size(size)}b", f"{self._group}/{flat_name(volume)}"
             )
 
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
-        name, there = _lv(volume), await self._volumes()
-        if name + _PART in there:
+        name, there = flat_name(volume), await self._volumes()
+        if name + PART in there:
             if name in there:
                 await self._remove(name)
-            await self._lvm.run("lvrename", self._group, name + _PART, name)
+            await self._lvm.run("lvrename", self._group, name + PART, name)
         await self.grant(volume, identity)
 
     async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
-        path = self._devices / self._group / _lv(volume)
+        path = self._devices / self._group / flat_name(volume)
         if identity:
             await asyncio.to_thread(os.chown, path, identity.uid, identity.gid)
 
     async def discard(self, volume: VolumeId) -> None:
-        if _lv(volume) + _PART in await self._volumes():
-            await self._remove(_lv(volume) + _PART)
+        if flat_name(volume) + PART in await self._volumes():
+            await self._remove(flat_name(volume) + PART)
 
     async def remove(self, volume: VolumeId) -> None:
         there = await self._volumes()
-        for name in (_lv(volume), _lv(volume) + _PART):
+        for name in (flat_name(volume), flat_name(volume) + PART):
             if name in there:
                 await self._remove(name)
 
     async def has(self, volume: VolumeId) -> bool:
-        return _lv(volume) in await self._volumes()
+        return flat_name(volume) in await self._volumes()
 
     async def used(self, volume: VolumeId) -> int:
-        found = (await self._volumes()).get(_lv(volume))
+        found = (await self._volumes()).get(flat_name(volume))
         return int(int(found["lv_size"]) * _percent(found["data_percent"]) / 100) if found else 0
 
     async def names(self, vm: str) -> list[str]:
-        return sorted(name for name in await self._volumes() if _vm_of(name) == vm)
+        return of_vm(await self._volumes(), vm)
 
     async def rename(self, old: str, new: str) -> None:
-        there = await self._volumes()
-        if any(_vm_of(name) == new for name in there) and any(_vm_of(name) == old for name in there):
-            taken = {name.removeprefix(_encoded(new)) for name in there if _vm_of(name) == new}
-            if taken & {name.removeprefix(_encoded(old)) for name in there if _vm_of(name) == old}:
-                raise VolumesInTheWay(
-                    f"the pool {self.name!r} already has volumes of a VM {new!r}",
-                    value=self._group,
-                    cure="Rename those logical volumes, or choose another name.",
-                )
-        for name in sorted(there):
-            if _vm_of(name) == old:
-                after = _encoded(new) + name.removeprefix(_encoded(old))
-                await self._lvm.run("lvrename", self._group, name, after)
+        for before, after in renames(await self._volumes(), old, new, self.name):
+            await self._lvm.run("lvrename", self._group, before, after)
 
     async def _remove(self, name: str) -> None:
         await self._lvm.run("lvremove", "--yes", "--force", f"{self._group}/{name}")
@@ -193,32 +178,12 @@ class LvmThinPool:
             rows = await report(self._lvm, "lv", "lv_name,lv_size,data_percent", self._group)
         except HoldfastError as error:
             raise vanished(self.name, error.message) from error
-        return {row["lv_name"]: row for row in rows if row["lv_name"].startswith(_PREFIX)}
+        return {row["lv_name"]: row for row in rows if row["lv_name"].startswith(PREFIX)}
 
 
 def _device_size(size: int) -> int:
     """Bytes of a device whose qcow2 shows `size`: tables, reference counts and bitmaps beside the data."""
     return size + size // 1024 + 64 * MIB
-
-
-def _encoded(vm: str) -> str:
-    """Names of logical volumes have no spaces, and must not look like LVM's own, which have `_`."""
-    return (
-        _PREFIX
-        + re.sub("[_.~]", lambda each: f"%{ord(each[0]):02X}", quote(vm, safe="")).replace("%", "+")
-        + "."
-    )
-
-
-def _lv(volume: VolumeId) -> str:
-    return _encoded(volume.vm) + volume.name
-
-
-def _vm_of(name: str) -> str | None:
-    parts = name.split(".")
-    with contextlib.suppress(IndexError):
-        return unquote(parts[1].replace("+", "%"))
-    return None
 
 
 def _percent(text: str) -> float:

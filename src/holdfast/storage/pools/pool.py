@@ -132,8 +132,10 @@ class Pool(Protocol):
         """Where it is until it is published."""
         ...
 
-    async def allocate(self, volume: VolumeId, size: int) -> Place:
+    async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
         """An empty draft for a volume of `size` bytes that the guest sees; replaces an earlier one.
+
+        `length` bytes are put into it at least, tables and all, where that is known.
 
         Raises NoSpace where it could not even be begun.
         """
