@@ -176,6 +176,8 @@ def _firmware_state(host: LiveHost) -> None:
     host.do("POST", f"{path}/one/apply", {})
     assert {each: (firmware / each).read_bytes() for each in before} == before
     assert host.vm(name).state is VmState.OFF
+    host.do("POST", f"{path}/one/apply", {})  # now from a state that is whole
+    assert [each.name for each in (host.state.vm(name) / "checkpoints").iterdir()] == ["one"]
     export = host.do("POST", f"{path}/one/export").result
     assert export and set(export["files"]) == {"disk0.qcow2", "checkpoint.json"}
     with host.client() as client:
