@@ -122,6 +122,7 @@ def test_vms_at_rest_firmware_state_export_and_what_is_refused(host: LiveHost, s
     host.call("POST", f"/v1/vms/{NAME}/kill")
     assert make(host, "Off", type="production").result
     _refusals(host)
+    _undone(host)
     host.do("POST", f"{AT}/saved/apply", {"start": False})
     assert host.vm(NAME).state is VmState.SAVED and len(layers_of(host)) == 3
     host.do("POST", f"/v1/vms/{NAME}/start")
@@ -162,6 +163,19 @@ def _refusals(host: LiveHost) -> None:
     (folder / "away").rename(memory)
 
 
+def _undone(host: LiveHost) -> None:
+    """A return that fails at its last step leaves all as it was."""
+    memory = host.state.vm(NAME) / "checkpoints" / "saved" / "memory"
+    before, whole = (listed(host), layers_of(host), host.vm(NAME).spec), memory.read_bytes()
+    memory.write_bytes(b"no memory of any machine" * 1000)
+    begun = host.call("POST", f"{AT}/saved/apply", {})
+    ended = host.end_of(Operation.model_validate(begun))
+    assert ended.error is not None and ended.error["id"] == "memory-not-restored", ended
+    assert (listed(host), layers_of(host), host.vm(NAME).spec) == before
+    assert host.vm(NAME).state is VmState.OFF
+    memory.write_bytes(whole)
+
+
 def _firmware_state(host: LiveHost) -> None:
     """Of a VM with UEFI and a vTPM, which need not start for it."""
     name = "uefi"
@@ -176,6 +190,8 @@ def _firmware_state(host: LiveHost) -> None:
     host.do("POST", f"{path}/one/apply", {})
     assert {each: (firmware / each).read_bytes() for each in before} == before
     assert host.vm(name).state is VmState.OFF
+    host.do("POST", f"{path}/one/apply", {})  # now from a state that is whole
+    assert [each.name for each in (host.state.vm(name) / "checkpoints").iterdir()] == ["one"]
     export = host.do("POST", f"{path}/one/export").result
     assert export and set(export["files"]) == {"disk0.qcow2", "checkpoint.json"}
     with host.client() as client:
