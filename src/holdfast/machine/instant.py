@@ -59,11 +59,23 @@ class Instant:
         return stall
 
     async def of_work(self, work: Callable[[], Awaitable[None]], *, runs: bool) -> Stall:
-        """Stop the guest, do the work, and let it go on. Raises what `work` raises."""
-        async with self._still(runs) as stall:
-            await self._session.execute("stop")
-            await work()
-        return stall
+        """Stop the guest, do the work, and let it go on; a cancellation waits until then.
+
+        Raises what `work` raises.
+        """
+
+        async def whole() -> Stall:
+            async with self._still(runs) as stall:
+                await self._session.execute("stop")
+                await work()
+            return stall
+
+        task = asyncio.ensure_future(whole())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
 
     async def with_memory(
         self, path: Path, work: Callable[[], Awaitable[None]], progress: Progress, *, runs: bool
