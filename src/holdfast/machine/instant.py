@@ -83,7 +83,18 @@ class Instant:
         """Write the memory to `path` and do the work at the instant that it is of. Raises as `stream`."""
         async with self._still(runs) as stall:
             await self._memory.stream(path, work, progress)
+        if not runs:
+            await self.be_paused()
         return stall
+
+    async def be_paused(self) -> None:
+        """Bring a machine that has written its memory out back to where it was: paused, and owning its disks.
+
+        QEMU gives them back to a guest that goes on only, so it does, for as long as two commands are apart.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._session.execute("cont"))
+            group.create_task(self._session.execute("stop"))
 
     @asynccontextmanager
     async def _still(self, runs: bool) -> AsyncIterator[Stall]:
