@@ -23,7 +23,7 @@ from holdfast.spec.attachment import (
     TpmAttachment,
 )
 from holdfast.spec.host import AccelerationVerdict
-from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
+from holdfast.spec.vm import Disk, KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.attested_host import key_for_start
 from holdfast.vm.memory_image import MemoryImage
@@ -61,15 +61,13 @@ async def _build(
     spec, folder, runtime = _spec(record), rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
     identity = rooms.identities.of(record.number)
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
-    for disk in spec.disks:
-        await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     secrets: dict[str, int] = {}
     try:
         for disk in spec.disks:
-            for name, secret in (await rooms.volumes.secrets(record.name, disk)).items():
-                if name not in secrets:
-                    secrets[name] = in_memory(name, secret)
+            await rooms.volumes.grant(record.name, disk, identity)
+            needed = await rooms.volumes.secrets(record.name, disk)
+            secrets |= {name: in_memory(name, needed[name]) for name in needed.keys() - secrets.keys()}
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
@@ -81,15 +79,7 @@ async def _build(
             acceleration=verdict.acceleration,
             cpu_model=verdict.cpu_model,
             machine_type=machine_type,
-            disks=tuple(
-                DiskAttachment(
-                    id=disk.id,
-                    bus=disk.bus,
-                    layers=rooms.volumes.chain(record.name, disk),
-                    on_error=OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP,
-                )
-                for disk in spec.disks
-            ),
+            disks=tuple(attachment(rooms, record.name, disk) for disk in spec.disks),
             cds=await _cds(rooms, spec, folder),
             secrets=tuple(secrets.items()),
             nics=tuple(ports),
@@ -116,6 +106,16 @@ async def _build(
             await asyncio.shield(machine.kill())
             raise
     return machine
+
+
+def attachment(rooms: Rooms, vm_name: str, disk: Disk) -> DiskAttachment:
+    """A disk as a machine gets it, whether at its start or later."""
+    return DiskAttachment(
+        id=disk.id,
+        bus=disk.bus,
+        layers=rooms.volumes.chain(vm_name, disk),
+        on_error=OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP,
+    )
 
 
 async def _start_tpm(
