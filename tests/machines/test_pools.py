@@ -122,8 +122,9 @@ def test_a_cluster_that_goes_away(host: LiveHost, small: SmallGuest) -> None:
         cluster.stop_storage()
         host.run_in("web", _WRITER)
         wait_for(lambda: host.call("GET", "/v1/pools/ceph")["health"] == "vanished")
-        assert "written" not in host.run_in("web", "cat /tmp/log")
+        assert host.vm("web").state is VmState.RUNNING, "it waits, and knows nothing of it"
         cluster.start_storage()
+        host.wait_agent("web")
         wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"), 120)
         require_written(host, "web")
         wait_for(lambda: host.call("GET", "/v1/pools/ceph")["health"] == "available")
