@@ -19,7 +19,7 @@ _SUM = "dd if=/dev/vda bs=1M count=40 2>/dev/null | md5sum"
 _WRITER = """
 dd if=/dev/urandom of=/dev/vda bs=1M count=40 2>/dev/null; sync
 ( number=0; while :; do number=$((number+1)); printf '%015d\\n' $number >/tmp/line
-  dd if=/tmp/line of=/dev/vda bs=16 seek=3000000 conv=fsync,notrunc 2>/dev/null; done ) >/dev/null 2>&1 </dev/null &
+  dd if=/tmp/line of=/dev/vda bs=16 seek=3000000 conv=fsync,notrunc; done ) >/dev/null 2>&1 </dev/null &
 """
 
 
@@ -90,7 +90,7 @@ def _killed(host: LiveHost, before: str) -> None:
 
 
 def _at_rest(host: LiveHost, before: str) -> None:
-    """QEMU killed in the middle: the disk is where it was. Off, it moves as well; the checkpoint moved along."""
+    """QEMU killed in the middle; moved while it is off; and the checkpoint moved along."""
     where = host.call("GET", _DISK)["pool"] or "local"
     to = "other" if where == "local" else "local"
     begun = host.call("POST", f"{_DISK}/move", {"to": to})
