@@ -1,0 +1,220 @@
+"""From a streamOptimized VMDK, alone or inside an archive, straight to a volume.
+
+The work is done by a process without rights (`stream_work`), on all CPUs. After a crash it goes on at its
+last durable mark, which stands in a file beside the target:
+
+    TARGET           no disk until it is whole
+    TARGET.marks     how far it is; gone once it is whole
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.host.files import sync_folder
+from holdfast.host.processes import Completed, Identity, Limits, Processes
+from holdfast.host.space import NoSpace, free_space
+from holdfast.spec.errors import HoldfastError, RemoteError
+from holdfast.spec.units import GIB, MIB, format_size
+from holdfast.storage.formats import refusals
+from holdfast.storage.qemu_img import ConversionFailed, Progress
+from holdfast.storage.stream_work import Order
+
+_ADDRESS_SPACE = 2 * GIB
+_RESERVE = 512 * MIB
+"""Bytes of the file system that are left to the catalog and to running VMs."""
+_LONGEST_LINE = 64 * 1024
+_REFUSALS: dict[str, type[HoldfastError]] = {
+    each.id: each
+    for each in vars(refusals).values()
+    if isinstance(each, type) and issubclass(each, HoldfastError) and each.__module__ == refusals.__name__
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where the VMDK lies: `size` bytes of an open file, from `offset` on."""
+
+    fd: int
+    offset: int
+    size: int
+    name: str
+    """For people."""
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    digests: dict[str, str]
+    """Of the whole VMDK, in hex, by the names that were asked for."""
+    resumed_at: int
+    """Bytes of the VMDK that an earlier run had done; 0 where this one began anew."""
+    memory: int
+    """Bytes that the process had at most."""
+
+
+async def stream_to_volume(
+    processes: Processes,
+    source: Part,
+    target: Path,
+    *,
+    volume_size: int,
+    largest: int,
+    owner: str,
+    identity: Identity | None,
+    progress: Progress,
+    algorithms: tuple[str, ...] = (),
+) -> Unpacked:
+    """Make `target` a volume with the disk of a streamOptimized VMDK, durable and 0600.
+
+    Where an earlier run over the same unchanged file was interrupted it goes on, and it is left to be
+    gone on with when this one is cancelled; `forget` removes what is left then.
+
+    Args:
+        volume_size: bytes that the guest will see, a multiple of 512. The VMDK's disk must fit.
+        largest: bytes that `target` may have, however much the VMDK turns out to hold.
+        identity: whom the process becomes that reads it.
+        algorithms: digests wanted of the VMDK as it lies there, by hashlib's names.
+
+    Raises:
+        DiskLargerThanPlanned, DiskHoldsMoreThanPlanned: it is not what was planned.
+        ImageTruncated, ImageDamaged and others: as `formats.vmdk_stream.layout`; nothing is left behind.
+        NoSpace, ConversionFailed: it could not be made; nothing is left behind.
+    """
+    marks = _marks(target)
+    fds = await asyncio.to_thread(_open_both, target, marks)
+    try:
+        room = max(free_space(target.parent)[0] + os.fstat(fds[0]).st_blocks * 512 - _RESERVE, 16 * MIB)
+        order = Order(
+            source=source.fd,
+            offset=source.offset,
+            size=source.size,
+            name=source.name,
+            target=fds[0],
+            marks=fds[1],
+            key=_key(source, volume_size),
+            volume_size=volume_size,
+            largest=min(largest, room),
+            algorithms=algorithms,
+            parent=os.getpid(),
+            uid=identity.uid if identity else None,
+            gid=identity.gid if identity else None,
+        )
+        done, said = await _run(processes, order, owner, volume_size, progress)
+        ended = _ended(done, said, target, largest <= room)
+    except HoldfastError:
+        await asyncio.to_thread(forget, target)
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+    await asyncio.to_thread(_finish, marks)
+    return Unpacked(**ended)
+
+
+def forget(target: Path) -> None:
+    """Remove what an interrupted run has left."""
+    target.unlink(missing_ok=True)
+    _marks(target).unlink(missing_ok=True)
+
+
+def _marks(target: Path) -> Path:
+    return target.with_name(f"{target.name}.marks")
+
+
+def _finish(marks: Path) -> None:
+    marks.unlink(missing_ok=True)
+    sync_folder(marks.parent)
+
+
+def _open_both(target: Path, marks: Path) -> list[int]:
+    fds = []
+    for path in (target, marks):
+        fds.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    sync_folder(target.parent)
+    return fds
+
+
+def _key(source: Part, volume_size: int) -> str:
+    """Names this very work: the file as it is now, the part of it, and what becomes of it."""
+    found = os.fstat(source.fd)
+    facts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return hashlib.sha256(repr((facts, source.offset, source.size, volume_size)).encode()).hexdigest()
+
+
+async def _run(
+    processes: Processes, order: Order, owner: str, volume_size: int, progress: Progress
+) -> tuple[Completed, dict[str, Any]]:
+    """The process to its end, and what it said last of each kind."""
+    said: dict[str, Any] = {}
+
+    def take(line: bytes) -> None:
+        said.update(json.loads(line))
+        if "position" in said:
+            progress(said["position"] / order.size, f"{format_size(said['position'])} read")
+
+    done = await processes.run(
+        [sys.executable, "-I", "-m", "holdfast.storage.stream_work"],
+        owner=owner,
+        limits=Limits(
+            address_space=_ADDRESS_SPACE,
+            cpu_seconds=600 + (order.size + volume_size) // (10 * MIB),
+            file_size=order.largest,
+            open_files=64,
+        ),
+        stdin=json.dumps(asdict(order)).encode(),
+        pass_fds=(order.source, order.target, order.marks),
+        env={"MALLOC_ARENA_MAX": "2"},
+        on_stdout=_lines(take),
+    )
+    return done, said
+
+
+def _lines(take: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    waiting = bytearray()
+
+    def heard(chunk: bytes) -> None:
+        waiting.extend(chunk)
+        *lines, rest = waiting.split(b"\n")
+        for line in lines:
+            take(bytes(line))
+        waiting[:] = rest[:_LONGEST_LINE]
+
+    return heard
+
+
+def _ended(done: Completed, said: dict[str, Any], target: Path, planned: bool) -> dict[str, Any]:
+    """`planned`: what bounds the target is the plan, not the room on the disk."""
+    if done.returncode == 0 and "ended" in said:
+        return dict(said["ended"])
+    refused = said.get("refused")
+    if refused and (planned or refused["id"] != refusals.DiskHoldsMoreThanPlanned.id):
+        raise _rebuilt(refused)
+    if refused or said.get("full"):
+        free, _ = free_space(target.parent)
+        raise NoSpace(
+            f"no room is left at {target.parent} ({format_size(free)} are free)",
+            value=str(target.parent),
+            cure="Free some space there, for example by deleting images that no VM uses.",
+            detail={"free": free},
+        )
+    log = done.stderr.decode(errors="replace").strip()[-2000:]
+    last = log.splitlines()[-1] if log else f"it ended with status {done.returncode}"
+    raise ConversionFailed(
+        f"{target.name} could not be made of the VMDK: {last}",
+        value=target.name,
+        cure="Check the source file with `qemu-img check` where it was made.",
+        detail={"log": log},
+    )
+
+
+def _rebuilt(wire: dict[str, Any]) -> HoldfastError:
+    kind = _REFUSALS.get(str(wire["id"]))
+    if kind is None:
+        return RemoteError(wire)
+    return kind(wire["message"], value=wire["value"], cure=wire["cure"], detail=wire["detail"])
