@@ -8,6 +8,7 @@ last durable mark, which stands in a file beside the target:
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -87,9 +88,10 @@ async def stream_to_volume(
         NoSpace, ConversionFailed: it could not be made; nothing is left behind.
     """
     marks = _marks(target)
-    fds = await asyncio.to_thread(_open_both, target, marks)
+    fds = await asyncio.to_thread(_open_all, target, marks)
     try:
-        room = max(free_space(target.parent)[0] + os.fstat(fds[0]).st_blocks * 512 - _RESERVE, 16 * MIB)
+        had = os.fstat(fds[0]).st_blocks * 512
+        room = max(free_space(target.parent)[0] + had - _RESERVE, 16 * MIB)
         order = Order(
             source=source.fd,
             offset=source.offset,
@@ -97,6 +99,7 @@ async def stream_to_volume(
             name=source.name,
             target=fds[0],
             marks=fds[1],
+            direct=fds[2] if len(fds) > 2 else None,
             key=_key(source, volume_size),
             volume_size=volume_size,
             largest=min(largest, room),
@@ -132,10 +135,12 @@ def _finish(marks: Path) -> None:
     sync_folder(marks.parent)
 
 
-def _open_both(target: Path, marks: Path) -> list[int]:
-    fds = []
-    for path in (target, marks):
-        fds.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+def _open_all(target: Path, marks: Path) -> list[int]:
+    """Descriptors of the target, of its marks, and of the target with O_DIRECT where that can be had."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fds = [os.open(path, flags, 0o600) for path in (target, marks)]
+    with contextlib.suppress(OSError):
+        fds.append(os.open(target, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC))
     sync_folder(target.parent)
     return fds
 
@@ -168,7 +173,7 @@ async def _run(
             open_files=64,
         ),
         stdin=json.dumps(asdict(order)).encode(),
-        pass_fds=(order.source, order.target, order.marks),
+        pass_fds=[fd for fd in (order.source, order.target, order.marks, order.direct) if fd is not None],
         env={"MALLOC_ARENA_MAX": "2"},
         on_stdout=_lines(take),
     )

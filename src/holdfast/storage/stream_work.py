@@ -1,6 +1,6 @@
 """The process that turns a streamOptimized VMDK into a volume: `python -m holdfast.storage.stream_work`.
 
-    reader ──▶ inflate, write (a thread for each CPU) ──▶ volume
+    reader ──▶ inflate, write (two threads a CPU) ──▶ volume
        └─────▶ digests (a thread)                    every 256 MiB: drain ──▶ sync, mark (a thread)
 
 It gets its order as JSON on standard input and its files as open descriptors, gives its rights up, and
@@ -35,6 +35,7 @@ from holdfast.storage.marks import Mark, read_mark, write_mark
 MARK_EVERY = 256 * MIB
 """Bytes of the disk between two marks."""
 _MOST_THREADS = 8
+"""Twice as many as CPUs up to this: one inflates while another waits for the disk."""
 _SAY_EVERY = 0.25  # seconds
 _HEARD_AHEAD = 4
 """Pieces that wait for their digest; each is 2 MiB or a little more."""
@@ -50,6 +51,8 @@ class Order:
     name: str
     target: int
     """Descriptor of the volume, for reading and writing."""
+    direct: int | None
+    """Another descriptor of it, opened with O_DIRECT, where its file system has that."""
     marks: int
     """Descriptor of the file of marks."""
     key: str
@@ -98,7 +101,7 @@ class Unpacking:
     def __init__(self, order: Order, reader: Reader, say: Callable[[dict[str, Any]], None]) -> None:
         self._order, self._reader, self._say = order, reader, say
         self._key = bytes.fromhex(order.key)
-        self._writer = Qcow2Writer(order.target, order.volume_size, order.largest)
+        self._writer = self._new_writer()
         self._zeros = b""
         self._grain = 0
         self._said = 0.0
@@ -110,16 +113,20 @@ class Unpacking:
         digests = Digests(self._order.algorithms)
         self._catch_up(digests, mark.position)
         stream = GrainStream(self._reader, found, digests.hear)
-        threads = max(1, min(len(os.sched_getaffinity(0)), _MOST_THREADS))
+        threads = min(2 * len(os.sched_getaffinity(0)), _MOST_THREADS)
         with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as syncer:
             try:
-                self._convert(stream, mark, pool, syncer, 2 * threads)
+                self._convert(stream, mark, pool, syncer, threads + 2)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         self._writer.finish()
         os.fsync(self._order.target)
         return {"digests": digests.ended(), "resumed_at": mark.position, "memory": _peak_memory()}
+
+    def _new_writer(self) -> Qcow2Writer:
+        order = self._order
+        return Qcow2Writer(order.target, order.volume_size, order.largest, order.direct)
 
     def _layout(self) -> Layout:
         found = layout(self._reader)
@@ -139,7 +146,7 @@ class Unpacking:
             try:
                 self._writer.go_on(mark.end)
             except (OSError, ValueError):
-                self._writer = Qcow2Writer(self._order.target, self._order.volume_size, self._order.largest)
+                self._writer = self._new_writer()
             else:
                 return mark
         # First the marks: one of an earlier run must not vouch for what this one writes.

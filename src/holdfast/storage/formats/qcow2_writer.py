@@ -5,15 +5,18 @@
 Clusters of 128 KiB with subclusters of 4 KiB (`extended_l2`), as qemu-img makes our volumes. Until
 `finish` writes the header the file is no disk. `mark` makes the tables agree with the data so that a
 writer of a later process can go on from there: whatever lies at or beyond the mark is forgotten then.
+Data goes past the page cache where the file system lets it: that is several times as fast as writing it
+back, and leaves the cache to others.
 """
 
+import mmap
 import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from holdfast.spec.units import format_size
+from holdfast.spec.units import MIB, format_size
 from holdfast.storage.formats.refusals import DiskHoldsMoreThanPlanned
 
 CLUSTER = 128 * 1024
@@ -29,16 +32,21 @@ _KEPT_TABLES = 64
 """L2 tables in memory: 8 MiB, and 64 GiB of a disk that is written anyhow."""
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQIIQ")
 _PER_REFCOUNTS = CLUSTER // 2
-_MOST_PIECES = 512
-"""Buffers of one pwritev(2); half of IOV_MAX."""
+_BUFFER = 4 * MIB
+"""Bytes that each thread writes at once."""
 
 
 class Qcow2Writer:
     """The writer of one open, empty file. `write` may be called from several threads at once."""
 
-    def __init__(self, fd: int, size: int, largest: int) -> None:
-        """`size`: bytes that the guest will see. `largest`: bytes that the file may have."""
+    def __init__(self, fd: int, size: int, largest: int, direct: int | None = None) -> None:
+        """`size`: bytes that the guest will see. `largest`: bytes that the file may have.
+
+        `direct`: another descriptor of the file, opened with O_DIRECT.
+        """
         self._fd = fd
+        self._data = fd if direct is None else direct
+        self._buffers = threading.local()
         self._size = size
         self._largest = largest
         self._lock = threading.Lock()
@@ -57,8 +65,11 @@ class Qcow2Writer:
         """
         with self._lock:
             placed = [part for offset, data in pieces for part in self._place(offset, data)]
-        for run, start in _runs(placed):
-            _write_all(self._fd, run, start)
+        buffer: mmap.mmap | None = getattr(self._buffers, "mine", None)
+        if buffer is None:
+            buffer = self._buffers.mine = mmap.mmap(-1, _BUFFER)  # as aligned as O_DIRECT wants it
+        for length, start in _gathered(placed, buffer):
+            _write_all(self._data, buffer, length, start)
 
     def mark(self) -> int:
         """Write the tables out, while no `write` is under way. Returns where the file ends, in bytes.
@@ -209,31 +220,28 @@ class Qcow2Writer:
         self._changed.discard(index)
 
 
-def _runs(placed: Sequence[tuple[int, memoryview]]) -> Iterable[tuple[list[memoryview], int]]:
-    """Parts that lie side by side in the file, together."""
-    run: list[memoryview] = []
-    start = end = 0
+def _gathered(placed: Iterable[tuple[int, memoryview]], buffer: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Put what lies side by side in the file together into `buffer`: how many bytes, and where they go."""
+    start = filled = 0
     for at, part in placed:
-        if run and (at != end or len(run) >= _MOST_PIECES):
-            yield run, start
-            run = []
-        if not run:
-            start = end = at
-        run.append(part)
-        end += len(part)
-    if run:
-        yield run, start
+        if filled and (at != start + filled or filled + len(part) > len(buffer)):
+            yield filled, start
+            filled = 0
+        if not filled:
+            start = at
+        buffer[filled : filled + len(part)] = part
+        filled += len(part)
+        if filled % SUBCLUSTER:  # where the disk ends
+            padding = -filled % SUBCLUSTER
+            buffer[filled : filled + padding] = bytes(padding)
+            filled += padding
+    if filled:
+        yield filled, start
 
 
-def _write_all(fd: int, run: list[memoryview], start: int) -> None:
-    """pwritev(2) may write less than it was given, above all when a disk is nearly full."""
-    while run:
-        written = os.pwritev(fd, run, start)
-        start += written
-        done = 0
-        while done < len(run) and written >= len(run[done]):
-            written -= len(run[done])
-            done += 1
-        run = run[done:]
-        if written:
-            run[0] = run[0][written:]
+def _write_all(fd: int, buffer: mmap.mmap, length: int, start: int) -> None:
+    """pwrite(2) may write less than it was given, above all when a disk is nearly full."""
+    written = 0
+    with memoryview(buffer) as view:
+        while written < length:
+            written += os.pwrite(fd, view[written:length], start + written)
