@@ -17,7 +17,9 @@ def _fakes() -> Any:
     if module is not None:
         return module
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # for the modules that it is made of
     sys.modules["fake_daemon"] = module  # pydantic looks its models' module up
+    sys.path.append(str(path.parent))  # for the fakes beside it
     spec.loader.exec_module(module)
     return module
 

@@ -37,6 +37,7 @@ from holdfast.host.reserve import SpaceReserve
 from holdfast.host.vm_users import VmUsers
 from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.running import Machines
+from holdfast.machine.storage_daemon import StorageDaemons
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
 from holdfast.operations import images as image_operations
@@ -46,6 +47,7 @@ from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.scratch import clean
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.endorsement_certificate import load_authorities
@@ -61,13 +63,26 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, guest_secrets, key_work, lifecycle
+from holdfast.vm import (
+    attest_work,
+    checkpoint_export,
+    checkpoints,
+    create,
+    guest_secrets,
+    key_work,
+    lifecycle,
+)
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
+from holdfast.vm.checkpoint_export import CheckpointExports
+from holdfast.vm.checkpoint_records import CheckpointRecords
+from holdfast.vm.checkpoint_schedule import CheckpointScheduler
+from holdfast.vm.checkpoints import Checkpoints
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
 from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.nics import NicWork
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
@@ -102,6 +117,7 @@ class _Composition:
     schedule: AttestSchedule
     firmware: VmFirmware
     attested_host: AttestedHost
+    checkpoints: CheckpointScheduler
 
 
 def configure_logs() -> None:
@@ -142,6 +158,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
     usage = VmUsage(records)
     switches = SwitchBoard(ground.catalog, state, processes, usage)
     images = ImageStore(ground.catalog, state, usage)
+    pools = Pools(ground.catalog, ground.events, state, usage)
     host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
     variables = VariableStores(processes, state)
@@ -149,12 +166,15 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
         state=state,
         events=ground.events,
         records=records,
+        checkpoints=CheckpointRecords(ground.catalog),
         processes=processes,
         machines=Machines(processes, capabilities),
+        storage=StorageDaemons(processes, capabilities),
         switches=switches,
         ports=Ports(switches, state),
         images=images,
-        volumes=Volumes(images, state, processes),
+        pools=pools,
+        volumes=Volumes(images, pools, processes),
         variables=variables,
         keys=KeyStores(processes, state, variables),
         vtpm=vtpm,
@@ -180,17 +200,20 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     secrets = GuestSecrets(rooms, attestation, operations, registry.named)
     _register(operations, rooms, registry, (attestation, secrets), ground.users)
     firmware = VmFirmware(rooms, registry, operations)
+    kept_states = Checkpoints(rooms, registry, operations)
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
     services = Services(
         vms=registry,
+        nics=NicWork(rooms, registry.named),
         firmware=firmware,
         vm_counts=rooms.records,
         operations=operations,
         images=rooms.images,
         image_work=image_operations.ImageWork(operations, rooms.images),
         uploads=UploadFolder(state.scratch / "uploads"),
+        pools=rooms.pools,
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -201,11 +224,21 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         attested_hosts=attested.book,
         trust=attestation,
         secrets=secrets,
+        checkpoints=kept_states,
+        exports=CheckpointExports(rooms, registry, operations),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
     return _Composition(
-        rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host
+        rooms,
+        registry,
+        operations,
+        services,
+        ground.facts,
+        schedule,
+        firmware,
+        attested.host,
+        CheckpointScheduler(kept_states, rooms.checkpoints, registry),
     )
 
 
@@ -222,6 +255,8 @@ def _register(
         *attest_work.procedures(trusted[0]),
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
+        *checkpoints.procedures(rooms, registry.owner),
+        *checkpoint_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
@@ -265,6 +300,7 @@ async def _host_restarted(facts: Facts) -> bool:
 async def _come_back(made: _Composition) -> None:
     """Bring records and reality together, as far as the host allows; what it does not is said."""
     rooms = made.rooms
+    await rooms.pools.open()
     for problem in await rooms.switches.reconcile():
         log.warning("a switch could not be made", error=problem.message, cure=problem.cure)
     try:
@@ -302,6 +338,8 @@ async def run(config: DaemonConfig) -> None:
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
+        asyncio.create_task(made.rooms.pools.watch()),
+        asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]

@@ -213,6 +213,17 @@ class Client:
         """An answer that is a file. Raises as `wire`."""
         return self._send(method, path, json=body).content
 
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """A file, as it comes in. Raises as `wire`."""
+        try:
+            with self._http.stream("GET", path) as answer:
+                if answer.is_error:
+                    answer.read()
+                    _check(answer)
+                yield from answer.iter_bytes(_CHUNK)
+        except httpx.TransportError as error:
+            raise _unreachable(self.place, error) from error
+
     def screenshot(self, name: str) -> bytes:
         return self._send("GET", vm_path(name, "screenshot")).content
 

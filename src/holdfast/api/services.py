@@ -8,6 +8,14 @@ from typing import Literal, Protocol
 from holdfast.spec.access import Principal
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import CertsEnrol, CertsUpdate, KeyPlans, VmCertificates
+from holdfast.spec.checkpoint import (
+    CheckpointApply,
+    CheckpointChange,
+    CheckpointCreate,
+    CheckpointSchedule,
+    CheckpointView,
+)
+from holdfast.spec.devices import NicChange, NicDone, NicView
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -35,12 +43,13 @@ from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.image_requests import ImageBuild, ImagePull, Upload
 from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
+from holdfast.spec.pool import PoolCreate, PoolSummary, PoolView
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
 from holdfast.spec.vm import VmState
-from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
+from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 
 LogSource = Literal["console", "qemu", "swtpm"]
@@ -83,6 +92,15 @@ class Firmware(Protocol):
     async def rotate_host_key(self, request: HostKeyRotate) -> HostKeyRotation: ...
 
 
+class Nics(Protocol):
+    """Network cards of a VM, running or not."""
+
+    async def add(self, name: str, wanted: NewNic) -> NicDone: ...
+    async def remove(self, name: str, nic: str, force: bool) -> NicDone: ...
+    async def change(self, name: str, nic: str, change: NicChange) -> NicDone: ...
+    async def list(self, name: str) -> tuple[NicView, ...]: ...
+
+
 class VmCounts(Protocol):
     async def count_by_state(self) -> dict[str, int]: ...
 
@@ -121,6 +139,14 @@ class Switches(Protocol):
     async def show(self, name: str) -> SwitchSpec: ...
     async def delete(self, name: str) -> None: ...
     async def list(self, query: PageQuery) -> Page[SwitchSpec]: ...
+
+
+class Pools(Protocol):
+    async def create(self, request: PoolCreate) -> PoolView: ...
+    async def refresh(self, name: str) -> PoolView: ...
+    async def show(self, name: str) -> PoolView: ...
+    async def delete(self, name: str) -> None: ...
+    async def list(self, query: PageQuery) -> Page[PoolSummary]: ...
 
 
 class Certificates(Protocol):
@@ -185,6 +211,30 @@ class Secrets(Protocol):
     async def list(self, name: str) -> tuple[SecretView, ...]: ...
 
 
+class Checkpoints(Protocol):
+    """States that VMs can return to; long work on them returns its operation at once."""
+
+    async def show(self, name: str, checkpoint: str) -> CheckpointView: ...
+    async def create(self, name: str, request: CheckpointCreate, actor: str) -> Operation: ...
+    async def apply(self, name: str, checkpoint: str, request: CheckpointApply, actor: str) -> Operation: ...
+    async def delete(self, name: str, checkpoint: str, subtree: bool, actor: str) -> Operation: ...
+    async def change(
+        self, name: str, checkpoint: str, change: CheckpointChange, actor: str
+    ) -> CheckpointView: ...
+    async def schedule(self, name: str) -> CheckpointSchedule: ...
+    async def set_schedule(self, name: str, schedule: CheckpointSchedule) -> CheckpointSchedule: ...
+    async def list(self, name: str) -> tuple[CheckpointView, ...]: ...
+
+
+class CheckpointExports(Protocol):
+    """Checkpoints to take away; everything here is an admin's."""
+
+    async def begin(self, name: str, checkpoint: str, actor: str) -> Operation: ...
+    async def file(self, export: str, name: str) -> Path: ...
+    async def forget(self, export: str) -> None: ...
+    async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
+
+
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -202,12 +252,14 @@ class Trust(Protocol):
 @dataclass(frozen=True)
 class Services:
     vms: Vms
+    nics: Nics
     firmware: Firmware
     vm_counts: VmCounts
     operations: OperationBook
     images: Images
     image_work: ImageWork
     uploads: Uploads
+    pools: Pools
     switches: Switches
     certificates: Certificates
     events: Events
@@ -218,5 +270,7 @@ class Services:
     attested_hosts: AttestedHosts
     trust: Trust
     secrets: Secrets
+    checkpoints: Checkpoints
+    exports: CheckpointExports
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

@@ -6,7 +6,17 @@ A change here comes with a migration in `migrations/versions/` (docs/recipes/add
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, Integer, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    DateTime,
+    Float,
+    ForeignKey,
+    Integer,
+    String,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _NAME = String(63, collation="NOCASE")
@@ -63,6 +73,17 @@ class SwitchRow(Table):
     __tablename__ = "switches"
 
     name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
+class PoolRow(Table):
+    __tablename__ = "pools"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    id: Mapped[str] = mapped_column(String(36), unique=True)
+    """What the storage itself is marked with."""
+    kind: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     created: Mapped[datetime]
 
@@ -139,6 +160,40 @@ class VerdictRow(Table):
     time: Mapped[datetime]
     verdict: Mapped[str] = mapped_column(String(8))
     body: Mapped[dict[str, Any]]
+
+
+class CheckpointRow(Table):
+    """A state that a VM can return to."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("vm", "name"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(_NAME)
+    parent: Mapped[str | None] = mapped_column(String(36), default=None)
+    type: Mapped[str] = mapped_column(String(16))
+    notes: Mapped[str] = mapped_column(String(4096), default="")
+    created: Mapped[datetime]
+    spec: Mapped[dict[str, Any]]
+    running_spec: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What the memory fits; there is none without memory."""
+    machine_type: Mapped[str | None] = mapped_column(String(64), default=None)
+    acceleration: Mapped[str | None] = mapped_column(String(8), default=None)
+    size: Mapped[int] = mapped_column(BigInteger, default=0)
+    stall_seconds: Mapped[float | None] = mapped_column(Float, default=None)
+    scheduled: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class CheckpointTreeRow(Table):
+    """Of a VM's checkpoints as a whole; no row: there was never one."""
+
+    __tablename__ = "checkpoint_trees"
+
+    vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
+    current: Mapped[str | None] = mapped_column(String(36), default=None)
+    """Id of the checkpoint that what is now came from."""
+    schedule: Mapped[dict[str, Any] | None] = mapped_column(default=None)
 
 
 class FactRow(Table):

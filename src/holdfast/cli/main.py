@@ -11,7 +11,10 @@ from holdfast.cli.lazy import lazy_group
 from holdfast.cli.output import escape, say
 from holdfast.spec.errors import HoldfastError
 
-_COMMANDS = {name: f"holdfast.cli.{name}" for name in ("vm", "image", "switch", "trust", "certs", "host")}
+_COMMANDS = {
+    name: f"holdfast.cli.{name}"
+    for name in ("vm", "checkpoint", "nic", "image", "pool", "switch", "trust", "certs", "host")
+}
 _COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("operation", "event", "token", "serve", "completion")}
 
 app = typer.Typer(

@@ -30,6 +30,10 @@ def complete_switch(incomplete: str) -> list[str]:
     return _complete("/v1/switches", incomplete)
 
 
+def complete_pool(incomplete: str) -> list[str]:
+    return _complete("/v1/pools", incomplete)
+
+
 VmArgument = Annotated[str, typer.Argument(metavar="NAME", help="The VM.", autocompletion=complete_vm)]
 ImageArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The image.", autocompletion=complete_image)
@@ -37,6 +41,7 @@ ImageArgument = Annotated[
 SwitchArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The switch.", autocompletion=complete_switch)
 ]
+PoolArgument = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", autocompletion=complete_pool)]
 VmsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="VMs.", autocompletion=complete_vm)
 ]

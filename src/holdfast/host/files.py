@@ -83,10 +83,21 @@ def _copy_open(source: int, target: int) -> None:
         position = start
         while position < end:
             count = min(_CHUNK, end - position)
-            copied = os.copy_file_range(source, target, count, position, position)
+            copied = _copy_range(source, target, count, position)
             if copied == 0:
                 return
             position += copied
+
+
+def _copy_range(source: int, target: int, count: int, position: int) -> int:
+    """Bytes copied from and to the same position; 0 at the end."""
+    try:
+        return os.copy_file_range(source, target, count, position, position)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+    os.lseek(target, position, os.SEEK_SET)
+    return os.sendfile(target, source, position, count)
 
 
 def remove_tree(path: Path) -> None:

@@ -81,6 +81,29 @@ class BlockJobs:
             await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
             await self._followed(job_id, listener, progress, when_ready)
 
+    async def run_until_ready(
+        self, job_id: str, command: str, arguments: dict[str, Any], progress: Progress = lambda *_: None
+    ) -> bool:
+        """As `run`, but return True as soon as the job is ready; `follow` then completes it.
+
+        False: it has ended well without ever being ready.
+        """
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+            try:
+                while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+                    progress(job.done, job.total)
+                    if job.status == "ready":
+                        return True
+                    with contextlib.suppress(QmpTimedOut):
+                        await listener.get(_LOOK)
+            except BaseException:
+                with contextlib.suppress(HoldfastError, TimeoutError):
+                    await asyncio.shield(self.cancel(job_id))
+                raise
+            await self._followed(job_id, listener, progress, None)
+            return False
+
     async def follow(
         self,
         job_id: str,
@@ -90,6 +113,22 @@ class BlockJobs:
         """As `run`, for a job that is under way or has ended without having been dismissed."""
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
             await self._followed(job_id, listener, progress, when_ready)
+
+    async def follow_until_ready(self, job_id: str, progress: Progress = lambda *_: None) -> None:
+        """Follow a job that is under way until it is ready; `follow` then completes it.
+
+        Raises:
+            BlockJobFailed: it has ended, and is dismissed.
+        """
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+                progress(job.done, job.total)
+                if job.status == "ready":
+                    return
+                with contextlib.suppress(QmpTimedOut):
+                    await listener.get(_LOOK)
+            await self._dismiss(job_id)
+            raise _failed("copy", (job and job.error) or "it ended early")
 
     async def cancel(self, job_id: str) -> None:
         """End a job and dismiss it; nothing happens where there is none of that id.
@@ -136,11 +175,7 @@ class BlockJobs:
             if job.status == "concluded":
                 await self._dismiss(job_id)
                 if job.error:
-                    raise BlockJobFailed(
-                        f"QEMU could not finish the {job.kind} of a disk: {job.error}",
-                        value=job.error,
-                        cure="See that the disk's storage works and has space left, and try again.",
-                    )
+                    raise _failed(job.kind, job.error)
                 return
             if job.status == "ready" and not completed:
                 if when_ready:
@@ -153,3 +188,11 @@ class BlockJobs:
     async def _dismiss(self, job_id: str) -> None:
         with contextlib.suppress(QmpRefused):
             await self._session.execute("job-dismiss", {"id": job_id})
+
+
+def _failed(kind: str, error: str) -> BlockJobFailed:
+    return BlockJobFailed(
+        f"QEMU could not finish the {kind} of a disk: {error}",
+        value=error,
+        cure="See that the disk's storage works and has space left, and try again.",
+    )

@@ -6,6 +6,7 @@ qapi/qdev.json). A guest that is starting, or has no driver, does neither.
 """
 
 import contextlib
+import time
 from typing import Any
 
 from holdfast.qmp.errors import QmpRefused, QmpTimedOut
@@ -44,6 +45,9 @@ class HotPlug:
     async def remove(self, device_id: str, limit: float = UNPLUG_SECONDS) -> None:
         """Ask the guest to let go of a device, and return once it is gone; also where there is none.
 
+        Gone means that QEMU has let go of its backend too, which it does only a moment after it has
+        taken the device off its bus.
+
         May be called again for one whose guest did not answer: the wish is passed on once more.
 
         Raises:
@@ -57,9 +61,10 @@ class HotPlug:
             # A removal that is under way already refuses a second wish; its event comes all the same.
             with contextlib.suppress(QmpRefused):
                 await self._session.execute("device_del", {"id": device_id})
+            deadline = time.monotonic() + limit
             try:
-                while await self.has(device_id):
-                    event = await listener.get(limit)
+                while True:
+                    event = await listener.get(max(0.0, deadline - time.monotonic()))
                     if event["data"].get("device") != device_id:
                         continue
                     if event["event"] == "DEVICE_UNPLUG_GUEST_ERROR":

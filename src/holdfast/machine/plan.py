@@ -105,7 +105,8 @@ def _platform(inputs: MachineInputs) -> list[str]:
     spec, acceleration, flash = inputs.spec, inputs.acceleration, inputs.firmware
     smm = flash is not None and flash.smm
     parts = board(inputs.machine_type, acceleration, spec.cpus, flash=flash is not None, smm=smm)
-    parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model)
+    most = spec.layout.max_cpus if spec.layout else None
+    parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model, most)
     parts += memory(spec.memory, acceleration)
     parts += clock(spec.os) + firmware(flash) + tpm(inputs.tpm)
     if isinstance(spec.boot, KernelBoot):
@@ -114,7 +115,9 @@ def _platform(inputs: MachineInputs) -> list[str]:
 
 
 def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
-    parts = nics(inputs.nics) + disks(inputs.disks, io_uring=qemu.io_uring)
+    layout = inputs.spec.layout
+    parts = nics(inputs.nics, layout.nic_ports if layout else None)
+    parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=layout.disk_ports if layout else None)
     return (
         parts
         + cds(inputs.cds, inputs.spec.os)

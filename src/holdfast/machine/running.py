@@ -8,8 +8,7 @@ itself is the truth about whether the machine is there; nothing about it is stor
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,32 +18,28 @@ from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
+from holdfast.machine.disk_layers import DiskLayers
+from holdfast.machine.disk_move import DiskMove
+from holdfast.machine.disk_plug import DiskPlug
 from holdfast.machine.hotplug import HotPlug
+from holdfast.machine.instant import Instant
+from holdfast.machine.memory_stream import MemoryStream
+from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
-from holdfast.qmp.errors import QmpLost, QmpTimedOut
+from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
-from holdfast.spec.units import MIB, format_size
+from holdfast.spec.units import MIB
 
 _ROLE = "qemu"
 _GREETING_SECONDS = 300.0  # 2,048 emulated CPUs take 90 s to make; QEMU's end is noticed at once
 _QUIT_SECONDS = 10.0
-_MEMORY_SECONDS = 3600.0
-_PROGRESS_SECONDS = 0.5
 _LARGEST_SCREEN = 64 * MIB
 _LOG_LINES = 40
 
 
 class QemuEnded(Failed):
     id = "qemu-ended"
-
-
-class MemoryNotSaved(Failed):
-    id = "memory-not-saved"
-
-
-class MemoryNotRestored(Failed):
-    id = "memory-not-restored"
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,17 @@ class RunningMachine:
     """One QEMU process with its monitor. Made by `Machines`; used by the VM's owner alone."""
 
     def __init__(
-        self, processes: Processes, ref: ProcessRef, session: QmpSession, runtime: Path, mapped_ram: bool
+        self,
+        processes: Processes,
+        ref: ProcessRef,
+        session: QmpSession,
+        runtime: Path,
+        capabilities: Capabilities,
     ) -> None:
         self._processes = processes
         self._session = session
         self._runtime = runtime
-        self._mapped_ram = mapped_ram
+        self._capabilities = capabilities
         self.ref = ref
         self.ended = asyncio.Event()
         self._watch = asyncio.create_task(self._watch_process())
@@ -78,6 +78,36 @@ class RunningMachine:
     def hotplug(self) -> HotPlug:
         """Devices that come and go while it runs."""
         return HotPlug(self._session)
+
+    @property
+    def layers(self) -> DiskLayers:
+        """The layers of its disks."""
+        return DiskLayers(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def memory(self) -> MemoryStream:
+        """Its memory on the way to a file, and from one."""
+        return MemoryStream(self._session, mapped_ram=self._capabilities.mapped_ram)
+
+    @property
+    def instant(self) -> Instant:
+        """All of it at one instant."""
+        return Instant(self._session, self.memory)
+
+    @property
+    def nics(self) -> NicPlug:
+        """Network cards that come and go while it runs."""
+        return NicPlug(self._session)
+
+    @property
+    def disks(self) -> DiskPlug:
+        """Disks that come, go and change while it runs."""
+        return DiskPlug(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def moves(self) -> DiskMove:
+        """Disks that are moved to other layers while it runs."""
+        return DiskMove(self._session, io_uring=self._capabilities.io_uring)
 
     @property
     def console_path(self) -> Path:
@@ -160,85 +190,6 @@ class RunningMachine:
             {"id": device, "filename": str(path), "format": "raw", "read-only-mode": "read-only"},
         )
 
-    async def save_memory(self, path: Path, progress: Callable[[float, str], None]) -> None:
-        """Stop the guest and write memory, devices and TPM state to `path`, durably.
-
-        `path` must exist and be writable for QEMU's user. The guest stays stopped.
-
-        Raises:
-            MemoryNotSaved: QEMU could not write it; the guest can go on.
-        """
-        await self.pause()
-        await self._set_capabilities()
-        try:
-            async with self._session.listen("MIGRATION") as listener:
-                await self._begin("migrate", path, os.O_WRONLY)
-                await self._migrated(listener, progress, MemoryNotSaved)
-        except BaseException:
-            with contextlib.suppress(HoldfastError):
-                await self._session.execute("migrate_cancel")
-            raise
-        await asyncio.to_thread(_sync, path)
-
-    async def load_memory(self, path: Path, progress: Callable[[float, str], None]) -> None:
-        """Read what `save_memory` wrote, into a machine that was launched with `incoming`.
-
-        Raises:
-            MemoryNotRestored: QEMU could not read it.
-        """
-        await self._set_capabilities()
-        try:
-            async with self._session.listen("MIGRATION") as listener:
-                await self._begin("migrate-incoming", path, os.O_RDONLY)
-                await self._migrated(listener, progress, MemoryNotRestored)
-        except QmpLost as error:
-            raise MemoryNotRestored(
-                "QEMU ended while it read the saved memory",
-                value=str(path),
-                cure="See the VM's log; `holdfast vm kill` drops the saved memory.",
-            ) from error
-
-    async def _set_capabilities(self) -> None:
-        names = ["events", *(["mapped-ram"] if self._mapped_ram else [])]
-        states = [{"capability": name, "state": True} for name in names]
-        await self._session.execute("migrate-set-capabilities", {"capabilities": states})
-
-    async def _begin(self, command: str, path: Path, flags: int) -> None:
-        if self._mapped_ram:
-            await self._session.execute(command, {"uri": f"file:{path}"})
-            return
-        fd = os.open(path, flags | os.O_CLOEXEC)
-        try:
-            await self._session.send_fd(fd, "memory")
-        finally:
-            os.close(fd)
-        await self._session.execute(command, {"uri": "fd:memory"})
-
-    async def _migrated(
-        self, listener: Any, progress: Callable[[float, str], None], failure: type[Failed]
-    ) -> None:
-        deadline = time.monotonic() + _MEMORY_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(QmpTimedOut):
-                event = await listener.get(_PROGRESS_SECONDS)
-                status = event["data"]["status"]
-                if status == "completed":
-                    return
-                if status in ("failed", "cancelled"):
-                    break
-            info = await self._session.execute("query-migrate")
-            if "ram" in info and info["ram"]["total"]:
-                ram = info["ram"]
-                done = ram["total"] - ram["remaining"]
-                progress(done / ram["total"], f"{format_size(done)} of {format_size(ram['total'])}")
-        info = await self._session.execute("query-migrate")
-        reason = str(info.get("error-desc", "no reason given"))
-        raise failure(
-            f"QEMU could not carry the memory over: {reason}",
-            value=reason,
-            cure="See that space is left on the VM's file system, and the VM's log.",
-        )
-
 
 class Machines:
     """Starts QEMU processes and finds those that run."""
@@ -285,7 +236,7 @@ class Machines:
         except BaseException:
             await asyncio.shield(self._processes.end(ref, grace=0.0))
             raise
-        return RunningMachine(self._processes, ref, session, inputs.runtime, capabilities.mapped_ram)
+        return RunningMachine(self._processes, ref, session, inputs.runtime, capabilities)
 
     async def _connect(self, ref: ProcessRef, path: Path, log: Path) -> QmpSession:
         try:
@@ -309,7 +260,7 @@ class Machines:
         """Take over a process that an earlier daemon started. Raises QmpLost, QmpTimedOut."""
         capabilities = await self.prepare()
         session = await QmpSession.connect(runtime / "qmp.sock", _QUIT_SECONDS)
-        return RunningMachine(self._processes, marked.ref, session, runtime, capabilities.mapped_ram)
+        return RunningMachine(self._processes, marked.ref, session, runtime, capabilities)
 
 
 def _read_whole(path: Path) -> bytes:
@@ -317,11 +268,3 @@ def _read_whole(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         return file.read(_LARGEST_SCREEN)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

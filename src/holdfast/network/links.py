@@ -206,6 +206,35 @@ def join(bridge: str, name: str, vlan: int | None, *, tagged: bool = False) -> N
         ip.link("set", index=index, state="up")
 
 
+def leave(name: str) -> None:
+    """Take an interface out of its bridge and down; its VLANs there are forgotten with it."""
+    with _netlink() as ip:
+        index = _index(ip, name)
+        if index is None:
+            raise NetworkFailed(f"{name} is gone", value=name)
+        ip.link("set", index=index, master=0, state="down")
+
+
+def is_joined(bridge: str, name: str, vlan: int | None) -> bool:
+    """Whether an interface is in a bridge, untagged in that VLAN alone (None: in the default one)."""
+    with _netlink() as ip:
+        index, master = _index(ip, name), _index(ip, bridge)
+        if index is None or master is None or ip.get_links(index)[0].get("master") != master:
+            return False
+        vlans = _vlans(ip, index)
+        return vlans in ({vlan or _DEFAULT_VLAN}, set() if vlan is None else {vlan})
+
+
+def _vlans(ip: IPRoute, index: int) -> set[int]:
+    """VLAN ids of a port; none where the kernel does not filter them."""
+    found: set[int] = set()
+    for link in ip.get_vlans(index=index):
+        for kind, value in (link.get("af_spec") or {}).get("attrs", ()):
+            if kind == "IFLA_BRIDGE_VLAN_INFO":
+                found.add(int(value["vid"]))
+    return found
+
+
 def neighbours(bridge: str, mac: str) -> list[str]:
     """IPv4 addresses that the host has seen behind a MAC address on a bridge."""
     with _netlink() as ip:

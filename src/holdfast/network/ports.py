@@ -16,7 +16,7 @@ from holdfast.network.links import NetworkFailed, NetworkNotPermitted
 from holdfast.network.switches import SwitchBoard
 from holdfast.network.user_mode import attach_user_mode
 from holdfast.spec.attachment import NicAttachment, TapAttachment
-from holdfast.spec.switch import SwitchType
+from holdfast.spec.switch import SwitchSpec, SwitchType
 from holdfast.spec.vm import Nic
 
 _TUNSETIFF = 0x400454CA
@@ -37,25 +37,57 @@ class Ports:
             SwitchMissing: its switch is not there.
             NetworkNotPermitted, NetworkFailed: the host did not let us; nothing is left open.
         """
-        if nic.switch is None:
+        spec = await self._spec(nic)
+        if spec is None:
             return attach_user_mode(vm_name)
-        spec = await self._switches.get(nic.switch)
-        if spec.type is SwitchType.USER:
-            return attach_user_mode(vm_name)
-        bridge = self._switches.bridge(spec.name)
         name = links.tap_name(self._state.mark, vm_id, nic.id)
         fd = await asyncio.to_thread(_open_tap, name)
         try:
-            await asyncio.to_thread(links.join, bridge, name, nic.vlan)
-            if spec.interface and nic.vlan is not None:
-                await asyncio.to_thread(links.join, bridge, spec.interface, nic.vlan, tagged=True)
-            if spec.type is SwitchType.INTERNAL:
-                service = self._switches.name_service(spec)
-                await asyncio.to_thread(service.register, nic.mac, vm_name)
+            if not nic.cut:
+                await self._join(spec, name, nic, vm_name)
         except BaseException:
             os.close(fd)
             raise
         return TapAttachment(fd=fd, vhost_fd=_open_vhost(), interface=name)
+
+    async def is_user_mode(self, nic: Nic) -> bool:
+        """Whether the NIC has no port of its own on the host. Raises SwitchMissing."""
+        return await self._spec(nic) is None
+
+    async def move(self, vm_id: str, vm_name: str, nic: Nic) -> None:
+        """See that the port of a NIC that is plugged in is where its switch and VLAN say.
+
+        Nothing happens where it is there already. Raises as `attach` does, and ValueError where the
+        NIC has no port.
+        """
+        spec = await self._spec(nic)
+        if spec is None:
+            raise ValueError(f"{nic.id} is on the user-mode network")
+        name = links.tap_name(self._state.mark, vm_id, nic.id)
+        if not await asyncio.to_thread(links.is_joined, self._switches.bridge(spec.name), name, nic.vlan):
+            await asyncio.to_thread(links.leave, name)
+            await self._join(spec, name, nic, vm_name)
+
+    async def _spec(self, nic: Nic) -> SwitchSpec | None:
+        """The switch with a bridge that a NIC is on; None: the user-mode network."""
+        if nic.switch is None:
+            return None
+        spec = await self._switches.get(nic.switch)
+        return None if spec.type is SwitchType.USER else spec
+
+    async def _join(self, spec: SwitchSpec, name: str, nic: Nic, vm_name: str) -> None:
+        bridge = self._switches.bridge(spec.name)
+        await asyncio.to_thread(links.join, bridge, name, nic.vlan)
+        if spec.interface and nic.vlan is not None:
+            await asyncio.to_thread(links.join, bridge, spec.interface, nic.vlan, tagged=True)
+        if spec.type is SwitchType.INTERNAL:
+            service = self._switches.name_service(spec)
+            await asyncio.to_thread(service.register, nic.mac, vm_name)
+
+    async def cut(self, vm_id: str, nic: Nic) -> None:
+        """Take a port off its switch; it is gone when QEMU closes it."""
+        if not await self.is_user_mode(nic):
+            await asyncio.to_thread(links.leave, links.tap_name(self._state.mark, vm_id, nic.id))
 
     async def detach(self, vm_id: str, nic: Nic) -> None:
         """Remove what may be left of a port; nothing happens where nothing is."""

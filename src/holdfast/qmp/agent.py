@@ -24,6 +24,7 @@ __all__ = ["AgentFailed", "AgentLost", "AgentNonsense", "AgentRefused", "AgentTi
 
 _MOST_OUTPUT = 1024 * 1024  # bytes of each of a program's two outputs
 _MOST_INTERFACES = 256
+_MOST_FILE_SYSTEMS = 1 << 20
 _CHUNK = 256 * 1024  # bytes of a file in one command
 _FIRST_ATTEMPT = 0.25  # seconds; a guest that is starting answers nothing for a while
 _LONGEST_ATTEMPT = 2.0
@@ -223,6 +224,17 @@ class GuestAgent:
                 with contextlib.suppress(AgentRefused):
                     await self.call("guest-file-close", deadline - _now(), handle=handle)
 
+    async def freeze(self, limit: float) -> int:
+        """Write everything out and let nothing be written until `thaw`; returns how many file systems.
+
+        Meanwhile the agent takes few other commands. Raises as `call` does; who gives up must `thaw` too.
+        """
+        return _count(await self.call("guest-fsfreeze-freeze", limit))
+
+    async def thaw(self, limit: float) -> int:
+        """End a `freeze`; returns how many file systems it ended on. Raises as `call` does."""
+        return _count(await self.call("guest-fsfreeze-thaw", limit))
+
     async def shut_down(self, limit: float) -> None:
         """Ask for a power-off; returns when the agent has taken it up. Raises as `call` does."""
         async with self._turn("guest-shutdown", limit) as channel:
@@ -333,6 +345,12 @@ def _returned(answer: Any, command: str) -> Any:
 
 def _dictionary(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
+        raise AgentNonsense("the guest agent's answer cannot be read")
+    return answer
+
+
+def _count(answer: Any) -> int:
+    if type(answer) is not int or not 0 <= answer <= _MOST_FILE_SYSTEMS:
         raise AgentNonsense("the guest agent's answer cannot be read")
     return answer
 

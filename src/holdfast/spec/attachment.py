@@ -5,10 +5,13 @@ over to `machine`, and none of those four siblings needs to know another.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from holdfast.spec.errors import Unsupported
 from holdfast.spec.model import Frozen
-from holdfast.spec.vm import DiskBus
+from holdfast.spec.vm import DiskBus, IoLimits
 
 
 class TapAttachment(Frozen):
@@ -33,17 +36,89 @@ class SlirpAttachment(Frozen):
 NicAttachment = TapAttachment | SlirpAttachment
 
 
-class Layer(Frozen):
-    """One file of an image chain."""
+class NotALocalFile(Unsupported):
+    id = "not-a-local-file"
 
+
+class FilePlace(Frozen):
+    """A file of a file system that this host has mounted."""
+
+    kind: Literal["file"] = "file"
     path: Path
+
+    def protocol(self) -> dict[str, Any]:
+        return {"driver": "file", "filename": str(self.path)}
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class BlockPlace(Frozen):
+    """A block device of this host, such as a logical volume."""
+
+    kind: Literal["block"] = "block"
+    path: Path
+
+    def protocol(self) -> dict[str, Any]:
+        return {"driver": "host_device", "filename": str(self.path)}
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class RbdPlace(Frozen):
+    """An image of a Ceph cluster, reached by QEMU's own client."""
+
+    kind: Literal["rbd"] = "rbd"
+    pool: str
+    image: str
+    user: str
+    """Ceph's client name without `client.`."""
+    conf: Path
+    """The cluster's ceph.conf, which names monitors and keyring."""
+
+    def protocol(self) -> dict[str, Any]:
+        names = {"pool": self.pool, "image": self.image, "user": self.user}
+        return {"driver": "rbd", **names, "conf": str(self.conf)}
+
+    def __str__(self) -> str:
+        return f"rbd:{self.pool}/{self.image}"
+
+
+Place = Annotated[FilePlace | BlockPlace | RbdPlace, Field(discriminator="kind")]
+"""Where the bytes of one layer are.
+
+`protocol()` is what QEMU's block layer takes (QAPI BlockdevOptions of qapi/block-core.json);
+as text it is the name that people read.
+"""
+
+
+class Layer(Frozen):
+    """One link of an image chain."""
+
+    place: Place
     format: Literal["qcow2", "raw"]
     name: str = ""
     """Unique in its VM; QEMU's nodes are named by it. Empty: they are named by its place in the chain."""
 
+    @property
+    def path(self) -> Path:
+        """Its path on this host. Raises NotALocalFile where it has none."""
+        if isinstance(self.place, RbdPlace):
+            raise NotALocalFile(
+                f"{self.place} is not a file of this host",
+                value=str(self.place),
+                cure="Move the disk to a pool of another kind first.",
+            )
+        return self.place.path
+
+    @classmethod
+    def of_file(cls, path: Path, format: Literal["qcow2", "raw"], name: str = "") -> "Layer":
+        return cls(place=FilePlace(path=path), format=format, name=name)
+
 
 class DiskAttachment(Frozen):
-    """A disk as a chain of files, top first; only the first is written to.
+    """A disk as a chain of layers, top first; only the first is written to.
 
     The chain is given to QEMU whole: no backing file named in a header is ever followed.
     """
@@ -52,6 +127,7 @@ class DiskAttachment(Frozen):
     bus: DiskBus
     layers: tuple[Layer, ...]
     discard: bool = True
+    limits: IoLimits = IoLimits()
 
 
 class CdAttachment(Frozen):

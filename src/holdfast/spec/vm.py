@@ -12,17 +12,21 @@ States (design: ONE stored enum; everything else is derived):
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
-from holdfast.spec.units import GIB, MIB, Size
+from holdfast.spec.units import GIB, MIB, TIB, Size
 
 MAX_CPUS = 2048
 MAX_NICS = 64
 MIN_MEMORY = 16 * MIB
+MAX_RATE = 10**9
+"""Of requests a second; QEMU takes up to 10^15 (include/qemu/throttle.h, THROTTLE_VALUE_MAX)."""
+Rate = Annotated[Size, Field(ge=1, le=TIB)]
+"""Bytes a second."""
 
 
 class VmState(StrEnum):
@@ -85,6 +89,41 @@ class VolumeFormat(StrEnum):
     RAW = "raw"
 
 
+class IoLimits(Frozen):
+    """How much a disk may do in a second; None: as much as it can.
+
+    A limit of all requests and one of reads or writes alone exclude each other (QEMU, docs/throttle.txt).
+    """
+
+    iops: int | None = Field(default=None, ge=1, le=MAX_RATE)
+    """Requests a second, reads and writes together."""
+    iops_read: int | None = Field(default=None, ge=1, le=MAX_RATE)
+    iops_write: int | None = Field(default=None, ge=1, le=MAX_RATE)
+    bandwidth: Rate | None = None
+    """Bytes a second, reads and writes together."""
+    bandwidth_read: Rate | None = None
+    bandwidth_write: Rate | None = None
+    burst_iops: int | None = Field(default=None, ge=1, le=MAX_RATE)
+    """Requests a second that are let through for `burst_seconds` at a time; at least every limit on them."""
+    burst_bandwidth: Rate | None = None
+    """Bytes a second, as `burst_iops`."""
+    burst_seconds: int = Field(default=1, ge=1, le=3600)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for what in ("iops", "bandwidth"):
+            whole, *parts = (getattr(self, f"{what}{part}") for part in ("", "_read", "_write"))
+            burst = getattr(self, f"burst_{what}")
+            if whole is not None and any(part is not None for part in parts):
+                raise ValueError(f"{what} limits reads and writes together; leave out {what}_read and _write")
+            rates = [rate for rate in (whole, *parts) if rate is not None]
+            if burst is not None and not rates:
+                raise ValueError(f"burst_{what} needs a limit that it may pass: {what}")
+            if burst is not None and burst < max(rates):
+                raise ValueError(f"burst_{what} is {burst}, less than the limit of {max(rates)}")
+        return self
+
+
 class Disk(Frozen):
     """One disk: a chain of volumes, of which the guest writes to the first only.
 
@@ -106,6 +145,9 @@ class Disk(Frozen):
     bus: DiskBus = DiskBus.VIRTIO
     image: str | None = None
     """Digest of the image that the volume is a thin overlay of; None where it stands alone."""
+    device: str | None = None
+    """Stable path of the host's block device that carries the disk, raw; it has no volumes then."""
+    limits: IoLimits = IoLimits()
 
 
 class CdDrive(Frozen):
@@ -123,6 +165,8 @@ class Nic(Frozen):
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
     """IEEE 802.1Q VLAN id of the port; None means untagged."""
+    cut: bool = False
+    """Of a machine under way only: its port is gone, and its guest has yet to let go of the card."""
 
 
 class CloudInit(Frozen):
@@ -131,6 +175,17 @@ class CloudInit(Frozen):
     user: str | None = None
     ssh_keys: tuple[str, ...] = ()
     user_data: str | None = None
+
+
+class Layout(Frozen):
+    """What a machine under way was started with room for; the same again for the memory saved of it."""
+
+    nic_ports: int = Field(ge=0)
+    """PCIe ports for NICs, used and free."""
+    disk_ports: int = Field(ge=0)
+    """PCIe ports for disks, used and free."""
+    max_cpus: int = Field(ge=1, le=MAX_CPUS)
+    """CPUs that it can come to have."""
 
 
 class VmSpec(Frozen):
@@ -151,6 +206,8 @@ class VmSpec(Frozen):
     """The vTPM's key is released by the host's verifier, to a host that it trusts only."""
     template: bool = False
     """To be cloned only, never started."""
+    layout: Layout | None = None
+    """Of a machine under way only; None there: one started before layouts were kept."""
 
 
 class VmName(Frozen):

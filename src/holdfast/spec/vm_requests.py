@@ -19,7 +19,7 @@ def _short(text: str) -> str:
     return text
 
 
-def _station(text: str) -> str:
+def station(text: str) -> str:
     """A MAC address of a single station (IEEE 802: the lowest bit of the first byte is 0)."""
     mac = text.lower().replace("-", ":")
     if not _MAC.fullmatch(mac):
@@ -38,6 +38,8 @@ class NewDisk(Frozen):
     bus: DiskBus = DiskBus.VIRTIO
     full_copy: bool = False
     """Copy the image whole instead of a thin overlay."""
+    pool: str | None = Field(default=None, max_length=63)
+    """Name of the pool it is made in; None: the VM's own folder."""
 
     @model_validator(mode="after")
     def _has_source(self) -> Self:
@@ -50,7 +52,7 @@ class NewNic(Frozen):
     switch: str | None = None
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
-    mac: Annotated[str, Field(max_length=17), AfterValidator(_station)] | None = None
+    mac: Annotated[str, Field(max_length=17), AfterValidator(station)] | None = None
     """Six bytes in hex, by colons or dashes; kept in lower case with colons."""
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import Layer
+from holdfast.spec.attachment import Layer, Place
 from holdfast.spec.units import GIB, MIB
+from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.qemu_img import Progress, qemu_img
 
 SourceFormat = Literal["raw", "qcow2", "vmdk", "vpc", "vhdx"]
@@ -45,7 +46,7 @@ async def to_qcow2(
     Raises:
         NoSpace, ConversionFailed: it could not be made; `target` is gone.
     """
-    layers = (Layer(path=source, format="raw"),)  # only its path is used
+    layers = (Layer.of_file(source, "raw"),)  # only its place is used
     described = {**_node(layers), "driver": format}
     await _convert(processes, described, source, target, owner, identity, progress, virtual_size, options)
 
@@ -53,31 +54,78 @@ async def to_qcow2(
 async def flatten(
     processes: Processes,
     layers: Sequence[Layer],
-    target: Path,
+    target: Place,
     *,
     owner: str,
+    format: VolumeFormat = VolumeFormat.QCOW2,
     identity: Identity | None = None,
     progress: Progress | None = None,
     virtual_size: int | None = None,
 ) -> None:
     """Make `target` a volume with all that a chain (top first) shows. Raises as `to_qcow2`."""
+    options = VOLUME_OPTIONS if format is VolumeFormat.QCOW2 else ""
+    path, source = _file(target), _file(layers[0].place)
     await _convert(
-        processes,
-        _node(layers),
-        layers[0].path,
-        target,
-        owner,
-        identity,
-        progress,
-        virtual_size,
-        VOLUME_OPTIONS,
+        processes, _node(layers), source, path, owner, identity, progress, virtual_size, options, format
     )
+
+
+async def make_volume(
+    processes: Processes,
+    target: Place,
+    size: int,
+    format: VolumeFormat,
+    *,
+    owner: str,
+    below: Place | None = None,
+    below_format: str = "qcow2",
+) -> None:
+    """Make `target` a volume of `size` bytes that shows zeros, or `below`, whose name is only written down.
+
+    Raises NoSpace, ConversionFailed.
+    """
+    path = _file(target)
+    path.unlink(missing_ok=True)
+    # -u: what is below is not opened, so nothing in it is read with our rights.
+    named = ["-u", "-b", str(below), "-F", below_format] if below else []
+    options = ["-o", VOLUME_OPTIONS] if format is VolumeFormat.QCOW2 else []
+    arguments = ["create", "-q", "-f", format.value, *options, *named, str(path), str(size)]
+    await qemu_img(processes, arguments, owner=owner, target=path, apparent=_apparent(format, size))
+
+
+async def resize_volume(
+    processes: Processes,
+    target: Place,
+    size: int,
+    format: VolumeFormat,
+    *,
+    owner: str,
+    identity: Identity | None = None,
+) -> None:
+    """Let a volume show `size` bytes, which is never less than it does. Raises NoSpace, ConversionFailed."""
+    node = _node((Layer(place=target, format=format.value),))
+    arguments = ["resize", "-q", f"json:{json.dumps(node)}", str(size)]
+    path, apparent = _file(target), _apparent(format, size)
+    await qemu_img(processes, arguments, owner=owner, target=path, identity=identity, apparent=apparent)
+
+
+async def copy_bytes(
+    processes: Processes, source: Place, target: Place, *, owner: str, progress: Progress | None = None
+) -> None:
+    """Make `target` what `source` is, byte for byte; zeros stay holes. Raises as `to_qcow2`."""
+    layers = (Layer(place=source, format="raw"),)
+    await flatten(processes, layers, target, owner=owner, format=VolumeFormat.RAW, progress=progress)
+
+
+def _file(place: Place) -> Path:
+    """The file that a place is; every kind of pool that there is keeps files."""
+    return Layer(place=place, format="raw").path
 
 
 def _node(layers: Sequence[Layer]) -> dict[str, Any]:
     """A chain as QEMU's block layer takes it (QAPI BlockdevOptions), with the backing always said."""
     top = layers[0]
-    node: dict[str, Any] = {"driver": top.format, "file": {"driver": "file", "filename": str(top.path)}}
+    node: dict[str, Any] = {"driver": top.format, "file": top.place.protocol()}
     if top.format == "qcow2":
         node["backing"] = _node(layers[1:]) if layers[1:] else None
     return node
@@ -93,6 +141,7 @@ async def _convert(
     progress: Progress | None,
     virtual_size: int | None,
     options: str,
+    format: VolumeFormat = VolumeFormat.QCOW2,
 ) -> None:
     if node["driver"] == "qcow2":
         node.setdefault("backing", None)
@@ -100,11 +149,16 @@ async def _convert(
     try:
         await qemu_img(
             processes,
-            ["convert", "-p", "-O", "qcow2", "-o", options, f"json:{json.dumps(node)}", str(target)],
+            [
+                *("convert", "-p", "-O", format.value),
+                *(("-o", options) if options else ()),
+                *(f"json:{json.dumps(node)}", str(target)),
+            ],
             owner=owner,
             target=target,
             identity=identity,
             largest=_largest(virtual_size),
+            apparent=_apparent(format, virtual_size or 0),
             cpu_seconds=_patience(source, virtual_size),
             progress=progress,
         )
@@ -112,6 +166,11 @@ async def _convert(
     except BaseException:
         target.unlink(missing_ok=True)
         raise
+
+
+def _apparent(format: VolumeFormat, size: int) -> int:
+    """A raw file is as long as the disk from the beginning."""
+    return size if format is VolumeFormat.RAW else 0
 
 
 def _largest(virtual_size: int | None) -> int | None:

@@ -35,10 +35,13 @@ async def qemu_img(
     target: Path,
     identity: Identity | None = None,
     largest: int | None = None,
+    apparent: int = 0,
     cpu_seconds: int = 600,
     progress: Progress | None = None,
 ) -> Completed:
     """Run `qemu-img ARGUMENTS`, which writes `target` of at most `largest` bytes.
+
+    `apparent` is the length of a file that is mostly holes, whatever room there is.
 
     Raises:
         NoSpace: the file system has no room for the result.
@@ -48,8 +51,8 @@ async def qemu_img(
     limits = Limits(
         address_space=_ADDRESS_SPACE,
         cpu_seconds=cpu_seconds,
-        file_size=min(room, largest) if largest else room,
-        open_files=64,
+        file_size=max(min(room, largest) if largest else room, apparent),
+        open_files=256,  # a chain may have many layers
     )
     done = await processes.run(
         ["qemu-img", *arguments],

@@ -1,28 +1,29 @@
-"""Volumes: the disk files in a VM's own folder, thin over an image, whole copies, or blank.
+"""Volumes of VMs' disks, in whatever pool: thin over an image, whole copies, blank, cloned, layered.
 
-    vms/<VM name>/<volume>.qcow2     0600, the VM's own user's
-
-Each is made under another name and renamed once whole, so what has the name is a disk. QEMU gets
+Each is made as a draft and published once whole, so what has a volume's name is a volume. QEMU gets
 the chain from `chain`; the backing name in a header is for people who look with qemu-img.
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from holdfast.host.file_locks import is_locked
-from holdfast.host.files import copy_sparse, sync_folder
-from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import Layer
-from holdfast.spec.errors import Conflict
-from holdfast.spec.vm import Disk
-from holdfast.storage.convert import VOLUME_OPTIONS, flatten
+from holdfast.spec.attachment import FilePlace, Layer, Place
+from holdfast.spec.errors import Conflict, HoldfastError
+from holdfast.spec.pool import PoolHealth
+from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.storage.convert import copy_bytes, flatten, make_volume, resize_volume
 from holdfast.storage.images import ImageStore
-from holdfast.storage.qemu_img import Progress, qemu_img
+from holdfast.storage.pools.book import Pools, ids_of
+from holdfast.storage.pools.pool import Pool, VolumeId
+from holdfast.storage.qemu_img import Progress
 
+_LAYER = re.compile(rf"([a-z0-9-]+)\.({'|'.join(VolumeFormat)})", re.ASCII)
 _RELEASE_SECONDS = 5.0
 _RELEASE_LOOK = 0.02  # seconds; nothing reports that a lock is let go of
 
@@ -35,12 +36,16 @@ class ImageChainBroken(Conflict):
     id = "image-chain-broken"
 
 
-class Volumes:
-    """Owner of the volumes of one state folder; a VM's owner says when."""
+class VolumeShrunk(Conflict):
+    id = "volume-shrunk"
 
-    def __init__(self, images: ImageStore, state: StateFolder, processes: Processes) -> None:
+
+class Volumes:
+    """Owner of the volumes of one daemon; a VM's owner says when."""
+
+    def __init__(self, images: ImageStore, pools: Pools, processes: Processes) -> None:
         self._images = images
-        self._state = state
+        self._pools = pools
         self._processes = processes
 
     async def create(
@@ -59,39 +64,120 @@ class Volumes:
 
         Raises:
             ImageNotFound: the image is not in the store.
+            PoolNotFound, PoolVanished: its pool is not there.
             NoSpace, ConversionFailed: it could not be made; nothing is left behind.
         """
-        target, owner = self._path(vm_name, disk), f"operation:{operation}"
-        part = _part(target)
+        owner, pool, volume = f"operation:{operation}", self._pools.of(disk.pool), ids_of(vm_name, disk)[0]
+
+        async def fill(draft: Place) -> None:
+            if copy_of is None:
+                below = FilePlace(path=await self._images.path(disk.image)) if disk.image else None
+                await make_volume(self._processes, draft, disk.size, disk.format, owner=owner, below=below)
+                return
+            layers = (Layer.of_file(await self._images.path(copy_of), "qcow2"),)
+            await flatten(
+                self._processes,
+                layers,
+                draft,
+                owner=owner,
+                format=disk.format,
+                identity=identity,
+                progress=progress,
+                virtual_size=disk.size,
+            )
+            await resize_volume(self._processes, draft, disk.size, disk.format, owner=owner)
+
+        await self._made(pool, volume, disk.size, identity, fill)
+
+    async def _made(
+        self,
+        pool: Pool,
+        volume: VolumeId,
+        size: int,
+        identity: Identity | None,
+        fill: Callable[[Place], Awaitable[None]],
+    ) -> None:
+        """A volume whose draft `fill` has filled; on failure nothing of it is left."""
         try:
-            if copy_of is not None:
-                layers = (Layer(path=await self._images.path(copy_of), format="qcow2"),)
-                await flatten(
-                    self._processes,
-                    layers,
-                    part,
-                    owner=owner,
-                    identity=identity,
-                    progress=progress,
-                    virtual_size=disk.size,
-                )
-                await self._resize(part, disk.size, owner)
-            else:
-                await self._make(part, disk, owner)
-            await asyncio.to_thread(_settle, part, target, identity)
+            await fill(await pool.allocate(volume, size))
+            await pool.publish(volume, identity)
         finally:
-            part.unlink(missing_ok=True)
+            await asyncio.shield(_discarded(pool, volume))
 
-    async def _make(self, part: Path, disk: Disk, owner: str) -> None:
-        part.unlink(missing_ok=True)
-        # -u: the image is not opened, so nothing in it is read with our rights.
-        below = ["-u", "-b", str(await self._images.path(disk.image)), "-F", "qcow2"] if disk.image else []
-        arguments = ["create", "-q", "-f", "qcow2", "-o", VOLUME_OPTIONS, *below, str(part), str(disk.size)]
-        await qemu_img(self._processes, arguments, owner=owner, target=part)
+    async def create_overlay(
+        self, vm_name: str, disk: Disk, volume: str, *, identity: Identity | None, operation: str
+    ) -> Layer:
+        """Make an empty layer `volume` to lie on top of a disk's present ones; these are not opened.
 
-    async def _resize(self, part: Path, size: int, owner: str) -> None:
-        arguments = ["resize", "-q", "-f", "qcow2", str(part), str(size)]
-        await qemu_img(self._processes, arguments, owner=owner, target=part)
+        It is of the disk's size, and no part of the disk until a specification names it. The VM may
+        run. Run again it replaces what was there.
+
+        Raises:
+            PoolVanished, NoSpace, ConversionFailed: it could not be made; nothing is left behind.
+        """
+        pool, target = self._pools.of(disk.pool), VolumeId(vm_name, volume)
+        top = self.chain(vm_name, disk)[0]
+
+        async def fill(draft: Place) -> None:
+            await make_volume(
+                self._processes,
+                draft,
+                disk.size,
+                VolumeFormat.QCOW2,
+                owner=f"operation:{operation}",
+                below=top.place,
+                below_format=top.format,
+            )
+
+        await self._made(pool, target, disk.size, identity, fill)
+        return Layer(place=pool.place(target), format="qcow2", name=volume)
+
+    async def copy_layer(
+        self,
+        vm_name: str,
+        disk: Disk,
+        volume: str,
+        pool: str | None,
+        *,
+        identity: Identity | None,
+        operation: str,
+        progress: Progress,
+    ) -> Layer:
+        """Copy one layer of a disk, which nobody writes to, to another pool under the same name.
+
+        What only shows through from below it does so in the copy; bitmaps are kept.
+
+        Raises:
+            VolumeMissing: it is not there.
+            PoolNotFound, PoolVanished, NoSpace, ConversionFailed: nothing is left behind.
+        """
+        source = next(each for each in ids_of(vm_name, disk) if each.name == volume)
+        before, after = self._pools.of(disk.pool), self._pools.of(pool)
+        await self._require_volume(before, source, disk)
+        await self._copied(before, source, after, source, disk.size, identity, operation, progress)
+        return Layer(place=after.place(source), format=source.format.value, name=volume)
+
+    async def _copied(
+        self,
+        before: Pool,
+        source: VolumeId,
+        after: Pool,
+        target: VolumeId,
+        size: int,
+        identity: Identity | None,
+        operation: str,
+        progress: Progress,
+    ) -> None:
+        place = before.place(source)
+        try:
+            if not await after.copy(place, target):
+                draft = await after.allocate(target, size)
+                await copy_bytes(
+                    self._processes, place, draft, owner=f"operation:{operation}", progress=progress
+                )
+            await after.publish(target, identity)
+        finally:
+            await asyncio.shield(_discarded(after, target))
 
     async def clone(
         self,
@@ -107,43 +193,67 @@ class Volumes:
         """Copy a disk of a VM that is not running: thin over the same image, or whole.
 
         Raises:
-            VolumeMissing, ImageChainBroken: a file of the source is missing.
+            VolumeMissing, ImageChainBroken: a layer of the source is missing.
+            PoolNotFound, PoolVanished: a pool is not there.
             NoSpace, ConversionFailed: it could not be made; nothing is left behind.
         """
         await self.require(source_vm, source_disk)
-        source, target = self._path(source_vm, source_disk), self._path(vm_name, disk)
-        part = _part(target)
-        try:
-            if len(self.chain(source_vm, source_disk)) > len(self.chain(vm_name, disk)):
-                await flatten(
-                    self._processes,
-                    self.chain(source_vm, source_disk),
-                    part,
-                    owner=f"operation:{operation}",
-                    identity=await asyncio.to_thread(_user_of, source),
-                    progress=progress,
-                    virtual_size=disk.size,
-                )
-            else:
-                await asyncio.to_thread(_copy, source, part)
-            await asyncio.to_thread(_settle, part, target, identity)
-        finally:
-            part.unlink(missing_ok=True)
+        chain = self.chain(source_vm, source_disk)
+        before, after = self._pools.of(source_disk.pool), self._pools.of(disk.pool)
+        source, target = ids_of(source_vm, source_disk)[0], ids_of(vm_name, disk)[0]
+        if len(chain) == len(self.chain(vm_name, disk)) and source.format is target.format:
+            await self._copied(before, source, after, target, disk.size, identity, operation, progress)
+            return
+        reader = await asyncio.to_thread(_user_of, chain[0].place)
+
+        async def fill(draft: Place) -> None:
+            await flatten(
+                self._processes,
+                chain,
+                draft,
+                owner=f"operation:{operation}",
+                format=disk.format,
+                identity=reader,
+                progress=progress,
+                virtual_size=disk.size,
+            )
+
+        await self._made(after, target, disk.size, identity, fill)
+
+    async def resize(self, vm_name: str, disk: Disk, size: int, *, operation: str) -> None:
+        """Let the guest of a VM that is off see `size` bytes; nothing happens where it does.
+
+        Raises:
+            VolumeShrunk: it would lose what is at its end.
+            VolumeMissing, PoolVanished, NoSpace, ConversionFailed: it is as it was.
+        """
+        if size < disk.size:
+            raise VolumeShrunk(
+                f"{disk.id} of VM {vm_name!r} has {disk.size} bytes; disks only grow",
+                value=size,
+                cure="Make a smaller disk, and copy what you need inside the guest.",
+            )
+        await self.require(vm_name, disk)
+        top = self.chain(vm_name, disk)[0]
+        reader = await asyncio.to_thread(_user_of, top.place)
+        await resize_volume(
+            self._processes,
+            top.place,
+            size,
+            VolumeFormat(top.format),
+            owner=f"operation:{operation}",
+            identity=reader,
+        )
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
-        """The files of a disk, top first."""
-        own = (disk.volume, *disk.below)
+        """The layers of a disk, top first. Raises PoolNotFound."""
+        pool = self._pools.of(disk.pool)
         layers = [
-            Layer(
-                path=self._path(vm_name, disk, volume),
-                format=disk.format.value if volume == own[-1] else "qcow2",
-                name=volume,
-            )
-            for volume in own
+            Layer(place=pool.place(each), format=each.format.value, name=each.name)
+            for each in ids_of(vm_name, disk)
         ]
         if disk.image is not None:
-            image = self._images.content(disk.image)
-            layers.append(Layer(path=image, format="qcow2", name=f"{disk.id}.image"))
+            layers.append(Layer.of_file(self._images.content(disk.image), "qcow2", f"{disk.id}.image"))
         return tuple(layers)
 
     async def released(self, vm_name: str, disks: Iterable[Disk], limit: float = _RELEASE_SECONDS) -> None:
@@ -151,86 +261,101 @@ class Volumes:
 
         The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
         """
-        paths = [self._path(vm_name, disk) for disk in disks]
+        paths = [path for disk in disks if (path := await self._lockable(vm_name, disk))]
         deadline = asyncio.get_running_loop().time() + limit
         while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(_RELEASE_LOOK)
 
+    async def _lockable(self, vm_name: str, disk: Disk) -> Path | None:
+        """The file that a machine has locked; None where there is none that could be asked now."""
+        with contextlib.suppress(HoldfastError):
+            pool = self._pools.of(disk.pool)
+            place = pool.place(ids_of(vm_name, disk)[0])
+            if isinstance(place, FilePlace) and (await pool.state()).health is not PoolHealth.VANISHED:
+                return place.path
+        return None
+
     async def require(self, vm_name: str, disk: Disk) -> None:
-        """Pass where every file of a disk is there.
+        """Pass where every layer of a disk is there.
 
         Raises:
-            VolumeMissing: one of the VM's own files is not; the value is its path.
+            VolumeMissing: one of the VM's own is not; the value says where it should be.
             ImageChainBroken: the image below is not; the value is its path.
+            PoolNotFound, PoolVanished: the pool is not there.
         """
-        chain = self.chain(vm_name, disk)
-        own = 1 + len(disk.below)
-        for layer in chain[:own]:
-            if not layer.path.is_file():
-                raise VolumeMissing(
-                    f"a file of {disk.id} of VM {vm_name!r} is missing: {layer.path}",
-                    value=str(layer.path),
-                    cure="Put the file back from a backup.",
-                )
-        for layer in chain[own:]:
-            if not layer.path.is_file():
-                raise ImageChainBroken(
-                    f"{disk.id} of VM {vm_name!r} needs an image whose file is missing: {layer.path}",
-                    value=str(layer.path),
-                    cure="Import or pull that image again; its digest must be the same.",
-                )
+        pool = self._pools.of(disk.pool)
+        for volume in ids_of(vm_name, disk):
+            await self._require_volume(pool, volume, disk)
+        image = self._images.content(disk.image) if disk.image is not None else None
+        if image is not None and not image.is_file():
+            raise ImageChainBroken(
+                f"{disk.id} of VM {vm_name!r} needs an image whose file is missing: {image}",
+                value=str(image),
+                cure="Import or pull that image again; its digest must be the same.",
+            )
 
-    def stored_size(self, vm_name: str, disk: Disk) -> int:
-        """Bytes on this host's disk that are the VM's alone; a file that is missing counts 0."""
-        size = 0
-        for volume in (disk.volume, *disk.below):
-            with contextlib.suppress(FileNotFoundError):
-                size += self._path(vm_name, disk, volume).stat().st_blocks * 512
-        return size
+    @staticmethod
+    async def _require_volume(pool: Pool, volume: VolumeId, disk: Disk) -> None:
+        if not await pool.has(volume):
+            place = pool.place(volume)
+            raise VolumeMissing(
+                f"a volume of {disk.id} of VM {volume.vm!r} is missing: {place}",
+                value=str(place),
+                cure="Put it back from a backup.",
+            )
+
+    async def stored_size(self, vm_name: str, disk: Disk) -> int:
+        """Bytes of storage that are the VM's alone; a layer that is missing counts 0."""
+        pool = self._pools.of(disk.pool)
+        return sum([await pool.used(each) for each in ids_of(vm_name, disk)])
+
+    async def rename(self, old: str, new: str, disks: Iterable[Disk]) -> None:
+        """Carry the volumes of these disks over to a VM's new name; run again it completes that.
+
+        Raises VolumesInTheWay, PoolNotFound, PoolVanished.
+        """
+        for name in sorted({disk.pool for disk in disks if disk.pool is not None}):
+            await self._pools.of(name).rename(old, new)
 
     async def delete(self, vm_name: str, disk: Disk) -> None:
-        """Remove a disk's files; nothing happens where they are not there."""
-        paths = [self._path(vm_name, disk, volume) for volume in (disk.volume, *disk.below)]
+        """Remove a disk's volumes; nothing happens where they are not there. Raises PoolVanished."""
+        await self.delete_layers(vm_name, disk, (disk.volume, *disk.below))
 
-        def remove() -> None:
-            for path in paths:
-                path.unlink(missing_ok=True)
-                _part(path).unlink(missing_ok=True)
+    async def delete_layers(self, vm_name: str, disk: Disk, volumes: Iterable[str]) -> None:
+        """Remove volumes of a VM from the pool of `disk`, whichever of them are there."""
+        pool = self._pools.of(disk.pool)
+        for name in volumes:
+            for format in VolumeFormat:
+                await pool.remove(VolumeId(vm_name, name, format))
 
-        await asyncio.to_thread(remove)
+    async def layers_found(self, vm_name: str, pool: str | None) -> frozenset[str]:
+        """Names of all volumes of a VM that are in a pool, also what no record knows. Raises PoolVanished."""
+        found = [_LAYER.fullmatch(each) for each in await self.listed(vm_name, pool)]
+        return frozenset(match[1] for match in found if match)
 
-    def _path(self, vm_name: str, disk: Disk, volume: str | None = None) -> Path:
-        """`volume` is one of the disk's; None: the one on top."""
-        return self._state.vm(vm_name) / f"{volume or disk.volume}.qcow2"
+    async def layer_size(self, vm_name: str, disk: Disk, volume: str) -> int:
+        """Bytes that one layer takes up; 0 where it is not there. Raises PoolVanished."""
+        found = next(each for each in ids_of(vm_name, disk) if each.name == volume)
+        return await self._pools.of(disk.pool).used(found)
+
+    async def listed(self, vm_name: str, pool: str | None) -> list[str]:
+        """Names of all that a pool holds of a VM, also what no record knows. Raises PoolVanished."""
+        return await self._pools.of(pool).names(vm_name)
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(f".{target.name}.part")
+async def _discarded(pool: Pool, volume: VolumeId) -> None:
+    # What cannot be reached cannot be cleared away; the next draft of that name replaces it.
+    with contextlib.suppress(HoldfastError, OSError):
+        await pool.discard(volume)
 
 
-def _copy(source: Path, part: Path) -> None:
-    part.unlink(missing_ok=True)
-    copy_sparse(source, part)
-
-
-def _user_of(file: Path) -> Identity | None:
+def _user_of(place: Place) -> Identity | None:
     """Who may read a VM's disk anyway: what a broken guest left in it is read with no other rights."""
-    found = file.stat()
+    if not isinstance(place, FilePlace):
+        return None
+    found = place.path.stat()
     if os.geteuid() != 0 or found.st_uid == 0:
         return None
     return Identity(found.st_uid, found.st_gid)
-
-
-def _settle(part: Path, target: Path, identity: Identity | None) -> None:
-    fd = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fchmod(fd, 0o600)
-        if identity:
-            os.fchown(fd, identity.uid, identity.gid)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    part.replace(target)
-    sync_folder(target.parent)

@@ -14,6 +14,7 @@ Putting it replaces the folder `firmware` as a whole (`trust.firmware_folder`). 
 Changes of keys that wait for its next start wait on, for the new store.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from holdfast.trust.envelope import Envelope, FirmwareStateDamaged, Lock, Opener
 from holdfast.trust.firmware_folder import replace_folder, settle_folder
 from holdfast.trust.host_key import HostKeys, KeyRing
 from holdfast.trust.key_stores import carry_pending
+from holdfast.trust.protection import HostLock
 from holdfast.trust.state_key import Recovery, VtpmDamaged
 from holdfast.trust.swtpm_state import (
     LONGEST_STATE,
@@ -139,6 +141,24 @@ class FirmwareState:
         return parts
 
 
+@dataclass(frozen=True)
+class FirmwareCopy:
+    """The files of a VM's firmware state at an instant, nothing of them looked at yet."""
+
+    variables: bytes = field(repr=False)
+    tpm: bytes | None = field(repr=False)
+    """swtpm's state, encrypted by the state key."""
+
+
+def copy_files(folder: Path, *, has_tpm: bool) -> FirmwareCopy:
+    """The files of a VM that stands still, quickly: nothing is checked or decrypted. Raises OSError."""
+    firmware = folder / "firmware"
+    variables = read_bounded(firmware / _VARIABLES, _LONGEST_PART)
+    return FirmwareCopy(
+        variables, read_bounded(firmware / "tpm" / STATE_FILE, LONGEST_STATE) if has_tpm else None
+    )
+
+
 def read_header(data: bytes) -> tuple[Header, Envelope]:
     """What a container says of itself, before any key is at hand.
 
@@ -195,6 +215,42 @@ class FirmwareStates:
         async with self._keys.wrapping() as ring:
             return await to_its_end(_take, vm_id, folder, ring, self._vtpm.authority)
 
+    async def of_copy(self, copy: FirmwareCopy, vm_id: str, folder: Path) -> FirmwareState:
+        """The firmware state in files that were copied while the VM stood still; it may run again.
+
+        Raises:
+            As `take`, but VtpmRunning.
+        """
+        if copy.tpm is None:
+            await asyncio.to_thread(summarize, copy.variables, Path(_VARIABLES))
+            return FirmwareState(vm_id, copy.variables, None)
+        async with self._keys.wrapping() as ring:
+            return await to_its_end(_of_copy, copy, vm_id, folder, ring, self._vtpm.authority)
+
+    async def keep(self, state: FirmwareState, path: Path) -> None:
+        """Write a container that this host alone opens; its name ends as `rotation.STATE_SUFFIX`."""
+
+        def write(ring: KeyRing) -> None:
+            write_atomic(path, state.sealed(HostLock(ring)), 0o600)
+
+        async with self._keys.wrapping() as ring:
+            await to_its_end(write, ring)
+
+    async def kept(self, path: Path) -> FirmwareState:
+        """What `keep` wrote. Raises as `opened`, and FirmwareStateDamaged where it cannot be read."""
+
+        def read(ring: KeyRing) -> FirmwareState:
+            try:
+                data = read_bounded(path, envelope.LONGEST)
+            except OSError as error:
+                raise FirmwareStateDamaged(
+                    f"the firmware state in {path} cannot be read: {error.strerror}", value=str(path)
+                ) from error
+            return opened(data, HostLock(ring))
+
+        async with self._keys.wrapping() as ring:
+            return await to_its_end(read, ring)
+
     async def put(
         self, state: FirmwareState, vm_id: str, folder: Path, owner: Identity | None = None
     ) -> None:
@@ -240,6 +296,18 @@ def _take(
     vouches = authority.of(folder) if authority else None
     tpm = TpmState(identity, data, key, found, recovery, vouches)
     return FirmwareState(vm_id, variables, tpm)
+
+
+def _of_copy(
+    copy: FirmwareCopy, vm_id: str, folder: Path, ring: KeyRing, authority: EndorsementAuthority
+) -> FirmwareState:
+    firmware, data = folder / "firmware", copy.tpm or b""
+    summarize(copy.variables, firmware / _VARIABLES)
+    key = state_key.load(firmware, vm_id, ring)
+    found = state_format(data, key, f"VM {vm_id}")
+    identity, recovery = state_key.identity_of(firmware, vm_id), state_key.recovery_of(firmware)
+    tpm = TpmState(identity, data, key, found, recovery, authority.of(folder))
+    return FirmwareState(vm_id, copy.variables, tpm)
 
 
 def _put(

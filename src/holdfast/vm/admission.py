@@ -30,6 +30,9 @@ class Verb(StrEnum):
     EXPORT_STATE = "export-state"
     IMPORT_STATE = "import-state"
     KEYS = "keys"
+    CHECKPOINT = "checkpoint"
+    APPLY_CHECKPOINT = "apply-checkpoint"
+    MERGE = "merge"
 
 
 class VmBusy(Conflict):
@@ -79,6 +82,9 @@ _FROM: dict[Verb, frozenset[VmState]] = {
     Verb.EXPORT_STATE: _DEAD,
     Verb.IMPORT_STATE: _DEAD,
     Verb.KEYS: frozenset(VmState) - {_S.MIGRATING},
+    Verb.CHECKPOINT: _DEAD | {_S.RUNNING, _S.PAUSED, _S.SAVED},
+    Verb.APPLY_CHECKPOINT: _DEAD | {_S.RUNNING, _S.PAUSED, _S.SAVED},
+    Verb.MERGE: _DEAD | {_S.RUNNING, _S.PAUSED, _S.SAVED},
 }
 
 _ALREADY: dict[Verb, frozenset[VmState]] = {
@@ -109,6 +115,9 @@ _CURES: dict[Verb, str] = {
     Verb.EXPORT_STATE: "Stop the VM first; the memory of a running or saved VM has newer state.",
     Verb.IMPORT_STATE: "Stop the VM first; drop saved memory with `holdfast vm kill`.",
     Verb.KEYS: "Wait until the VM has arrived.",
+    Verb.CHECKPOINT: "Wait until the VM runs or is off.",
+    Verb.APPLY_CHECKPOINT: "Wait until the VM runs or is off.",
+    Verb.MERGE: "Wait until the VM runs or is off.",
 }
 
 
@@ -153,4 +162,7 @@ _WORDS: dict[Verb, str] = {
     Verb.EXPORT_STATE: "have its firmware state exported",
     Verb.IMPORT_STATE: "be given another firmware state",
     Verb.KEYS: "have its keys changed",
+    Verb.CHECKPOINT: "have a checkpoint made",
+    Verb.APPLY_CHECKPOINT: "return to a checkpoint",
+    Verb.MERGE: "have its disks' layers merged",
 }

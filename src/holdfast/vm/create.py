@@ -20,7 +20,7 @@ from holdfast.trust.key_stores import carry_pending
 from holdfast.vm.cloud_init import seed_files
 from holdfast.vm.lifecycle import Find, StartMachine
 from holdfast.vm.owner import VmOwner
-from holdfast.vm.records import VmNotFound
+from holdfast.vm.records import VmNotFound, disks_of
 from holdfast.vm.rooms import Rooms
 
 Forget = Callable[[str], Awaitable[None]]
@@ -219,6 +219,9 @@ async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
             folder.rename(doomed)
 
     await asyncio.to_thread(set_aside)
+    for disk in disks_of(record):
+        if disk.pool is not None:
+            await rooms.volumes.delete(record.name, disk)
     await rooms.vtpm.stop(record.id)
     for nic in record.spec.nics:
         with contextlib.suppress(HoldfastError):

@@ -87,7 +87,7 @@ class VmFirmware:
 
     async def export_state(self, name: str, request: StateExport) -> bytes:
         """The firmware state of a VM that is off, in a container for whoever is named."""
-        lock = _lock(request)
+        lock = export_lock(request)
         owner = await self._registry.named(name)
         owner.admits(Verb.EXPORT_STATE)
 
@@ -282,7 +282,8 @@ class _PutState:
         await self._firmware.settle(job.params["vm"])
 
 
-def _lock(request: StateExport) -> Lock:
+def export_lock(request: StateExport) -> Lock:
+    """For whom an export is encrypted. Raises OneProtection, PassphraseTooShort, BadRecipient."""
     if (request.passphrase is None) == (request.recipient is None):
         raise OneProtection(
             "an export is encrypted for a passphrase or for a recipient: exactly one of them",

@@ -21,14 +21,16 @@ from sqlalchemy.orm import object_session
 from holdfast.catalog.clock import now
 from holdfast.catalog.tables import VmRow
 from holdfast.host.log_tail import tail
+from holdfast.machine.layout import as_started
 from holdfast.machine.running import MachineEvent, RunningMachine
 from holdfast.spec.errors import Failed, HoldfastError
-from holdfast.spec.vm import VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
+from holdfast.vm.device_settling import settle_devices
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.records import VmRecord, require_lone_identity
+from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.start import bring_up, settle_restore, take_down
 
@@ -172,7 +174,7 @@ class VmOwner:
             if not restore:
                 row.boot_seconds = None
                 row.guest = None
-                row.running_spec = row.spec
+                row.running_spec = as_started(VmSpec.model_validate(row.spec)).model_dump(mode="json")
 
         await self.change(starting, "vm.starting")
         try:
@@ -274,7 +276,7 @@ class VmOwner:
         await self._set_state(VmState.SAVING, "vm.saving")
         try:
             await asyncio.to_thread(image.begin, self._rooms.identities.of(self.record.number))
-            await machine.save_memory(image.partial, progress)
+            await machine.memory.save(image.partial, progress)
             await asyncio.to_thread(image.publish)
         except BaseException:
             await asyncio.shield(self._undo_save(machine, image, was_paused))
@@ -297,8 +299,9 @@ class VmOwner:
         await self._set_state(VmState.PAUSED if was_paused else VmState.RUNNING, "vm.save-failed")
 
     async def rename(self, name: str) -> None:
-        """Folder and record, in this order; running it again completes a half-done one."""
+        """Volumes in pools, folder, record, in this order; running it again completes a half-done one."""
         old, new = self._rooms.state.vm(self.record.name), self._rooms.state.vm(name)
+        await self._rooms.volumes.rename(self.record.name, name, disks_of(self.record))
         if old != new and old.exists():
             await asyncio.to_thread(old.rename, new)
 
@@ -377,6 +380,8 @@ class VmOwner:
                 "device": str(event.data.get("device") or event.data.get("node-name")),
             }
             await self._rooms.events.emit("vm.disk-error", self.record.name, data)
+        elif event.name == "DEVICE_DELETED":
+            self.record = await settle_devices(self._rooms, self.record, machine)
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
 

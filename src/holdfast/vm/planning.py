@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.host.space import MemoryShort, memory_figures, require_memory, require_space
+from holdfast.machine.devices.ports import TooManyDevices
 from holdfast.network.addresses import new_mac
 from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind
+from holdfast.spec.pool import LOCAL
 from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import (
+    MAX_NICS,
     CdDrive,
     CloudInit,
     Disk,
@@ -31,6 +34,7 @@ from holdfast.spec.vm import (
 )
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
 from holdfast.storage.images import ImageNotFound
+from holdfast.storage.pools.pool import require_room
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.variables import read_summary
 from holdfast.vm.attested_host import require_guardable
@@ -153,8 +157,9 @@ class Planner:
                 value=source.name,
                 cure="Leave out --same-tpm.",
             )
-        room = sum(self._rooms.volumes.stored_size(source.name, disk) for disk in source.spec.disks)
-        await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
+        await self._require_room(None, _VM_OVERHEAD)
+        for disk in source.spec.disks:
+            await self._require_room(disk.pool, await self._rooms.volumes.stored_size(source.name, disk))
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
@@ -219,6 +224,23 @@ class Planner:
         """The file in the first CD drive."""
         digest = spec.cd_drives[0].image
         return await self._rooms.images.path(digest) if digest else None
+
+    async def nic(self, record: VmRecord, wanted: NewNic) -> Nic:
+        """One more NIC for a VM that exists. Raises TooManyDevices, MacTaken, SwitchMissing."""
+        taken = {nic.id for spec in (record.spec, record.running_spec) if spec for nic in spec.nics}
+        if len(record.spec.nics) >= MAX_NICS:
+            raise TooManyDevices(
+                f"VM {record.name!r} has {MAX_NICS} NICs, which is as many as a VM can have",
+                value=MAX_NICS,
+                cure="Remove one of them first.",
+            )
+        free = next(f"nic{number}" for number in range(len(taken) + 1) if f"nic{number}" not in taken)
+        (nic,) = await self._nics([wanted])
+        return nic.model_copy(update={"id": free})
+
+    async def require_free_mac(self, mac: str) -> None:
+        """Raises MacTaken."""
+        await self._nics([NewNic(mac=mac)])
 
     async def require_free_name(self, name: str) -> None:
         """No folder of that name may be in the way. Raises VmFolderExists."""
@@ -301,14 +323,36 @@ class Planner:
                 value=size,
                 cure=f"Ask for {format_size(image.virtual_size)} or more.",
             )
+        pool = self._rooms.pools.of(wanted.pool)
         room = image.stored_size if image and wanted.full_copy else 0
-        await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
+        await self._require_room(None, _VM_OVERHEAD)
+        await self._require_room(wanted.pool, room)
         base = image.digest if image and not wanted.full_copy else None
-        return Disk(id=disk_id, volume=disk_id, size=size, bus=wanted.bus, image=base), image
+        disk = Disk(
+            id=disk_id,
+            volume=disk_id,
+            pool=pool.name if pool.name != LOCAL else None,
+            format=VolumeFormat.QCOW2 if base else pool.format,
+            size=size,
+            bus=wanted.bus,
+            image=base,
+        )
+        return disk, image
+
+    async def _require_room(self, pool: str | None, room: int) -> None:
+        """Raises PoolNotFound, PoolVanished, NoSpace."""
+        if pool is None:
+            await asyncio.to_thread(require_space, self._rooms.state.vms, room)
+        else:
+            await require_room(self._rooms.pools.of(pool), room)
 
     async def _nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
         taken = {
-            nic.mac: record.name for record in await self._rooms.records.all() for nic in record.spec.nics
+            nic.mac: record.name
+            for record in await self._rooms.records.all()
+            for spec in (record.spec, record.running_spec)
+            if spec is not None
+            for nic in spec.nics
         }
         nics: list[Nic] = []
         for index, new in enumerate(wanted):
@@ -329,7 +373,7 @@ class Planner:
 def _cloned(disk: Disk, full_copy: bool) -> Disk:
     """The disk of a clone: one volume, which is thin only where the source's is one over an image."""
     whole = full_copy or bool(disk.below)
-    update = {"volume": disk.id, "below": (), "format": VolumeFormat.QCOW2}
+    update: dict[str, Any] = {"volume": disk.id, "below": ()}
     return disk.model_copy(update=update | ({"image": None} if whole else {}))
 
 

@@ -86,7 +86,7 @@ def settle(state: VmState, found: Found, memory_saved: bool, why_gone: str = DIE
         return Settled(_S.FAILED, failure="QEMU did not answer its monitor after the daemon came back; ended")
     if state is _S.STOPPING:
         return Settled(_S.STOPPING, keep_machine=True, resume_guest=found is not Found.RUNNING)
-    if found is Found.WRITTEN_OUT:
+    if found is Found.WRITTEN_OUT and state is _S.RUNNING:
         return Settled(_S.RUNNING, keep_machine=True, resume_guest=True)
     return Settled(_S.RUNNING if found is Found.RUNNING else _S.PAUSED, keep_machine=True)
 

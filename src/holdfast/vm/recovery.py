@@ -17,6 +17,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
 from holdfast.trust.firmware_folder import settle_folder
+from holdfast.vm.device_settling import settle_devices, settle_ports
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord
@@ -101,8 +102,19 @@ async def _recover_vm(
         record = await _store(rooms, record, settled)
     if settled.state is not VmState.SAVED:
         await asyncio.to_thread(image.discard)
+    if machine is not None:
+        record = await _settle_plugged(rooms, record, machine)
     registry.add(record, machine)
     return machine
+
+
+async def _settle_plugged(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    try:
+        await settle_ports(rooms, record)
+        return await settle_devices(rooms, record, machine)
+    except HoldfastError as error:
+        log.warning("devices could not be looked at", vm=record.name, error=error.message)
+        return record
 
 
 async def _look(rooms: Rooms, record: VmRecord, marked: Marked | None) -> tuple[RunningMachine | None, Found]:

@@ -24,6 +24,7 @@ from holdfast.spec.vm import VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 from holdfast.storage.images import require_stored
+from holdfast.storage.pools.book import require_pools
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
 from holdfast.vm.attested_host import guard_key, require_guardable
@@ -31,7 +32,7 @@ from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
-from holdfast.vm.usage import images_of
+from holdfast.vm.usage import images_of, pools_of
 from holdfast.vm.view import show
 
 Lines = list[str]  # `list` is a verb of the registry below
@@ -94,6 +95,7 @@ class VmRegistry:
 
         def reserve(session: Session, operation: str) -> None:
             require_stored(session, images_of(plan.spec, plan.full_copies))
+            require_pools(session, pools_of(plan.spec))
             records.insert(session, plan.vm_id, request.name, plan.spec, operation)
 
         params = {**plan.params(), "requested": _now()}
@@ -127,6 +129,7 @@ class VmRegistry:
         def reserve(session: Session, operation: str) -> None:
             self._reserve(session, owner, Verb.CLONE, operation)
             require_stored(session, images_of(plan.spec, plan.full_copies))
+            require_pools(session, pools_of(plan.spec))
             records.insert(session, plan.vm_id, request.name, plan.spec, operation)
 
         params = {**plan.params(), "source": owner.record.id}

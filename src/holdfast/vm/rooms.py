@@ -9,16 +9,19 @@ from holdfast.host.cgroups import VmGroups
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.machine.running import Machines
+from holdfast.machine.storage_daemon import StorageDaemons
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 from holdfast.trust.enrollment import VariableStores
 from holdfast.trust.firmware_state import FirmwareStates
 from holdfast.trust.host_key import HostKeys
 from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.vtpm import Vtpm
+from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.records import VmRecords
 
 
@@ -46,11 +49,14 @@ class Rooms:
     state: StateFolder
     events: EventLog
     records: VmRecords
+    checkpoints: CheckpointRecords
     processes: Processes
     machines: Machines
+    storage: StorageDaemons
     switches: SwitchBoard
     ports: Ports
     images: ImageStore
+    pools: Pools
     volumes: Volumes
     variables: VariableStores
     keys: KeyStores

@@ -7,6 +7,7 @@ an earlier machine first, then run-time folder, vTPM, ports, QEMU, and memory wh
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from holdfast.host.files import own, remove_tree
@@ -89,14 +90,15 @@ async def _build(
             else None,
             incoming=image is not None,
         )
-        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", _descriptors(ports))
+        taps = descriptors(port for _, port in ports)
+        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", taps)
     finally:
-        for fd in _descriptors(ports):
+        for fd in descriptors(port for _, port in ports):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:
         try:
-            await machine.load_memory(image.whole, lambda *_: None)
+            await machine.memory.load(image.whole, lambda *_: None)
         except BaseException:
             await asyncio.shield(machine.kill())
             raise
@@ -165,9 +167,10 @@ async def _cds(rooms: Rooms, spec: VmSpec, folder: Path) -> tuple[CdAttachment, 
     return tuple(drives)
 
 
-def _descriptors(ports: list[tuple[Nic, NicAttachment]]) -> list[int]:
+def descriptors(ports: Iterable[NicAttachment]) -> list[int]:
+    """What QEMU is given copies of, and the caller then closes."""
     fds = []
-    for _, port in ports:
+    for port in ports:
         if isinstance(port, TapAttachment):
             fds += [port.fd, *([port.vhost_fd] if port.vhost_fd is not None else [])]
     return fds

@@ -49,9 +49,7 @@ def inputs_in(folder: Path, vm_id: str) -> MachineInputs:
         machine_type="pc-q35-7.2",
         runtime=place,
         console_log=place / "console.log",
-        disks=(
-            DiskAttachment(id="disk0", bus=DiskBus.SCSI, layers=(Layer(path=place / "disk", format="raw"),)),
-        ),
+        disks=(DiskAttachment(id="disk0", bus=DiskBus.SCSI, layers=(Layer.of_file(place / "disk", "raw"),)),),
         cds=(CdAttachment(id="cd0", path=None),),
         nics=((Nic(id="nic0", mac="52:54:00:00:00:01"), SlirpAttachment(host_name="h")),),
     )
@@ -87,11 +85,11 @@ async def test_adopted_after_kill_9_saved_and_restored(processes: Processes, tmp
     assert (await adopted.screenshot()).startswith(b"\x89PNG")
     image = tmp_path / "memory"
     image.touch()
-    await adopted.save_memory(image, lambda *_: None)
+    await adopted.memory.save(image, lambda *_: None)
     await adopted.quit()
     assert machines.find() == {}
     restored = await machines.launch(replace(inputs, incoming=True), None, tmp_path / "log")
-    await restored.load_memory(image, lambda *_: None)
+    await restored.memory.load(image, lambda *_: None)
     await restored.cont()
     assert await restored.status() == "running"
     await restored.kill()

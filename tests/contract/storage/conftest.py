@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,8 +30,10 @@ async def rooms() -> AsyncIterator[Rooms]:
     state.prepare()
     catalog, processes = Catalog.open(state.catalog), Processes(state)
     images = ImageStore(catalog, state)
+    events = EventLog(catalog)
+    pools = Pools(catalog, events, state)
     identity = Identity(64321, 64321) if os.geteuid() == 0 else None
-    yield Rooms(state, catalog, processes, images, Volumes(images, state, processes), identity)
+    yield Rooms(state, catalog, events, processes, images, pools, Volumes(images, pools, processes), identity)
     catalog.close()
     assert processes.find() == []
     shutil.rmtree(root)

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.spec.image import Image, ImageKind, ImageOrigin
 from holdfast.storage.images import ImageStore
+from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 
 
@@ -15,8 +17,10 @@ from holdfast.storage.volumes import Volumes
 class Rooms:
     state: StateFolder
     catalog: Catalog
+    events: EventLog
     processes: Processes
     images: ImageStore
+    pools: Pools
     volumes: Volumes
     identity: Identity | None
 

@@ -23,7 +23,7 @@ _LONG = "EFI/A Folder With a Long Name/another long name of a file.efi"
 
 
 def qcow2(path: Path) -> Layer:
-    return Layer(path=path, format="qcow2")
+    return Layer.of_file(path, "qcow2")
 
 
 def convert(source: Path, target: Path, *options: str) -> Path:
@@ -45,7 +45,7 @@ def test_files_by_path_in_every_kind_of_fat(
     files = {"EFI/BOOT/BOOTX64.EFI": content, _LONG: content, "README.TXT": content}
     disk = boot_disk(tmp_path / "disk.raw", files, mib, fat)
     data = content.read_bytes()
-    with boot_volumes([Layer(path=disk, format="raw")]) as (volume,):
+    with boot_volumes([Layer.of_file(disk, "raw")]) as (volume,):
         assert volume.system and volume.guid is not None
         for path in ("\\EFI\\BOOT\\BOOTX64.EFI", "/efi/boot/bootx64.efi", f"\\{_LONG}".upper(), "readme.txt"):
             assert volume.read(path) == data, path
@@ -122,7 +122,7 @@ def test_the_backup_table_counts_where_the_first_is_destroyed(tmp_path: Path, co
     with disk.open("r+b") as file:
         file.seek(512)
         file.write(bytes(34 * 512))
-    with boot_volumes([Layer(path=disk, format="raw")]) as (volume,):
+    with boot_volumes([Layer.of_file(disk, "raw")]) as (volume,):
         assert volume.guid is not None and volume.read("\\EFI\\BOOT\\BOOTX64.EFI") == content.read_bytes()
 
 
@@ -133,7 +133,7 @@ def test_an_mbr(tmp_path: Path, content: Path) -> None:
         file.write(bytes(33 * 512))
     table = f"label: dos\nstart=2048, size={5 * 2048}, type=ef\n"
     subprocess.run(["sfdisk", "-q", "--wipe", "always", disk], input=table, text=True, check=True)
-    with boot_volumes([Layer(path=disk, format="raw")]) as (volume,):
+    with boot_volumes([Layer.of_file(disk, "raw")]) as (volume,):
         assert volume.guid is None and volume.system
         assert volume.read("\\EFI\\BOOT\\BOOTX64.EFI") == content.read_bytes()
 
@@ -153,9 +153,9 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, content: Path) -> None:
     with pytest.raises(ImageNotRecognized), open_chain([qcow2(tmp_path / "fifo")]):
         pass
     (tmp_path / "link").symlink_to(raw)
-    with pytest.raises(OSError), open_chain([Layer(path=tmp_path / "link", format="raw")]):
+    with pytest.raises(OSError), open_chain([Layer.of_file(tmp_path / "link", "raw")]):
         pass
     empty = tmp_path / "empty.raw"
     empty.write_bytes(bytes(1024**2))
-    with boot_volumes([Layer(path=empty, format="raw")]) as volumes:
+    with boot_volumes([Layer.of_file(empty, "raw")]) as volumes:
         assert volumes == ()

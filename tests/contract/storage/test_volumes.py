@@ -83,7 +83,7 @@ async def test_a_thin_volume_shows_its_image(rooms: Rooms, digest: str) -> None:
     disk = Disk(id="disk0", volume="disk0", size=16 * MIB, image=digest)
     path = await make(rooms, disk)
     assert info(path)["virtual-size"] == 16 * MIB
-    assert rooms.volumes.stored_size("one", disk) < MIB
+    assert await rooms.volumes.stored_size("one", disk) < MIB
     chain = rooms.volumes.chain("one", disk)
     assert [layer.path for layer in chain] == [path, await rooms.images.path(digest)]
     write(path, 9, "1M 4k")
@@ -162,7 +162,7 @@ async def test_missing_files_are_named(rooms: Rooms, digest: str) -> None:
     disk = Disk(id="disk0", volume="disk0", size=16 * MIB, image=digest)
     with pytest.raises(VolumeMissing):
         await rooms.volumes.require("one", disk)
-    assert rooms.volumes.stored_size("one", disk) == 0
+    assert await rooms.volumes.stored_size("one", disk) == 0
     await make(rooms, disk)
     await rooms.volumes.require("one", disk)
     content = await rooms.images.path(digest)

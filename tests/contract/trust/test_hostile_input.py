@@ -241,7 +241,7 @@ def test_qcow2_chains(count: int, small_disk: Path, tmp_path: Path) -> None:
 
     def act(chance: random.Random) -> None:
         hostile.write_bytes(mutate(data, chance, reach=20_000))
-        layers = [Layer(path=hostile, format="qcow2")]
+        layers = [Layer.of_file(hostile, "qcow2")]
         with contextlib.suppress(HoldfastError, NotFat), open_chain(layers) as disk:
             for volume in volumes(disk):
                 volume.read("\\EFI\\BOOT\\BOOTX64.EFI")

@@ -65,7 +65,7 @@ def disk(tmp_path: Path) -> Callable[..., Disks]:
         programs = boot_programs()
         chosen = {path: programs[program] for path, program in files.items()}
         raw = boot_disk(tmp_path / f"{name}.raw", chosen, 8)
-        return ((name, (Layer(path=raw, format="raw"),)),)
+        return ((name, (Layer.of_file(raw, "raw"),)),)
 
     return made
 
@@ -162,7 +162,7 @@ def test_where_a_disk_cannot_be_read_only_additions_are_made(
 ) -> None:
     broken = tmp_path / "broken.qcow2"
     broken.write_bytes(b"QFI\xfb" + bytes(200))
-    at = standing((("disk0", (Layer(path=broken, format="qcow2"),)),))
+    at = standing((("disk0", (Layer.of_file(broken, "qcow2"),)),))
     assert at.loaders.unreadable and "disk0" in at.loaders.note
     assert list(worked_out(at, (_UPDATE,), authorities)) == ["db", "KEK"]
     revocation = KeyChange(added={"dbx": (Signature(SHA256, _ME, bytes(32)),)})
@@ -175,7 +175,7 @@ def test_an_empty_disk_stops_nothing(
 ) -> None:
     empty = tmp_path / "empty.raw"
     empty.write_bytes(bytes(1024**2))
-    at = standing((("disk0", (Layer(path=empty, format="raw"),)),))
+    at = standing((("disk0", (Layer.of_file(empty, "raw"),)),))
     assert not at.loaders.unreadable and at.loaders.note
     revocation = KeyChange(added={"dbx": (Signature(SHA256, _ME, bytes(32)),)})
     assert list(worked_out(at, (revocation,), authorities)) == ["dbx"]

@@ -38,7 +38,7 @@ class Bench:
             keys=self.keys,
             events=self,
             looking=asyncio.Semaphore(2),
-            volumes=SimpleNamespace(chain=lambda *_: (Layer(path=disk, format="raw"),)),
+            volumes=SimpleNamespace(chain=lambda *_: (Layer.of_file(disk, "raw"),)),
         )
         spec = VmSpec(
             cpus=1, memory=2**29, boot=UefiBoot(), disks=(Disk(id="disk0", volume="disk0", size=2**30),)

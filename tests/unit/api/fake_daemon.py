@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
+from fake_devices import FakeNics
+from fake_pools import FakePools
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import load_or_make, server_context
@@ -53,6 +56,10 @@ from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
 from holdfast.trust.tpm.refusals import NoTpm
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_checkpoints import FakeCheckpoints, FakeExports
 
 T = TypeVar("T")
 structlog.configure(
@@ -521,6 +528,7 @@ class FakeDaemon:
         self.firmware = FakeFirmware(self.vms)
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
+        self.checkpoints = FakeCheckpoints(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.tokens = TokenStore(self.catalog)
@@ -528,12 +536,15 @@ class FakeDaemon:
         self.fingerprint = certificate.fingerprint
         services = Services(
             vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
+            checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
             vm_counts=self.vms,
+            nics=FakeNics(),
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
             certificates=self.certificates,
-            switches=FakeSwitches(), events=self.events, host=FakeHost(), tokens=self.tokens,
+            switches=FakeSwitches(), pools=FakePools(),
+            events=self.events, host=FakeHost(), tokens=self.tokens,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from holdfast.spec.attachment import (
     TapAttachment,
     TpmAttachment,
 )
-from holdfast.spec.vm import Acceleration, DiskBus, GuestOs, KernelBoot, Nic, VmSpec
+from holdfast.spec.vm import Acceleration, DiskBus, GuestOs, KernelBoot, Layout, Nic, VmSpec
 
 MACHINE_TYPE = "pc-q35-10.0"
 OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
@@ -23,7 +23,7 @@ _ID = "0d9a5b6e-7c41-4a52-9d6f-1f2e3d4c5b6a"
 
 
 def _layers(folder: Path, *names: str) -> tuple[Layer, ...]:
-    return tuple(Layer(path=folder / f"{name}.qcow2", format="qcow2") for name in names)
+    return tuple(Layer.of_file(folder / f"{name}.qcow2", "qcow2") for name in names)
 
 
 def _disk(folder: Path, number: int, bus: DiskBus, *below: str, discard: bool = True) -> DiskAttachment:
@@ -99,6 +99,10 @@ def machines(
             cds=(CdAttachment(id="cd0", path=folder / f"disc{hostile}.iso"),),
             nics=(_card(0, SlirpAttachment(host_name=hostile)),),
             console_log=folder / f"console{hostile}.log",
+        ),
+        "grown": made(
+            VmSpec(cpus=3, memory=1 << 30, layout=Layout(nic_ports=8, disk_ports=16, max_cpus=8)),
+            nics=tuple(_card(number, SlirpAttachment(host_name="web")) for number in range(8)),
         ),
         "large": made(VmSpec(cpus=288, memory=16 << 30)),
     }

@@ -69,7 +69,7 @@ def _inputs(draw: st.DrawFn) -> MachineInputs:
         DiskAttachment(
             id=each,
             bus=draw(_BUS),
-            layers=tuple(Layer(path=folder / str(n), format="qcow2") for n in range(draw(depth))),
+            layers=tuple(Layer.of_file(folder / str(n), "qcow2") for n in range(draw(depth))),
         )
         for each in draw(ids)
     )
@@ -122,7 +122,7 @@ def test_memory_is_whole_and_can_grow(size: int, acceleration: Acceleration) -> 
     assert max(pieces) <= 4 * TIB
     declared = dict(each.split("=") for each in parts[1].split(","))
     assert int(declared["size"][:-1]) * MIB == sum(pieces)
-    growing = size >= 512 * MIB and (acceleration is Acceleration.KVM or size < 512 * GIB - MIB)
+    growing = sum(pieces) >= 512 * MIB and (acceleration is Acceleration.KVM or size < 512 * GIB - MIB)
     assert ("maxmem" in declared) == growing or size >= 512 * GIB - MIB
     if growing:
         assert int(declared["maxmem"][:-1]) * MIB > size
@@ -148,7 +148,7 @@ def test_more_disks_than_ports_are_refused() -> None:
 
 
 def test_a_raw_file_has_nothing_below_it(tmp_path: Path) -> None:
-    layers = tuple(Layer(path=tmp_path / name, format="raw") for name in "ab")
+    layers = tuple(Layer.of_file(tmp_path / name, "raw") for name in "ab")
     disk = DiskAttachment(id="disk0", bus=DiskBus.VIRTIO, layers=layers)
     spec = VmSpec(cpus=1, memory=16 * MIB)
     inputs = MachineInputs("v", "n", spec, Acceleration.TCG, "q35", tmp_path, tmp_path, disks=(disk,))

@@ -74,6 +74,8 @@ def test_settling_is_stable_and_never_runs_a_vm_twice(state: VmState, found: Fou
         (VmState.SAVING, Found.WRITTEN_OUT, False, VmState.RUNNING),
         (VmState.SAVING, Found.NOTHING, False, VmState.FAILED),
         (VmState.SAVED, Found.WRITTEN_OUT, True, VmState.SAVED),
+        (VmState.RUNNING, Found.WRITTEN_OUT, False, VmState.RUNNING),
+        (VmState.PAUSED, Found.WRITTEN_OUT, False, VmState.PAUSED),
         (VmState.SAVED, Found.NOTHING, False, VmState.FAILED),
     ],
 )

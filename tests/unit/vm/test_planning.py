@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from holdfast.spec.image import Image, ImageKind, ImageOrigin
+from holdfast.spec.pool import LOCAL
 from holdfast.spec.units import GIB
-from holdfast.spec.vm import CdDrive, GuestOs, VmSpec, VmState
+from holdfast.spec.vm import CdDrive, GuestOs, VmSpec, VmState, VolumeFormat
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmCreate
 from holdfast.storage.images import ImageNotFound
 from holdfast.vm import planning
@@ -63,6 +64,7 @@ def planner(folder: Path, images: Images, *records: Any) -> Planner:
         images=images,
         records=Records(*records),
         machines=SimpleNamespace(max_cpus=8),
+        pools=SimpleNamespace(of=lambda _: SimpleNamespace(name=LOCAL, format=VolumeFormat.QCOW2)),
     )
     return Planner(cast(Rooms, rooms))
 

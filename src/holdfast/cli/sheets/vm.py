@@ -76,9 +76,10 @@ def _guest(sheet: Sheet, guest: dict[str, Any], has_firmware: bool) -> None:
 
 def _parts(sheet: Sheet, spec: dict[str, Any], names: Mapping[str, str]) -> None:
     disks = (
-        (disk["id"], size(disk["size"]), disk["bus"], _image(disk["image"], names)) for disk in spec["disks"]
+        (disk["id"], size(disk["size"]), disk["bus"], disk.get("pool"), _image(disk["image"], names))
+        for disk in spec["disks"]
     )
-    sheet.rows("Disks", ("disk", "size", "bus", "image"), disks)
+    sheet.rows("Disks", ("disk", "size", "bus", "pool", "image"), disks)
     drives = ((drive["id"], _image(drive["image"], names) or "empty") for drive in spec["cd_drives"])
     sheet.rows("CD drives", ("drive", "image"), drives)
     nics = (

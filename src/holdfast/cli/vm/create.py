@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli.names import complete_image, complete_switch
+from holdfast.cli.names import complete_image, complete_pool, complete_switch
 from holdfast.cli.output import Format, FormatOption
 from holdfast.cli.waiting import NoWait
 from holdfast.spec.errors import InvalidInput
@@ -24,6 +24,9 @@ class RecoveryKeyNotNow(InvalidInput):
 
 ImageOption = Annotated[
     str | None, typer.Option(help="Image of the first disk.", autocompletion=complete_image)
+]
+PoolOption = Annotated[
+    str | None, typer.Option(help="Pool of its disks; none: its own folder.", autocompletion=complete_pool)
 ]
 RecoveryKeyOption = Annotated[
     bool, typer.Option("--recovery-key", help="Also print the recovery key of its TPM, this once.")
@@ -67,9 +70,9 @@ def _finish(
         show_recovery_key(client, name, False, format_)
 
 
-def _disks(image: str | None, sizes: list[str], full_copy: bool) -> list[dict[str, Any]]:
-    first = {"image": image, "size": sizes[0] if sizes else None, "full_copy": full_copy}
-    return [first, *({"size": size} for size in sizes[1:])]
+def _disks(image: str | None, sizes: list[str], full_copy: bool, pool: str | None) -> list[dict[str, Any]]:
+    first = {"image": image, "size": sizes[0] if sizes else None, "full_copy": full_copy, "pool": pool}
+    return [first, *({"size": size, "pool": pool} for size in sizes[1:])]
 
 
 def _cloud_init(user: str | None, keys: list[str], user_data: str | None) -> dict[str, Any]:
@@ -98,6 +101,7 @@ def command(
         list[str] | None,
         typer.Option(help="Size, for example 8GiB; the first holds the image, each further one is empty."),
     ] = None,
+    pool: PoolOption = None,
     switch: Annotated[
         str | None, typer.Option(help="Switch; none: user-mode network.", autocompletion=complete_switch)
     ] = None,
@@ -138,7 +142,7 @@ def command(
         "start": start,
     }
     if image or disk:
-        body["disks"] = _disks(image, disk or [], full_copy)
+        body["disks"] = _disks(image, disk or [], full_copy, pool)
     if user or ssh_key or cloud_init:
         body["cloud_init"] = _cloud_init(user, ssh_key or [], cloud_init)
     with connect() as client:

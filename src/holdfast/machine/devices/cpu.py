@@ -15,8 +15,13 @@ _HYPERV = (
 )
 
 
-def cpu(cpus: int, acceleration: Acceleration, guest: GuestOs, model: str) -> list[str]:
-    """`model` is QEMU's name, with features where wanted; empty chooses what fits the acceleration."""
+def cpu(
+    cpus: int, acceleration: Acceleration, guest: GuestOs, model: str, most: int | None = None
+) -> list[str]:
+    """`model` is QEMU's name, with features where wanted; empty chooses what fits the acceleration.
+
+    `most` is how many there can come to be; None: no more than there are.
+    """
     if acceleration is Acceleration.KVM:
         features = [model or "host", "host-phys-bits=on"]
         if guest is GuestOs.WINDOWS:
@@ -25,7 +30,9 @@ def cpu(cpus: int, acceleration: Acceleration, guest: GuestOs, model: str) -> li
         features = [model or _EMULATED]
     if cpus > XAPIC_CPUS:
         features.append("x2apic=on")
-    return ["-cpu", ",".join(features), "-smp", f"cpus={cpus},sockets=1,cores={cpus},threads=1"]
+    most = most or cpus
+    spare = f",maxcpus={most}" if most > cpus else ""
+    return ["-cpu", ",".join(features), "-smp", f"cpus={cpus}{spare},sockets=1,cores={most},threads=1"]
 
 
 def interrupt_remapping(cpus: int) -> list[str]:

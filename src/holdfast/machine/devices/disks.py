@@ -9,39 +9,42 @@ filters and new layers are put in and taken out while the guest runs.
     f-disk0   -> d-disk0 -> ... (read-only)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
 from holdfast.machine.devices.quoting import backend, blockdev, device, option
 from holdfast.spec.attachment import DiskAttachment, Layer
-from holdfast.spec.vm import DiskBus
+from holdfast.spec.vm import DiskBus, IoLimits
 
 IO_THREAD = "io0"
 SCSI_CONTROLLER = "scsi0"
 _FIRST_BOOT = 1000  # after every CD drive
 _TARGETS = 256
 _MOST = 64 * _TARGETS
+_LOCAL = ("file", "block")
 _CACHE = {"direct": False, "no-flush": False}
 
 
-def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool) -> list[str]:
-    """Raises TooManyDevices."""
-    parts: list[str] = []
-    if any(each.bus is not DiskBus.NVME for each in attachments):
-        parts += backend("iothread", id=IO_THREAD)
+def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int | None = None) -> list[str]:
+    """`ports` is how many there are for disks; None: as many as these ones get. Raises TooManyDevices."""
+    parts = backend("iothread", id=IO_THREAD)  # also where no disk uses it: one may come later
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
-    parts += DISK_PORTS.ports(places.values())
-    controller = IO_THREAD if any(each.bus is DiskBus.SCSI for each in attachments) else None
-    parts += device("virtio-scsi-pci", id=SCSI_CONTROLLER, bus="pcie.0", addr="0x7", iothread=controller)
-    order = numbers((each.id for each in attachments), _MOST)
+    parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
+    parts += device("virtio-scsi-pci", id=SCSI_CONTROLLER, bus="pcie.0", addr="0x7", iothread=IO_THREAD)
+    order = disk_numbers(each.id for each in attachments)
     for each in attachments:
         for node in chain_nodes(each, io_uring):
             parts += blockdev(node)
-        parts += backend("throttle-group", id=throttle_group(each.id))
+        parts += option("-object", throttle_object(each))
         parts += blockdev(throttle_node(each))
         parts += option("-device", front(each, order[each.id], places.get(each.id)))
     return parts
+
+
+def disk_numbers(ids: Iterable[str]) -> dict[str, int]:
+    """The number of each disk of a VM, which its boot order and its place on the SCSI bus follow from."""
+    return numbers(ids, _MOST)
 
 
 def format_node(attachment: DiskAttachment, depth: int = 0) -> str:
@@ -69,7 +72,7 @@ def chain_nodes(attachment: DiskAttachment, io_uring: bool) -> list[dict[str, An
     for depth in range(len(attachment.layers) - 1, -1, -1):
         layer, name = attachment.layers[depth], _name(attachment, depth)
         if below is not None and layer.format != "qcow2":
-            raise ValueError(f"{layer.path}: a {layer.format} file has nothing below it")
+            raise ValueError(f"{layer.place}: a {layer.format} file has nothing below it")
         nodes += layer_nodes(layer, name, fixed=depth > 0, discard=attachment.discard, io_uring=io_uring)
         if layer.format == "qcow2":
             nodes[-1]["backing"] = below
@@ -82,11 +85,13 @@ def layer_nodes(
 ) -> list[dict[str, Any]]:
     """The two nodes of one layer, with nothing below them. `fixed`: it is only read."""
     discards = discard and not fixed
+    protocol = layer.place.protocol()
+    local = {"aio": "io_uring" if io_uring else "threads"} if layer.place.kind in _LOCAL else {}
     file = {
-        "driver": "file",
+        "driver": protocol["driver"],
         "node-name": f"f-{name}",
-        "filename": str(layer.path),
-        "aio": "io_uring" if io_uring else "threads",
+        **protocol,
+        **local,
         "read-only": fixed,
         "cache": _CACHE,
         **({"discard": "unmap"} if discards else {}),
@@ -100,6 +105,26 @@ def layer_nodes(
         **({"discard": "unmap", "detect-zeroes": "unmap"} if discards else {}),
     }
     return [file, format_]
+
+
+def throttle_object(attachment: DiskAttachment) -> dict[str, Any]:
+    """The group that limits one disk, as `object-add` takes it."""
+    limits = attachment.limits
+    told = {"limits": throttle_limits(limits)} if limits != IoLimits() else {}
+    return {"qom-type": "throttle-group", "id": throttle_group(attachment.id), **told}
+
+
+def throttle_limits(limits: IoLimits) -> dict[str, int]:
+    """Every limit as QEMU takes it (qapi/block-core.json, ThrottleLimits); 0 is none."""
+    told: dict[str, int] = {}
+    for what, ours in (("iops", "iops"), ("bps", "bandwidth")):
+        burst = getattr(limits, f"burst_{ours}")
+        for which, part in (("total", ""), ("read", "_read"), ("write", "_write")):
+            rate = getattr(limits, f"{ours}{part}") or 0
+            told[f"{what}-{which}"] = rate
+            told[f"{what}-{which}-max"] = burst or 0 if rate else 0
+            told[f"{what}-{which}-max-length"] = limits.burst_seconds if rate and burst else 1
+    return told
 
 
 def throttle_node(attachment: DiskAttachment) -> dict[str, Any]:
@@ -127,7 +152,7 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
         return {"driver": "scsi-hd", "bus": f"{SCSI_CONTROLLER}.0", **at, **shared}
     bus = DISK_PORTS.port(place)
     if attachment.bus is DiskBus.NVME:
-        return {"driver": "nvme", "bus": bus, **shared}
+        return {"driver": "nvme", "bus": bus, "ioeventfd": True, **shared}
     return {"driver": "virtio-blk-pci", "bus": bus, "iothread": IO_THREAD, **shared}
 
 

@@ -69,10 +69,14 @@ class PortRange:
             )
         return numbers(wanted, self.most)
 
-    def ports(self, used: Iterable[int]) -> list[str]:
-        """All ports up to the last used one, at least `SPARE` more (as far as there are any), whole slots."""
+    def count(self, used: Iterable[int]) -> int:
+        """How many ports a machine gets: all up to the last used one, at least `SPARE` more (as far as
+        there are any), whole slots."""
         wanted = max(used, default=-1) + 1 + SPARE
-        count = min(-(-wanted // _PER_SLOT) * _PER_SLOT, self.most)
+        return min(-(-wanted // _PER_SLOT) * _PER_SLOT, self.most)
+
+    def ports(self, count: int) -> list[str]:
+        """The first `count` ports."""
         parts: list[str] = []
         for number in range(count):
             slot, function = divmod(number, _PER_SLOT)

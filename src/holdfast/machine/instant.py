@@ -1,0 +1,81 @@
+"""All of a machine at one instant: the guest stands still while something is done, for as short as may be.
+
+How long it stood still is measured by QEMU's own clock: between the time stamps of its events `STOP` and
+`RESUME` (qapi/run-state.json). What happens, the guest goes on afterwards, unless it did not run before.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.machine.memory_stream import MemoryStream, Progress
+from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
+from holdfast.qmp.session import Listener, QmpSession
+
+_EVENT_SECONDS = 1.0
+
+
+@dataclass
+class Stall:
+    """How long the guest stood still."""
+
+    seconds: float | None = None
+    """None: it did not run, or that is not known."""
+
+
+class Instant:
+    """The instants of one QEMU. `runs`: the guest runs now, and is to run afterwards."""
+
+    def __init__(self, session: QmpSession, memory: MemoryStream) -> None:
+        self._session = session
+        self._memory = memory
+
+    async def of_disks(self, work: Callable[[], Awaitable[None]], *, runs: bool) -> Stall:
+        """Stop the guest, do the work, and let it go on. Raises what `work` raises."""
+        async with self._still(runs) as stall:
+            await self._session.execute("stop")
+            await work()
+        return stall
+
+    async def with_memory(
+        self, path: Path, work: Callable[[], Awaitable[None]], progress: Progress, *, runs: bool
+    ) -> Stall:
+        """Write the memory to `path` and do the work at the instant that it is of. Raises as `stream`."""
+        async with self._still(runs) as stall:
+            await self._memory.stream(path, work, progress)
+        return stall
+
+    @asynccontextmanager
+    async def _still(self, runs: bool) -> AsyncIterator[Stall]:
+        stall = Stall()
+        async with self._session.listen("STOP", "RESUME") as listener:
+            try:
+                yield stall
+            finally:
+                if runs:
+                    await asyncio.shield(self._go_on())
+            if runs:
+                stall.seconds = await _measured(listener)
+
+    async def _go_on(self) -> None:
+        # It ended, or its guest powered off meanwhile: both are reported by themselves.
+        with contextlib.suppress(QmpLost, QmpRefused):
+            await self._session.execute("cont")
+
+
+async def _measured(listener: Listener) -> float | None:
+    stopped: float | None = None
+    try:
+        while True:
+            event = await listener.get(_EVENT_SECONDS)
+            stamp = event["timestamp"]
+            at = float(stamp["seconds"]) + float(stamp["microseconds"]) / 1e6
+            if event["event"] == "STOP":
+                stopped = at
+            elif stopped is not None:
+                return at - stopped
+    except (QmpTimedOut, QmpLost):
+        return None

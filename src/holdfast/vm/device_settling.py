@@ -1,0 +1,56 @@
+"""What QEMU has and what is recorded of it, brought together: after a crash, and when a guest lets go late.
+
+A device is recorded before it is plugged and forgotten after it is gone, so QEMU never has more than
+the record names; what it has less is dropped here, with what stood beside it on the host.
+"""
+
+import structlog
+
+from holdfast.catalog.tables import VmRow
+from holdfast.machine.running import RunningMachine
+from holdfast.spec.errors import HoldfastError
+from holdfast.spec.vm import Nic, VmSpec
+from holdfast.vm.records import VmRecord
+from holdfast.vm.rooms import Rooms
+
+log = structlog.get_logger(__name__)
+
+
+async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    """Forget what a running machine no longer has; returns the record as it then is."""
+    running = record.running_spec
+    if running is None:
+        return record
+    gone = [nic for nic in running.nics if not await machine.nics.has(nic.id)]
+    for nic in gone:
+        await machine.nics.close(nic.id)
+        await rooms.ports.detach(record.id, nic)
+    if not gone:
+        return record
+    kept = tuple(nic for nic in running.nics if nic not in gone)
+    data = {"nics": [nic.id for nic in gone]}
+    return await rooms.records.change(
+        record.id, lambda row: set_running(row, nics=kept), "vm.unplugged", data
+    )
+
+
+async def settle_ports(rooms: Rooms, record: VmRecord) -> None:
+    """A daemon that ended while it moved a NIC left its port where the record does not say."""
+    running = record.running_spec
+    for nic in running.nics if running else ():
+        try:
+            if not nic.cut and not await rooms.ports.is_user_mode(nic):
+                await rooms.ports.move(record.id, record.name, nic)
+        except HoldfastError as error:
+            log.warning("a port could not be put right", vm=record.name, nic=nic.id, error=error.message)
+
+
+def set_running(row: VmRow, **update: object) -> None:
+    """Change what is recorded of the machine under way; nothing happens where there is none."""
+    if row.running_spec:
+        spec = VmSpec.model_validate(row.running_spec).model_copy(update=update)
+        row.running_spec = spec.model_dump(mode="json")
+
+
+def nic_of(spec: VmSpec | None, nic: str) -> Nic | None:
+    return next((each for each in spec.nics if each.id == nic), None) if spec else None

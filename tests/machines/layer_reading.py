@@ -1,0 +1,60 @@
+"""What lies in a VM's folder, read past the daemon: chains by qemu-img, specifications from the records."""
+
+import json
+import sqlite3
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from live_host import LiveHost
+
+SIZE = 16 * 1024 * 1024
+
+
+def rows(host: LiveHost, query: str, *values: object) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(f"file:{host.state.catalog}?mode=ro", uri=True) as catalog:
+        return catalog.execute(query, values).fetchall()
+
+
+def kept_specs(host: LiveHost, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Of each checkpoint the specifications that it keeps."""
+    query = (
+        "SELECT c.name, c.spec, c.running_spec FROM checkpoints c JOIN vms v ON v.id = c.vm WHERE v.name = ?"
+    )
+    return {
+        found[0]: [spec for text in found[1:] if text and (spec := json.loads(text))]
+        for found in rows(host, query, name)
+    }
+
+
+def own_specs(host: LiveHost, name: str) -> list[dict[str, Any]]:
+    (found,) = rows(host, "SELECT spec, running_spec FROM vms WHERE name = ?", name)
+    return [spec for text in found if text and (spec := json.loads(text))]
+
+
+def content(host: LiveHost, name: str, disk: dict[str, Any]) -> bytes:
+    """All that a disk shows. Nothing may be writing to it."""
+    folder = host.state.vm(name)
+    node: dict[str, Any] | None = None
+    for layer in reversed([disk["volume"], *disk["below"]]):
+        file = {"driver": "file", "filename": str(folder / f"{layer}.qcow2")}
+        node = {"driver": "qcow2", "file": file, "backing": node}
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "raw"
+        argv = ["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(node)}", str(target)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return target.read_bytes()
+
+
+def check_nothing_left(host: LiveHost, name: str) -> None:
+    """Every layer that a specification names is there, and nothing else; so are checkpoints' folders."""
+    kept = kept_specs(host, name)
+    specs = [*own_specs(host, name), *(spec for each in kept.values() for spec in each)]
+    named = {layer for spec in specs for disk in spec["disks"] for layer in (disk["volume"], *disk["below"])}
+    folder = host.state.vm(name)
+    found = {path.name for path in folder.iterdir() if ".qcow2" in path.name}
+    assert found == {f"{layer}.qcow2" for layer in named}
+    checkpoints = folder / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == kept.keys() if checkpoints.exists() else not kept
