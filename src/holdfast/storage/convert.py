@@ -7,7 +7,7 @@ to the folder; afterwards it is ours again.
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +115,26 @@ async def copy_bytes(
     """Make `target` what `source` is, byte for byte; zeros stay holes. Raises as `to_qcow2`."""
     layers = (Layer(place=source, format="raw"),)
     await flatten(processes, layers, target, owner=owner, format=VolumeFormat.RAW, progress=progress)
+
+
+async def map_chain(
+    processes: Processes,
+    layers: Sequence[Layer],
+    heard: Callable[[bytes], None],
+    *,
+    owner: str,
+    identity: Identity | None = None,
+) -> None:
+    """Let `heard` have what `qemu-img map --output=json` says of a chain. Raises ConversionFailed."""
+    await qemu_img(
+        processes,
+        ["map", "--output=json", f"json:{json.dumps(_node(layers))}"],
+        owner=owner,
+        target=_file(layers[0].place),
+        identity=identity,
+        cpu_seconds=3600,
+        heard=heard,
+    )
 
 
 def _file(place: Place) -> Path:

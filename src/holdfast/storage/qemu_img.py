@@ -38,10 +38,12 @@ async def qemu_img(
     apparent: int = 0,
     cpu_seconds: int = 600,
     progress: Progress | None = None,
+    heard: Callable[[bytes], None] | None = None,
 ) -> Completed:
     """Run `qemu-img ARGUMENTS`, which writes `target` of at most `largest` bytes.
 
-    `apparent` is the length of a file that is mostly holes, whatever room there is.
+    `apparent` is the length of a file that is mostly holes, whatever room there is. `heard` gets standard
+    output as it comes, of which the result holds the end only.
 
     Raises:
         NoSpace: the file system has no room for the result.
@@ -59,7 +61,7 @@ async def qemu_img(
         owner=owner,
         identity=identity,
         limits=limits,
-        on_stdout=_percentages(progress) if progress else None,
+        on_stdout=_percentages(progress) if progress else heard,
     )
     if done.returncode:
         raise _failure(done, target)

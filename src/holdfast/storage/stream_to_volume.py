@@ -10,32 +10,22 @@ last durable mark, which stands in a file beside the target:
 import asyncio
 import contextlib
 import hashlib
-import json
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from holdfast.host.files import sync_folder
-from holdfast.host.processes import Completed, Identity, Limits, Processes
-from holdfast.host.space import NoSpace, free_space
-from holdfast.spec.errors import HoldfastError, RemoteError
-from holdfast.spec.units import GIB, MIB, format_size
-from holdfast.storage.formats import refusals
-from holdfast.storage.qemu_img import ConversionFailed, Progress
+from holdfast.host.processes import Identity, Processes
+from holdfast.host.space import free_space
+from holdfast.spec.errors import HoldfastError
+from holdfast.spec.units import MIB
+from holdfast.storage.confined import Confined, no_room, run_confined
+from holdfast.storage.formats.refusals import DiskHoldsMoreThanPlanned
+from holdfast.storage.qemu_img import Progress
 from holdfast.storage.stream_work import Order
 
-_ADDRESS_SPACE = 2 * GIB
 _RESERVE = 512 * MIB
 """Bytes of the file system that are left to the catalog and to running VMs."""
-_LONGEST_LINE = 64 * 1024
-_REFUSALS: dict[str, type[HoldfastError]] = {
-    each.id: each
-    for each in vars(refusals).values()
-    if isinstance(each, type) and issubclass(each, HoldfastError) and each.__module__ == refusals.__name__
-}
 
 
 @dataclass(frozen=True)
@@ -108,8 +98,20 @@ async def stream_to_volume(
             uid=identity.uid if identity else None,
             gid=identity.gid if identity else None,
         )
-        done, said = await _run(processes, order, owner, volume_size, progress)
-        ended = _ended(done, said, target, largest <= room)
+        work = Confined(
+            module="holdfast.storage.stream_work",
+            order=asdict(order),
+            fds=[source.fd, *fds],
+            total=source.size,
+            largest=order.largest,
+            work=source.size + volume_size,
+        )
+        try:
+            ended = await run_confined(processes, work, target, owner=owner, progress=progress)
+        except DiskHoldsMoreThanPlanned as error:
+            if room < largest:  # it is the disk here that is too small, not the plan
+                raise no_room(target) from error
+            raise
     except HoldfastError:
         await asyncio.to_thread(forget, target)
         raise
@@ -150,76 +152,3 @@ def _key(source: Part, volume_size: int) -> str:
     found = os.fstat(source.fd)
     facts = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return hashlib.sha256(repr((facts, source.offset, source.size, volume_size)).encode()).hexdigest()
-
-
-async def _run(
-    processes: Processes, order: Order, owner: str, volume_size: int, progress: Progress
-) -> tuple[Completed, dict[str, Any]]:
-    """The process to its end, and what it said last of each kind."""
-    said: dict[str, Any] = {}
-
-    def take(line: bytes) -> None:
-        said.update(json.loads(line))
-        if "position" in said:
-            progress(said["position"] / order.size, f"{format_size(said['position'])} read")
-
-    done = await processes.run(
-        [sys.executable, "-I", "-m", "holdfast.storage.stream_work"],
-        owner=owner,
-        limits=Limits(
-            address_space=_ADDRESS_SPACE,
-            cpu_seconds=600 + (order.size + volume_size) // (10 * MIB),
-            file_size=order.largest,
-            open_files=64,
-        ),
-        stdin=json.dumps(asdict(order)).encode(),
-        pass_fds=[fd for fd in (order.source, order.target, order.marks, order.direct) if fd is not None],
-        env={"MALLOC_ARENA_MAX": "2"},
-        on_stdout=_lines(take),
-    )
-    return done, said
-
-
-def _lines(take: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    waiting = bytearray()
-
-    def heard(chunk: bytes) -> None:
-        waiting.extend(chunk)
-        *lines, rest = waiting.split(b"\n")
-        for line in lines:
-            take(bytes(line))
-        waiting[:] = rest[:_LONGEST_LINE]
-
-    return heard
-
-
-def _ended(done: Completed, said: dict[str, Any], target: Path, planned: bool) -> dict[str, Any]:
-    """`planned`: what bounds the target is the plan, not the room on the disk."""
-    if done.returncode == 0 and "ended" in said:
-        return dict(said["ended"])
-    refused = said.get("refused")
-    if refused and (planned or refused["id"] != refusals.DiskHoldsMoreThanPlanned.id):
-        raise _rebuilt(refused)
-    if refused or said.get("full"):
-        free, _ = free_space(target.parent)
-        raise NoSpace(
-            f"no room is left at {target.parent} ({format_size(free)} are free)",
-            value=str(target.parent),
-            cure="Free some space there, for example by deleting images that no VM uses.",
-            detail={"free": free},
-        )
-    log = done.stderr.decode(errors="replace").strip()[-2000:]
-    last = log.splitlines()[-1] if log else f"it ended with status {done.returncode}"
-    raise ConversionFailed(
-        f"{target.name} could not be made of the VMDK: {last}",
-        value=target.name,
-        cure="Check the source file with `qemu-img check` where it was made.",
-        detail={"log": log},
-    )
-
-
-def _rebuilt(wire: dict[str, Any]) -> HoldfastError:
-    kind = _REFUSALS.get(str(wire["id"]))
-    if kind is None:
-        return RemoteError(wire)
-    return kind(wire["message"], value=wire["value"], cure=wire["cure"], detail=wire["detail"])

@@ -7,25 +7,18 @@ It gets its order as JSON on standard input and its files as open descriptors, g
 says on standard output, a line of JSON each, how far it is and how it ended. It opens no file.
 """
 
-import errno
-import hashlib
 import json
 import os
-import queue
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from holdfast.host.confine import confine
-from holdfast.host.processes import Identity
-from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import MIB
+from holdfast.storage.confined import Say, work_confined
+from holdfast.storage.digests import Digests
 from holdfast.storage.formats.qcow2_writer import Qcow2Writer
 from holdfast.storage.formats.reading import Reader
 from holdfast.storage.formats.refusals import DiskLargerThanPlanned
@@ -37,9 +30,6 @@ MARK_EVERY = 256 * MIB
 _MOST_THREADS = 8
 """Twice as many as CPUs up to this: one inflates while another waits for the disk."""
 _SAY_EVERY = 0.25  # seconds
-_HEARD_AHEAD = 4
-"""Pieces that wait for their digest; each is 2 MiB or a little more."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -69,36 +59,10 @@ class Order:
     gid: int | None = None
 
 
-class Digests:
-    """Digests of bytes that come in order, made beside the work on them."""
-
-    def __init__(self, algorithms: tuple[str, ...]) -> None:
-        self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-        self._waiting: queue.Queue[memoryview | None] = queue.Queue(_HEARD_AHEAD)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def hear(self, data: memoryview) -> None:
-        """Waits while too much is waiting."""
-        if self._hashes:
-            self._waiting.put(data)
-
-    def ended(self) -> dict[str, str]:
-        """In hex, once all has been heard."""
-        self._waiting.put(None)
-        self._thread.join()
-        return {name: each.hexdigest() for name, each in self._hashes.items()}
-
-    def _work(self) -> None:
-        while (data := self._waiting.get()) is not None:
-            for each in self._hashes.values():
-                each.update(data)
-
-
 class Unpacking:
     """One run over one VMDK."""
 
-    def __init__(self, order: Order, reader: Reader, say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, order: Order, reader: Reader, say: Say) -> None:
         self._order, self._reader, self._say = order, reader, say
         self._key = bytes.fromhex(order.key)
         self._writer = self._new_writer()
@@ -122,7 +86,7 @@ class Unpacking:
                 raise
         self._writer.finish()
         os.fsync(self._order.target)
-        return {"digests": digests.ended(), "resumed_at": mark.position, "memory": _peak_memory()}
+        return {"digests": digests.ended(), "resumed_at": mark.position}
 
     def _new_writer(self) -> Qcow2Writer:
         order = self._order
@@ -214,33 +178,15 @@ class Unpacking:
             self._say({"position": position})
 
 
-def _peak_memory() -> int:
-    """Bytes of memory that this process had at most (VmHWM of proc(5))."""
-    with Path("/proc/self/status").open(encoding="ascii") as file:
-        found = next((line for line in file if line.startswith("VmHWM:")), "VmHWM: 0")
-    return int(found.split()[1]) * 1024
+def _work(order: Order, say: Say) -> dict[str, Any]:
+    with Reader.within(order.source, order.offset, order.size, order.name) as reader:
+        return Unpacking(order, reader, say).run()
 
 
 def main() -> int:
     fields = json.load(sys.stdin)
     order = Order(**{**fields, "algorithms": tuple(fields["algorithms"])})
-    identity = Identity(order.uid, order.gid) if order.uid is not None and order.gid is not None else None
-    confine(identity, order.parent)
-
-    def say(what: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(what) + "\n")
-        sys.stdout.flush()
-
-    try:
-        with Reader.within(order.source, order.offset, order.size, order.name) as reader:
-            say({"ended": Unpacking(order, reader, say).run()})
-    except HoldfastError as error:
-        say({"refused": error.as_dict()})
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        say({"full": True})
-    return 0
+    return work_confined(order.uid, order.gid, order.parent, lambda say: _work(order, say))
 
 
 if __name__ == "__main__":
