@@ -82,7 +82,6 @@ async def _export(work: Path, volume: Path, size: int, target: Path) -> Packed:
         owner="operation:bench",
         identity=VmUsers().converter,
         progress=lambda _share, _text: None,
-        name=target.name,
         algorithms=("sha256",),
     )
 

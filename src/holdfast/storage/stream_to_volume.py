@@ -82,22 +82,7 @@ async def stream_to_volume(
     try:
         had = os.fstat(fds[0]).st_blocks * 512
         room = max(free_space(target.parent)[0] + had - _RESERVE, 16 * MIB)
-        order = Order(
-            source=source.fd,
-            offset=source.offset,
-            size=source.size,
-            name=source.name,
-            target=fds[0],
-            marks=fds[1],
-            direct=fds[2] if len(fds) > 2 else None,
-            key=_key(source, volume_size),
-            volume_size=volume_size,
-            largest=min(largest, room),
-            algorithms=algorithms,
-            parent=os.getpid(),
-            uid=identity.uid if identity else None,
-            gid=identity.gid if identity else None,
-        )
+        order = _order(source, fds, volume_size, min(largest, room), algorithms, identity)
         work = Confined(
             module="holdfast.storage.stream_work",
             order=asdict(order),
@@ -120,6 +105,32 @@ async def stream_to_volume(
             os.close(fd)
     await asyncio.to_thread(_finish, marks)
     return Unpacked(**ended)
+
+
+def _order(
+    source: Part,
+    fds: list[int],
+    volume_size: int,
+    largest: int,
+    algorithms: tuple[str, ...],
+    identity: Identity | None,
+) -> Order:
+    return Order(
+        source=source.fd,
+        offset=source.offset,
+        size=source.size,
+        name=source.name,
+        target=fds[0],
+        marks=fds[1],
+        direct=fds[2] if len(fds) > 2 else None,
+        key=_key(source, volume_size),
+        volume_size=volume_size,
+        largest=largest,
+        algorithms=algorithms,
+        parent=os.getpid(),
+        uid=identity.uid if identity else None,
+        gid=identity.gid if identity else None,
+    )
 
 
 def forget(target: Path) -> None:

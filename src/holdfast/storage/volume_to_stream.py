@@ -52,8 +52,6 @@ async def volume_to_stream(
     owner: str,
     identity: Identity | None,
     progress: Progress,
-    name: str,
-    content_id: int = 1,
     algorithms: tuple[str, ...] = (),
 ) -> Packed:
     """Make `target` (replaced if there) a VMDK with what a chain (top first) shows, durable and 0600.
@@ -61,8 +59,6 @@ async def volume_to_stream(
     Args:
         size: bytes of the disk.
         identity: who can read the chain, and whom the process becomes.
-        name: the file's name, as its own descriptor says it.
-        content_id: 32 bits that change with the content.
 
     Raises:
         CompressedClusters, DiskTooLargeForVmdk: it cannot be done this way, or at all.
@@ -77,17 +73,17 @@ async def volume_to_stream(
         stack.callback(sync_folder, target.parent)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd, direct = _opened(stack, target, flags), None
+            fds = [_opened(stack, target, flags)]
             with contextlib.suppress(OSError):
-                direct = _opened(stack, target, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+                fds.append(_opened(stack, target, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC))
             order = Order(
                 sources=tuple(sources),
                 runs=runs.fileno(),
                 size=size,
-                target=fd,
-                direct=direct,
-                name=name,
-                content_id=content_id,
+                target=fds[0],
+                direct=fds[1] if len(fds) > 1 else None,
+                name=target.name,
+                content_id=int.from_bytes(os.urandom(4), "big"),
                 algorithms=algorithms,
                 parent=os.getpid(),
                 uid=identity.uid if identity else None,
@@ -96,7 +92,7 @@ async def volume_to_stream(
             work = Confined(
                 module="holdfast.storage.pack_work",
                 order=asdict(order),
-                fds=[each for each in (*sources, runs.fileno(), fd, direct) if each is not None],
+                fds=[*sources, runs.fileno(), *fds],
                 total=size,
                 largest=max(free_space(target.parent)[0] - _RESERVE, 16 * MIB),
                 work=size,

@@ -49,3 +49,7 @@ class ImageEncrypted(Unsupported):
 
 class ImageFeatureUnknown(Unsupported):
     id = "image-feature-unknown"
+
+
+class DiskTooLargeForVmdk(Unsupported):
+    id = "disk-too-large-for-vmdk"

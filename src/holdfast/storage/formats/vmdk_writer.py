@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from isal import isal_zlib
 
-from holdfast.spec.errors import Unsupported
 from holdfast.storage.formats.reading import SECTOR
+from holdfast.storage.formats.refusals import DiskTooLargeForVmdk
 from holdfast.storage.formats.vmdk import HEADER, MAGIC
 
 GRAIN = 64 * 1024
@@ -33,13 +33,9 @@ _TEXT_AT, _TEXT_SECTORS, _OVERHEAD = 1, 20, 128
 _AT_END = 0xFFFFFFFFFFFFFFFF
 _TABLE, _DIRECTORY, _FOOTER = 1, 2, 3
 _MOST_SECTORS = 1 << 32
-_LEVEL = 1
-"""Of ISA-L's: twice the rate of its next for some hundredths more of size."""
+_LEVEL = 3
+"""ISA-L's best: still many times as fast as zlib, for some hundredths more of size."""
 _HEADS, _TRACK = 255, 63
-
-
-class DiskTooLargeForVmdk(Unsupported):
-    id = "disk-too-large-for-vmdk"
 
 
 def deflate(grain: bytes | memoryview) -> bytes:
