@@ -71,6 +71,7 @@ from holdfast.vm import (
     guest_secrets,
     key_work,
     lifecycle,
+    vm_export,
 )
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
@@ -90,6 +91,7 @@ from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
+from holdfast.vm.vm_export import VmExports
 
 log = structlog.get_logger(__name__)
 
@@ -226,6 +228,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=CheckpointExports(rooms, registry, operations),
+        vm_exports=VmExports(rooms, registry),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -257,6 +260,7 @@ def _register(
         *create.procedures(rooms, registry.owner, registry.forget),
         *checkpoints.procedures(rooms, registry.owner),
         *checkpoint_export.procedures(rooms, registry.owner),
+        *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter

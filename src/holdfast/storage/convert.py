@@ -15,6 +15,7 @@ from holdfast.host.processes import Identity, Processes
 from holdfast.spec.attachment import Layer, Place
 from holdfast.spec.units import GIB, MIB
 from holdfast.spec.vm import VolumeFormat
+from holdfast.spec.vm_export import DiskFormat
 from holdfast.storage.qemu_img import Progress, qemu_img
 
 SourceFormat = Literal["raw", "qcow2", "vmdk", "vpc", "vhdx"]
@@ -25,6 +26,16 @@ IMAGE_OPTIONS = "compat=1.1,cluster_size=64k"
 
 VOLUME_OPTIONS = "compat=1.1,cluster_size=128k,extended_l2=on"
 """Volumes are written to: 4 KiB subclusters, so a small write copies little from the image below."""
+
+
+_FOREIGN_OPTIONS = {
+    DiskFormat.VMDK: "subformat=streamOptimized",
+    DiskFormat.QCOW2: IMAGE_OPTIONS,
+    DiskFormat.VHDX: "subformat=dynamic",
+    DiskFormat.RAW: "",
+}
+_FOREIGN_BLOCKS = 256 * MIB
+"""A VHDX file grows by blocks of up to this size."""
 
 
 async def to_qcow2(
@@ -117,6 +128,32 @@ async def copy_bytes(
     await flatten(processes, layers, target, owner=owner, format=VolumeFormat.RAW, progress=progress)
 
 
+async def to_format(
+    processes: Processes,
+    layers: Sequence[Layer],
+    target: Path,
+    format: DiskFormat,
+    *,
+    owner: str,
+    identity: Identity | None = None,
+    progress: Progress | None = None,
+    virtual_size: int,
+) -> None:
+    """Make `target` a disk for others with all that a chain (top first) shows. Raises as `to_qcow2`."""
+    await _convert(
+        processes,
+        _node(layers),
+        _file(layers[0].place),
+        target,
+        owner,
+        identity,
+        progress,
+        virtual_size + _FOREIGN_BLOCKS,
+        _FOREIGN_OPTIONS[format],
+        format,
+    )
+
+
 async def map_chain(
     processes: Processes,
     layers: Sequence[Layer],
@@ -161,7 +198,7 @@ async def _convert(
     progress: Progress | None,
     virtual_size: int | None,
     options: str,
-    format: VolumeFormat = VolumeFormat.QCOW2,
+    format: VolumeFormat | DiskFormat = VolumeFormat.QCOW2,
 ) -> None:
     if node["driver"] == "qcow2":
         node.setdefault("backing", None)
@@ -188,9 +225,9 @@ async def _convert(
         raise
 
 
-def _apparent(format: VolumeFormat, size: int) -> int:
+def _apparent(format: VolumeFormat | DiskFormat, size: int) -> int:
     """A raw file is as long as the disk from the beginning."""
-    return size if format is VolumeFormat.RAW else 0
+    return size if format.value == VolumeFormat.RAW.value else 0
 
 
 def _largest(virtual_size: int | None) -> int | None:

@@ -5,6 +5,6 @@ from holdfast.cli.lazy import group
 app = group(
     "holdfast.cli.vm",
     "create list show start stop kill restart pause resume save rename set clone delete"
-    " console screenshot exec log events wait",
+    " export console screenshot exec log events wait",
     "Virtual machines.",
 )
