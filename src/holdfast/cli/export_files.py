@@ -25,6 +25,8 @@ from holdfast.spec.errors import Failed, InvalidInput
 _BLOCK = 10240
 """A tar archive is a multiple of this (POSIX pax, "blocking factor")."""
 _USTAR_END = 8 * 1024**3
+_TRIES, _PAUSE = 5, 2.0
+"""How often a broken connection is made anew, and seconds before each."""
 
 
 class SigningKeyUnusable(InvalidInput):
@@ -130,7 +132,7 @@ class Package:
                 for name, data in small.items():
                     put(name, len(data), [data])
                 for name in disks:
-                    chunks = client.chunks(f"{base}/{name}")
+                    chunks = _fetched(client, f"{base}/{name}", sizes[name])
                     put(name, sizes[name], _checked(name, sizes[name], chunks, sums))
                 if self._state is not None:
                     name = f"{Path(descriptor).stem}.hfstate"
@@ -199,6 +201,24 @@ def _add(file: IO[bytes], name: str, size: int, chunks: Iterable[bytes]) -> None
     for chunk in chunks:
         file.write(chunk)
     file.write(bytes(-size % 512))
+
+
+def _fetched(client: Any, path: str, size: int) -> Iterator[bytes]:
+    """A file; where the connection breaks it goes on from there."""
+    from holdfast.api.client import DaemonNotReachable
+
+    done = failures = 0
+    while done < size:
+        try:
+            for chunk in client.chunks(path, done):
+                done, failures = done + len(chunk), 0
+                yield chunk
+            return
+        except DaemonNotReachable:
+            failures += 1
+            if failures > _TRIES:
+                raise
+            time.sleep(_PAUSE)  # nothing tells when a network is back
 
 
 def _sums(manifest: bytes) -> dict[str, str]:

@@ -9,7 +9,7 @@ import signal
 
 from holdfast.host.processes import Identity
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -24,7 +24,6 @@ def confine(identity: Identity | None, parent: int) -> None:
         os.setgroups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
-    _prctl(_PR_SET_DUMPABLE, 0)
     # Changing the user has taken the wish away.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

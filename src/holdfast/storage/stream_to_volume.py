@@ -26,6 +26,8 @@ from holdfast.storage.stream_work import Order
 
 _RESERVE = 512 * MIB
 """Bytes of the file system that are left to the catalog and to running VMs."""
+_FLOOR = 16 * MIB
+"""Bytes that are tried whatever room there is."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ async def stream_to_volume(
     fds = await asyncio.to_thread(_open_all, target, marks)
     try:
         had = os.fstat(fds[0]).st_blocks * 512
-        room = max(free_space(target.parent)[0] + had - _RESERVE, 16 * MIB)
+        room = max(free_space(target.parent)[0] + had - _RESERVE, _FLOOR)
         order = _order(source, fds, volume_size, min(largest, room), algorithms, identity)
         work = Confined(
             module="holdfast.storage.stream_work",

@@ -25,6 +25,9 @@ from holdfast.storage.pack_work import RUN, Order
 from holdfast.storage.qemu_img import Progress
 
 _RESERVE = 512 * MIB
+"""Bytes of the file system that are left to the catalog and to running VMs."""
+_FLOOR = 16 * MIB
+"""Bytes that are tried whatever room there is."""
 
 
 class CompressedClusters(Unsupported):
@@ -94,7 +97,7 @@ async def volume_to_stream(
                 order=asdict(order),
                 fds=[*sources, runs.fileno(), *fds],
                 total=size,
-                largest=max(free_space(target.parent)[0] - _RESERVE, 16 * MIB),
+                largest=max(free_space(target.parent)[0] - _RESERVE, _FLOOR),
                 work=size,
             )
             return Packed(**await run_confined(processes, work, target, owner=owner, progress=progress))

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from storage_rooms import Rooms
 
+from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import FilePlace, Layer
 from holdfast.spec.units import MIB
 from holdfast.storage import stream_work
@@ -147,6 +149,41 @@ async def test_what_is_not_as_planned_is_refused(
     with pytest.raises(refusal):
         await unpack(rooms, vmdk, target, **more)
     assert {path.name for path in rooms.state.scratch.iterdir()} == {"x.ova"}
+
+
+async def test_a_full_disk_leaves_nothing(
+    rooms: Rooms, vmdk: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = await volume_of(rooms, raw)
+    if rooms.identity:
+        os.chown(base, rooms.identity.uid, rooms.identity.gid)
+    # 4 MiB of room are left of 516 MiB, of which 512 are others'; the floor is 16 MiB.
+    for module in (stream_to_volume, volume_to_stream):
+        monkeypatch.setitem(vars(sys.modules[module.__module__]), "free_space", lambda _: (516 * MIB, 0))
+        monkeypatch.setitem(vars(sys.modules[module.__module__]), "_FLOOR", MIB)
+    with pytest.raises(NoSpace):
+        await unpack(rooms, vmdk, rooms.state.scratch / "volume")
+    with pytest.raises(NoSpace):
+        await packed(rooms, [Layer.of_file(base, "qcow2")], rooms.state.scratch / "out.vmdk")
+    assert {path.name for path in rooms.state.scratch.iterdir()} == {"x.ova", "base.qcow2"}
+
+
+async def test_a_disk_compressed_1000_to_1_is_bounded_by_its_plan(rooms: Rooms) -> None:
+    """256 MiB of one byte in 2 MiB of file: as planned it is written, in bounded memory."""
+    size, source = 256 * MIB, rooms.state.scratch / "bomb.vmdk"
+    packed_grain = deflate(b"\1" * GRAIN)
+    with source.open("wb") as file:
+        writer = VmdkWriter(lambda data: file.write(data) and None, size, "bomb.vmdk", 1)
+        for index in range(size // GRAIN):
+            writer.grain(index, packed_grain)
+        writer.finish()
+    assert source.stat().st_size < 4 * MIB
+    target = rooms.state.scratch / "volume"
+    with pytest.raises(DiskHoldsMoreThanPlanned):
+        await unpack(rooms, source, target, volume_size=size)
+    done = await unpack(rooms, source, target, volume_size=size, largest=2 * size)
+    assert done.memory < 200 * MIB
+    sound(target)
 
 
 async def test_a_damaged_stream_leaves_nothing(rooms: Rooms, ours: Path) -> None:

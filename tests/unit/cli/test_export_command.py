@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
+
+from holdfast.api.client import Client, DaemonNotReachable, Place
+from holdfast.cli import export_files
 
 NAMES = ["web.ovf", "web.mf", "web-disk0.vmdk"]
 
@@ -113,3 +117,22 @@ def test_a_key_that_is_not_the_certificates_is_refused_first(daemon: Any, here: 
         done = run(daemon, "vm", "export", "web", "--to", str(here / "web.ova"), *signed)
         assert done.returncode == 2, done.stderr
     assert daemon.vm_exports.asked == []
+
+
+def test_a_file_is_fetched_from_where_it_broke_off(daemon: Any) -> None:
+    with Client(Place(socket=daemon.socket)) as client:
+        assert b"".join(client.chunks("/v1/exports/x/web-disk0.vmdk", 1)) == b"bc"
+
+
+def test_a_broken_connection_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Breaking:
+        def chunks(self, _: str, start: int) -> Iterator[bytes]:
+            asked.append(start)
+            yield b"0123456789"[start : start + 4]
+            raise DaemonNotReachable("gone")
+
+    monkeypatch.setattr(export_files, "_PAUSE", 0.0)
+    assert b"".join(export_files._fetched(Breaking(), "path", 10)) == b"0123456789"
+    assert asked == [0, 4, 8]
