@@ -62,7 +62,7 @@ class Monitor:
         self._socket.close()
 
 
-def agent(path: Path, command: str, **arguments: Any) -> Any:
+def agent(path: Path, command: str, /, **arguments: Any) -> Any:
     """One command to the guest's agent."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)

@@ -163,6 +163,8 @@ class _Hand:
         monitor.do("transaction", actions=actions)
         monitor.do("migrate-continue", state="pre-switchover")
         monitor.until("MIGRATION", status="completed")
+        while monitor.do("query-status")["status"] == "finish-migrate":
+            pass
         monitor.do("cont")
         subprocess.run(["sync", "-d", str(target)], check=True)
 
@@ -203,7 +205,7 @@ def _figures(kind: str, ours: list[tuple[float, float]], hand: list[tuple[float,
     totals, hand_totals = ([each[1] for each in part] for part in (ours, hand))
     runs = len(ours)
     ratio = statistics.median(stalls) / statistics.median(by_hand)
-    what = "guest stopped, Holdfast over by hand (medians)"
+    what = "guest stopped, Holdfast over by hand (medians); by hand each command is waited for"
     return [
         Figure(f"stall_ratio_{kind}", ratio, "", 1.10, "lower", runs, what),
         Figure(f"stall_{kind}_p50_ms", percentile(stalls, 0.5), "ms", None, "lower", runs, spread(stalls)),

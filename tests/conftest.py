@@ -9,6 +9,14 @@ from typing import Any
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Sockets need short paths, and the names that xdist gives to the folders of its workers are long."""
+    worker = getattr(config, "workerinput", None)
+    if worker and config.option.basetemp:
+        name = worker["workerid"].removeprefix("g")
+        config.option.basetemp = str(Path(config.option.basetemp).with_name(name))
+
+
 def _fakes() -> Any:
     path = Path(__file__).resolve().parent / "unit/api/fake_daemon.py"
     spec = importlib.util.spec_from_file_location("fake_daemon", path)

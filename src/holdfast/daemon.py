@@ -68,6 +68,7 @@ from holdfast.vm import (
     checkpoint_export,
     checkpoints,
     create,
+    disk_work,
     guest_secrets,
     key_work,
     lifecycle,
@@ -79,6 +80,7 @@ from holdfast.vm.checkpoint_export import CheckpointExports
 from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
+from holdfast.vm.disks import DiskWork
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -160,7 +162,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
     usage = VmUsage(records)
     switches = SwitchBoard(ground.catalog, state, processes, usage)
     images = ImageStore(ground.catalog, state, usage)
-    pools = Pools(ground.catalog, ground.events, state, usage)
+    pools = Pools(ground.catalog, ground.events, state, processes, usage)
     host_keys = HostKeys(state.keys, _sealer(ground.config))
     vtpm = Vtpm(processes, state, host_keys)
     variables = VariableStores(processes, state)
@@ -209,6 +211,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     services = Services(
         vms=registry,
         nics=NicWork(rooms, registry.named),
+        disks=DiskWork(rooms, registry),
         firmware=firmware,
         vm_counts=rooms.records,
         operations=operations,
@@ -262,6 +265,7 @@ def _register(
         *checkpoint_export.procedures(rooms, registry.owner),
         *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
+        *disk_work.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),

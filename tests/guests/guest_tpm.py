@@ -2,6 +2,7 @@
 
     python3 - seal PCR,PCR VALUE FILE        prints `sealed`
     python3 - unseal FILE                    prints the value, or `refused` and the TPM's response code
+    python3 - clear                          gives the owner another seed: what was sealed opens no more
 
 Raw commands, since the image has no TPM tools: TPM 2.0 Library, part 3. FILE holds what Create returned and
 the registers; it lies on the guest's disk, as LUKS's or BitLocker's does.
@@ -14,6 +15,7 @@ import sys
 
 OWNER, NULL, PASSWORD = 0x40000001, 0x40000007, 0x40000009
 SESSIONS, NO_SESSIONS = 0x8002, 0x8001
+CLEAR, LOCKOUT = 0x126, 0x4000000A
 CREATE_PRIMARY, CREATE, LOAD, UNSEAL = 0x131, 0x153, 0x157, 0x15E
 START_AUTH, POLICY_PCR, PCR_READ = 0x176, 0x17F, 0x17E
 SHA256, ECC, KEYEDHASH, AES, CFB, P256 = 0xB, 0x23, 0x8, 0x6, 0x43, 0x3
@@ -107,6 +109,9 @@ def unseal(path):
 if sys.argv[1] == "seal":
     seal([int(each) for each in sys.argv[2].split(",")], sys.argv[3], sys.argv[4])
     print("sealed")
+elif sys.argv[1] == "clear":
+    Tpm().run(CLEAR, struct.pack(">I", LOCKOUT) + auth(PASSWORD))
+    print("cleared")
 else:
     try:
         print(unseal(sys.argv[2]))

@@ -4,8 +4,9 @@ Kernel, modules and qemu-ga come from the packages of the distribution that the 
 `apt-get download` and `dpkg -x`: no root is needed, and nothing is installed. The result is kept
 in the cache folder under a name that changes with this file and the packages.
 
-In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., CDs as /dev/sr0.., qemu-ga
-on its virtio-serial port, acpid for the power button, a shell on ttyS0. It prints READY when it is up.
+In the guest: virtio network by DHCP on every interface, disks as /dev/vda.., /dev/sda..,
+/dev/nvme0n1.., CDs as /dev/sr0.., qemu-ga on its virtio-serial port,
+acpid for the power button, a shell on ttyS0. It prints READY when it is up.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ _MODULES = (
     "evdev",
     "scsi_common",
     "scsi_mod",
+    "sd_mod",
     "virtio_scsi",
     "cdrom",
     "sr_mod",

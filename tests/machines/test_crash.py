@@ -33,6 +33,7 @@ _VERBS = (
     "restart",
     "rename",
     "clone",
+    "checkpoint",
     "recreate",
 )
 
@@ -90,6 +91,8 @@ class Worker(threading.Thread):
             self.unsure.add(copy)
             if self._try("POST", f"{path}/clone", {"name": copy}) is True:
                 self._try("DELETE", f"/v1/vms/{copy}")
+        elif verb == "checkpoint":
+            self._try("POST", f"{path}/checkpoints", {})
         elif verb == "recreate":
             self.kept.discard(name)
             self.unsure.add(name)

@@ -49,12 +49,17 @@ def test_sealing_survives_save_rotation_export_import_and_a_move_but_no_clone(
     assert in_guest(host, NAME, "seal", PCRS, VALUE, FILE) == "sealed"
     assert in_guest(host, NAME, "unseal", FILE) == VALUE
 
+    checkpoints = f"/v1/vms/{NAME}/checkpoints"
+    for kind in ("standard", "production-only"):
+        made = host.do("POST", checkpoints, {"name": kind, "type": kind}).result
+        assert made is not None and made["type"] == kind.removesuffix("-only")
     host.do("POST", f"/v1/vms/{NAME}/save")
     assert host.call("POST", "/v1/host/key/rotate", {})["rewrapped"] == 1
     host.do("POST", f"/v1/vms/{NAME}/start")
     host.wait_agent(NAME)
     assert in_guest(host, NAME, "unseal", FILE) == VALUE
 
+    _turned_back(host, checkpoints)
     host.run_in(NAME, "sync")
     stop(host, NAME)
     check_invariants(host)
@@ -85,3 +90,18 @@ def test_sealing_survives_save_rotation_export_import_and_a_move_but_no_clone(
     for name in (NAME, "moved", "copy"):
         host.do("DELETE", f"/v1/vms/{name}")
     assert check_invariants(host) == []
+
+
+def _turned_back(host: LiveHost, checkpoints: str) -> None:
+    """The TPM that could open it is gone, and so is a file; both come back, whichever the kind."""
+    for kind in ("standard", "production-only"):
+        assert in_guest(host, NAME, "clear") == "cleared"
+        assert in_guest(host, NAME, "unseal", FILE).startswith("refused 0x")
+        assert in_guest(host, NAME, "seal", PCRS, "another", "/root/other.json") == "sealed"
+        host.run_in(NAME, "sync")
+        host.do("POST", f"{checkpoints}/{kind}/apply", {})
+        host.wait_agent(NAME)
+        assert in_guest(host, NAME, "unseal", FILE) == VALUE
+        host.run_in(NAME, "! test -e /root/other.json")
+    host.do("DELETE", f"{checkpoints}/standard", subtree="true")
+    assert host.call("GET", checkpoints) == []

@@ -13,6 +13,7 @@ from holdfast.api.routes import (
     certificates,
     checkpoint_exports,
     checkpoints,
+    disks,
     events,
     firmware_state,
     health,
@@ -33,6 +34,7 @@ from holdfast.api.services import Services
 ROUTERS = (
     vms,
     nics,
+    disks,
     trust,
     firmware_state,
     certificates,

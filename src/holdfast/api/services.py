@@ -16,6 +16,7 @@ from holdfast.spec.checkpoint import (
     CheckpointView,
 )
 from holdfast.spec.devices import NicChange, NicDone, NicView
+from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskView, IoLimitsChange
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
@@ -78,6 +79,18 @@ class Vms(Protocol):
     def console_path(self, name: str) -> Awaitable[Path]: ...
     def vnc_path(self, name: str) -> Awaitable[Path]: ...
     async def list(self, query: PageQuery, state: VmState | None = None) -> Page[VmSummary]: ...
+
+
+class Disks(Protocol):
+    """Disks of VMs that exist; long work returns its operation at once."""
+
+    async def show(self, name: str, disk: str) -> DiskView: ...
+    async def add(self, name: str, request: DiskAdd, actor: str) -> Operation: ...
+    async def remove(self, name: str, disk: str, keep: bool, force: bool, actor: str) -> Operation: ...
+    async def grow(self, name: str, disk: str, request: DiskGrow, actor: str) -> Operation: ...
+    async def limit(self, name: str, disk: str, change: IoLimitsChange) -> DiskView: ...
+    async def change_bus(self, name: str, disk: str, request: DiskBusChange) -> DiskView: ...
+    async def list(self, name: str) -> tuple[DiskView, ...]: ...
 
 
 class Firmware(Protocol):
@@ -260,6 +273,7 @@ class Trust(Protocol):
 class Services:
     vms: Vms
     nics: Nics
+    disks: Disks
     firmware: Firmware
     vm_counts: VmCounts
     operations: OperationBook

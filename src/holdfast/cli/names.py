@@ -45,3 +45,4 @@ PoolArgument = Annotated[str, typer.Argument(metavar="NAME", help="The pool.", a
 VmsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="VMs.", autocompletion=complete_vm)
 ]
+DiskArgument = Annotated[str, typer.Argument(metavar="DISK", help="Its id, such as disk1.")]

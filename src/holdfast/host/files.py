@@ -100,6 +100,13 @@ def _copy_range(source: int, target: int, count: int, position: int) -> int:
     return os.sendfile(target, source, position, count)
 
 
+def in_memory(name: str, data: bytes) -> int:
+    """A descriptor of a file that is in memory alone, for a child to read; `name` is shown in /proc."""
+    fd = os.memfd_create(name)
+    os.write(fd, data)
+    return fd
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it; nothing happens where it is not there."""
     with contextlib.suppress(FileNotFoundError):

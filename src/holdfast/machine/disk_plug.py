@@ -13,6 +13,7 @@ from typing import Any
 
 from holdfast.machine.devices.disks import (
     chain_nodes,
+    descriptor_set,
     device_id,
     disk_numbers,
     filter_node,
@@ -39,6 +40,14 @@ class NoFreePort(Conflict):
 
 class NotGrowableNow(Unsupported):
     id = "disk-not-growable-now"
+
+    @classmethod
+    def of(cls, disk: str) -> "NotGrowableNow":
+        return cls(
+            f"{disk} is an NVMe disk, to which QEMU cannot give another size while its VM runs",
+            value=disk,
+            cure="Stop the VM first; disks on virtio and SCSI grow while it runs.",
+        )
 
 
 class DiskPlug:
@@ -72,8 +81,8 @@ class DiskPlug:
             )
         return place
 
-    async def add(self, attachment: DiskAttachment, place: int | None) -> None:
-        """Plug a disk; `place` is what `require_place` said.
+    async def add(self, attachment: DiskAttachment, place: int | None, fd: int | None = None) -> None:
+        """Plug a disk; `place` is what `require_place` said, `fd` what its `opened_place` stands for.
 
         Raises:
             QmpRefused: QEMU did not take it; nothing of it is left there.
@@ -82,6 +91,8 @@ class DiskPlug:
             return
         await self.close(attachment.id)  # of an attempt that a crash interrupted
         try:
+            if fd is not None:
+                await self._session.add_to_set(fd, descriptor_set(attachment.id))
             for node in chain_nodes(attachment, self._io_uring):
                 await self._session.execute("blockdev-add", node)
             await self._session.execute("object-add", throttle_object(attachment))
@@ -107,6 +118,8 @@ class DiskPlug:
         await self.drop_nodes(re.compile(rf"[df]-{re.escape(disk)}(-\d+|\.\w+)?"))
         with contextlib.suppress(QmpRefused):
             await self._session.execute("object-del", {"id": throttle_group(disk)})
+        with contextlib.suppress(QmpRefused):
+            await self._session.execute("remove-fd", {"fdset-id": descriptor_set(disk)})
 
     async def drop_nodes(self, names: re.Pattern[str]) -> None:
         """Close every node whose whole name fits and that nothing uses."""
@@ -137,11 +150,7 @@ class DiskPlug:
             QmpRefused: QEMU could not do it.
         """
         if bus is DiskBus.NVME:
-            raise NotGrowableNow(
-                f"{disk} is an NVMe disk, to which QEMU cannot give another size while its VM runs",
-                value=disk,
-                cure="Stop the VM first; disks on virtio and SCSI grow while it runs.",
-            )
+            raise NotGrowableNow.of(disk)
         arguments = {"node-name": filter_node(disk), "size": size}
         await self._session.execute("block_resize", arguments, _RESIZE_SECONDS)
 

@@ -6,16 +6,19 @@ How long it stood still is measured by QEMU's own clock: between the time stamps
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.memory_stream import MemoryStream, Progress
 from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
 
 _EVENT_SECONDS = 1.0
+_ENDED = ("shutdown", "internal-error", "guest-panicked")
+"""States in which a guest must be reset before it may go on."""
 
 
 @dataclass
@@ -29,11 +32,33 @@ class Stall:
 class Instant:
     """The instants of one QEMU. `runs`: the guest runs now, and is to run afterwards."""
 
-    def __init__(self, session: QmpSession, memory: MemoryStream) -> None:
+    def __init__(self, session: QmpSession, memory: MemoryStream, layers: DiskLayers) -> None:
         self._session = session
         self._memory = memory
+        self._layers = layers
 
-    async def of_disks(self, work: Callable[[], Awaitable[None]], *, runs: bool) -> Stall:
+    async def of_disks(
+        self, tops: Mapping[str, str], copy: Callable[[], Awaitable[None]] | None, *, runs: bool
+    ) -> Stall:
+        """Switch layers (new name by old name), and `copy` what else belongs to that instant.
+
+        QEMU takes its commands in their order, so it is told all of them without waiting for an answer, but
+        where there is something to copy.
+
+        Raises:
+            QmpRefused, as an ExceptionGroup: nothing was switched.
+        """
+        async with self._still(runs) as stall, asyncio.TaskGroup() as group:
+            stop = group.create_task(self._session.execute("stop"))
+            group.create_task(self._layers.switch(tops))
+            if copy is not None:
+                await stop
+                await copy()
+            elif runs:
+                group.create_task(self._session.execute("cont"))
+        return stall
+
+    async def of_work(self, work: Callable[[], Awaitable[None]], *, runs: bool) -> Stall:
         """Stop the guest, do the work, and let it go on. Raises what `work` raises."""
         async with self._still(runs) as stall:
             await self._session.execute("stop")
@@ -61,9 +86,13 @@ class Instant:
                 stall.seconds = await _measured(listener)
 
     async def _go_on(self) -> None:
-        # It ended, or its guest powered off meanwhile: both are reported by themselves.
-        with contextlib.suppress(QmpLost, QmpRefused):
-            await self._session.execute("cont")
+        """It may have ended, or its guest powered off meanwhile: both are reported by themselves."""
+        with contextlib.suppress(QmpLost):
+            try:
+                await self._session.execute("cont")
+            except QmpRefused:
+                if (await self._session.execute("query-status"))["status"] not in _ENDED:
+                    raise
 
 
 async def _measured(listener: Listener) -> float | None:

@@ -25,6 +25,7 @@ from holdfast.spec.units import GIB, format_size
 Progress = Callable[[float, str], None]
 
 _SECONDS = 3600.0
+_FINALIZED_SECONDS = 30.0
 _LOOK = 0.5  # seconds between two looks at how far it is
 _BANDWIDTH = 1024 * GIB  # bytes a second: the file is the limit
 _SHORT_STOP = 30  # milliseconds that the guest may stand still for the rest
@@ -87,6 +88,7 @@ class MemoryStream:
             async with self._session.listen("MIGRATION", "MIGRATION_PASS") as listener:
                 await self._begin("migrate", path, os.O_WRONLY)
                 await self._to_its_end(listener, progress, MemoryNotSaved, at_instant)
+                await self._finalized()
         except BaseException:
             await self.cancel()
             raise
@@ -108,6 +110,12 @@ class MemoryStream:
                 value=str(path),
                 cure="See the VM's log; `holdfast vm kill` drops the saved memory.",
             ) from error
+
+    async def _finalized(self) -> None:
+        """Until the guest may go on: QEMU says `completed` a moment before, and of that moment nothing."""
+        async with asyncio.timeout(_FINALIZED_SECONDS):
+            while (await self._session.execute("query-status"))["status"] == "finish-migrate":
+                pass
 
     async def cancel(self) -> None:
         """End a migration; a guest that it had stopped goes on. Nothing happens where there is none."""

@@ -16,7 +16,7 @@ from holdfast.machine.devices.cds import cds
 from holdfast.machine.devices.clock import clock
 from holdfast.machine.devices.console import console
 from holdfast.machine.devices.cpu import cpu, interrupt_remapping
-from holdfast.machine.devices.disks import disks
+from holdfast.machine.devices.disks import disks, opened, secrets
 from holdfast.machine.devices.display import display
 from holdfast.machine.devices.firmware import firmware
 from holdfast.machine.devices.kernel import kernel
@@ -76,6 +76,10 @@ class MachineInputs:
     monitor_fd: int = -1
     """Listening UNIX socket on which QEMU serves its monitor; negative: QEMU makes runtime/qmp.sock."""
     disks: tuple[DiskAttachment, ...] = ()
+    open_disks: tuple[tuple[str, int], ...] = ()
+    """Disks whose top is `opened_place` of them, with the inheritable descriptor that it stands for."""
+    secrets: tuple[tuple[str, int], ...] = ()
+    """Id of each secret object that the disks need, and a descriptor that it is read from."""
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
     firmware: FirmwareAttachment | None = None
@@ -107,7 +111,7 @@ def _platform(inputs: MachineInputs) -> list[str]:
     parts = board(inputs.machine_type, acceleration, spec.cpus, flash=flash is not None, smm=smm)
     most = spec.layout.max_cpus if spec.layout else None
     parts += cpu(spec.cpus, acceleration, spec.os, inputs.cpu_model, most)
-    parts += memory(spec.memory, acceleration)
+    parts += memory(spec.memory, acceleration, spec.layout.dimms if spec.layout else ())
     parts += clock(spec.os) + firmware(flash) + tpm(inputs.tpm)
     if isinstance(spec.boot, KernelBoot):
         parts += kernel(inputs.kernel, inputs.initrd, spec.boot.append)
@@ -116,7 +120,8 @@ def _platform(inputs: MachineInputs) -> list[str]:
 
 def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
     layout = inputs.spec.layout
-    parts = nics(inputs.nics, layout.nic_ports if layout else None)
+    parts = secrets(inputs.secrets) + [part for disk, fd in inputs.open_disks for part in opened(disk, fd)]
+    parts += nics(inputs.nics, layout.nic_ports if layout else None)
     parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=layout.disk_ports if layout else None)
     return (
         parts

@@ -16,6 +16,7 @@ from typing import Any
 from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
+from holdfast.machine.block_errors import BlockErrors
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.disk_layers import DiskLayers
@@ -26,6 +27,7 @@ from holdfast.machine.instant import Instant
 from holdfast.machine.memory_stream import MemoryStream
 from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
+from holdfast.machine.size_plug import SizePlug
 from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -75,6 +77,11 @@ class RunningMachine:
         return BlockJobs(self._session)
 
     @property
+    def block_errors(self) -> BlockErrors:
+        """Disks whose storage failed."""
+        return BlockErrors(self._session)
+
+    @property
     def hotplug(self) -> HotPlug:
         """Devices that come and go while it runs."""
         return HotPlug(self._session)
@@ -92,7 +99,7 @@ class RunningMachine:
     @property
     def instant(self) -> Instant:
         """All of it at one instant."""
-        return Instant(self._session, self.memory)
+        return Instant(self._session, self.memory, self.layers)
 
     @property
     def nics(self) -> NicPlug:
@@ -108,6 +115,11 @@ class RunningMachine:
     def moves(self) -> DiskMove:
         """Disks that are moved to other layers while it runs."""
         return DiskMove(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def size(self) -> SizePlug:
+        """Processors and memory, more or less of them while it runs."""
+        return SizePlug(self._session)
 
     @property
     def console_path(self) -> Path:

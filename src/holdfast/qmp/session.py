@@ -190,13 +190,23 @@ class QmpSession:
 
         A descriptor that was there under that name is closed. Raises as `execute` does.
         """
+        await self._hand_over(fd, "getfd", {"fdname": name}, limit)
+
+    async def add_to_set(self, fd: int, number: int, limit: float = 30.0) -> None:
+        """Give QEMU a copy of a descriptor as `/dev/fdset/<number>` (`add-fd`); ours stays open.
+
+        Raises as `execute` does.
+        """
+        await self._hand_over(fd, "add-fd", {"fdset-id": number}, limit)
+
+    async def _hand_over(self, fd: int, command: str, arguments: dict[str, Any], limit: float) -> None:
         # QEMU keeps only the descriptor that came last until a command asks for it.
         async with self._descriptors:
             try:
                 self._client.send_fd_scm(fd)
             except (StateError, OSError) as error:
-                raise QmpLost("QEMU's monitor was lost while a file was handed over", value=name) from error
-            await self.execute("getfd", {"fdname": name}, limit)
+                raise QmpLost("QEMU's monitor was lost while a file was handed over") from error
+            await self.execute(command, arguments, limit)
 
     async def close(self) -> None:
         """Let go of the monitor; QEMU runs on. May be called twice."""

@@ -4,6 +4,8 @@ Described apart from done: `network`, `storage` and `trust` make these values, `
 over to `machine`, and none of those four siblings needs to know another.
 """
 
+import hashlib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,11 +77,19 @@ class RbdPlace(Frozen):
     user: str
     """Ceph's client name without `client.`."""
     conf: Path
-    """The cluster's ceph.conf, which names monitors and keyring."""
+    """The cluster's ceph.conf, which names its monitors."""
+    keyring: Path
+    """File with the client's key; only the daemon reads it."""
+
+    @property
+    def secret(self) -> str:
+        """Id of QEMU's secret object that holds the key."""
+        named = f"{self.conf}\0{self.keyring}\0{self.user}"
+        return f"rbd-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
 
     def protocol(self) -> dict[str, Any]:
         names = {"pool": self.pool, "image": self.image, "user": self.user}
-        return {"driver": "rbd", **names, "conf": str(self.conf)}
+        return {"driver": "rbd", **names, "conf": str(self.conf), "key-secret": self.secret}
 
     def __str__(self) -> str:
         return f"rbd:{self.pool}/{self.image}"
@@ -117,6 +127,15 @@ class Layer(Frozen):
         return cls(place=FilePlace(path=path), format=format, name=name)
 
 
+class OnDiskError(StrEnum):
+    """What becomes of a request that the host's storage refuses."""
+
+    REPORT = "report"
+    """The guest sees the error; want of space stops it all the same."""
+    STOP = "stop"
+    """The guest stops, and the request is tried again when it goes on (not on NVMe, which reports)."""
+
+
 class DiskAttachment(Frozen):
     """A disk as a chain of layers, top first; only the first is written to.
 
@@ -128,6 +147,7 @@ class DiskAttachment(Frozen):
     layers: tuple[Layer, ...]
     discard: bool = True
     limits: IoLimits = IoLimits()
+    on_error: OnDiskError = OnDiskError.REPORT
 
 
 class CdAttachment(Frozen):

@@ -177,6 +177,16 @@ class CloudInit(Frozen):
     user_data: str | None = None
 
 
+class Dimm(Frozen):
+    """A piece of memory that was added to a machine while it ran."""
+
+    slot: int = Field(ge=0)
+    size: int = Field(ge=MIB)
+    """Bytes."""
+    address: int = Field(ge=0)
+    """Of its first byte, in the guest."""
+
+
 class Layout(Frozen):
     """What a machine under way was started with room for; the same again for the memory saved of it."""
 
@@ -186,6 +196,8 @@ class Layout(Frozen):
     """PCIe ports for disks, used and free."""
     max_cpus: int = Field(ge=1, le=MAX_CPUS)
     """CPUs that it can come to have."""
+    dimms: tuple[Dimm, ...] = ()
+    """What of its memory was added since it started."""
 
 
 class VmSpec(Frozen):

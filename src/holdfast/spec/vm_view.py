@@ -17,6 +17,10 @@ class GuestView(Frozen):
     os_name: str | None = None
     kernel: str | None = None
     host_name: str | None = None
+    cpus: int | None = None
+    """How many processors it uses."""
+    memory: int | None = None
+    """Bytes of memory that it uses, in whole blocks of its own size."""
 
 
 class FailureView(Frozen):
@@ -54,5 +58,9 @@ class VmView(VmSummary):
     failure: FailureView | None = None
     notices: tuple[str, ...] = ()
     """What a user should know: emulation instead of KVM, user-mode network, ..."""
+    running: VmSpec | None = None
+    """What the machine that runs now is made of; None: none runs. `spec` is what the next start makes."""
     pending: dict[str, Any] = {}
     """Changed settings that take effect at the next start."""
+    waits: dict[str, str] = {}
+    """Why, for those of them that could have taken effect at once."""

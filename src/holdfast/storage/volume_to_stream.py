@@ -20,9 +20,9 @@ from holdfast.spec.attachment import Layer
 from holdfast.spec.errors import Unsupported
 from holdfast.spec.units import MIB
 from holdfast.storage.confined import Confined, run_confined
-from holdfast.storage.convert import map_chain
 from holdfast.storage.pack_work import RUN, Order
 from holdfast.storage.qemu_img import Progress
+from holdfast.storage.volume_content import map_chain
 
 _RESERVE = 512 * MIB
 """Bytes of the file system that are left to the catalog and to running VMs."""
@@ -64,7 +64,7 @@ async def volume_to_stream(
         identity: who can read the chain, and whom the process becomes.
 
     Raises:
-        CompressedClusters, DiskTooLargeForVmdk: it cannot be done this way, or at all.
+        CompressedClusters, NotALocalFile, DiskTooLargeForVmdk: it cannot be done this way, or at all.
         NoSpace, ConversionFailed: it could not be made; nothing is left behind.
     """
     with contextlib.ExitStack() as stack:

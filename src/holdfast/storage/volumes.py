@@ -12,16 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from holdfast.host.file_locks import is_locked
+from holdfast.host.files import sync_folder
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import FilePlace, Layer, Place
+from holdfast.spec.attachment import BlockPlace, FilePlace, Layer, Place
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
-from holdfast.storage.convert import copy_bytes, flatten, make_volume, resize_volume
 from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools, ids_of
 from holdfast.storage.pools.pool import Pool, VolumeId
+from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import Progress
+from holdfast.storage.volume_content import content_length, copy_bytes, flatten, make_volume, resize_volume
 
 _LAYER = re.compile(rf"([a-z0-9-]+)\.({'|'.join(VolumeFormat)})", re.ASCII)
 _RELEASE_SECONDS = 5.0
@@ -79,13 +82,12 @@ class Volumes:
                 self._processes,
                 layers,
                 draft,
+                disk.size,
+                disk.format,
                 owner=owner,
-                format=disk.format,
                 identity=identity,
                 progress=progress,
-                virtual_size=disk.size,
             )
-            await resize_volume(self._processes, draft, disk.size, disk.format, owner=owner)
 
         await self._made(pool, volume, disk.size, identity, fill)
 
@@ -171,10 +173,10 @@ class Volumes:
         place = before.place(source)
         try:
             if not await after.copy(place, target):
-                draft = await after.allocate(target, size)
-                await copy_bytes(
-                    self._processes, place, draft, owner=f"operation:{operation}", progress=progress
-                )
+                owner = f"operation:{operation}"
+                length = await content_length(self._processes, place, owner=owner)
+                draft = await after.allocate(target, size, length)
+                await copy_bytes(self._processes, place, draft, owner=owner, progress=progress)
             await after.publish(target, identity)
         finally:
             await asyncio.shield(_discarded(after, target))
@@ -211,11 +213,11 @@ class Volumes:
                 self._processes,
                 chain,
                 draft,
+                disk.size,
+                disk.format,
                 owner=f"operation:{operation}",
-                format=disk.format,
                 identity=reader,
                 progress=progress,
-                virtual_size=disk.size,
             )
 
         await self._made(after, target, disk.size, identity, fill)
@@ -234,6 +236,7 @@ class Volumes:
                 cure="Make a smaller disk, and copy what you need inside the guest.",
             )
         await self.require(vm_name, disk)
+        await self.make_room(vm_name, disk, size)
         top = self.chain(vm_name, disk)[0]
         reader = await asyncio.to_thread(_user_of, top.place)
         await resize_volume(
@@ -245,8 +248,26 @@ class Volumes:
             identity=reader,
         )
 
+    async def make_room(self, vm_name: str, disk: Disk, size: int) -> None:
+        """Before a disk grows to `size` bytes, whether its VM runs or not. Raises NoSpace, PoolVanished."""
+        await self._pools.of(disk.pool).grow(ids_of(vm_name, disk)[0], size)
+
+    async def grant(self, vm_name: str, disk: Disk, identity: Identity | None) -> None:
+        """Before a start: `identity` may use every layer of a disk. Raises PoolVanished."""
+        for volume in ids_of(vm_name, disk):
+            await self._pools.of(disk.pool).grant(volume, identity)
+
+    async def secrets(self, vm_name: str, disk: Disk) -> dict[str, bytes]:
+        """What QEMU must know to open a disk: secret objects by their ids. Raises CephFailed."""
+        return await keys_of([layer.place for layer in self.chain(vm_name, disk)])
+
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
-        """The layers of a disk, top first. Raises PoolNotFound."""
+        """The layers of a disk, top first; a host's device that carries one is the only layer.
+
+        Raises PoolNotFound.
+        """
+        if disk.device is not None:
+            return (Layer(place=BlockPlace(path=Path(disk.device)), format="raw", name=disk.id),)
         pool = self._pools.of(disk.pool)
         layers = [
             Layer(place=pool.place(each), format=each.format.value, name=each.name)
@@ -261,21 +282,21 @@ class Volumes:
 
         The kernel lets go of an ended QEMU's files a moment after its end where io_uring held them.
         """
-        paths = [path for disk in disks if (path := await self._lockable(vm_name, disk))]
+        paths = [path for disk in disks for path in await self._lockable(vm_name, disk)]
         deadline = asyncio.get_running_loop().time() + limit
         while await asyncio.to_thread(lambda: any(is_locked(path) for path in paths)):
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(_RELEASE_LOOK)
 
-    async def _lockable(self, vm_name: str, disk: Disk) -> Path | None:
-        """The file that a machine has locked; None where there is none that could be asked now."""
+    async def _lockable(self, vm_name: str, disk: Disk) -> list[Path]:
+        """The files that a machine has locked, as far as they can be asked now."""
         with contextlib.suppress(HoldfastError):
             pool = self._pools.of(disk.pool)
-            place = pool.place(ids_of(vm_name, disk)[0])
-            if isinstance(place, FilePlace) and (await pool.state()).health is not PoolHealth.VANISHED:
-                return place.path
-        return None
+            if (await pool.state()).health is not PoolHealth.VANISHED:
+                places = [pool.place(each) for each in ids_of(vm_name, disk)]
+                return [place.path for place in places if isinstance(place, FilePlace)]
+        return []
 
     async def require(self, vm_name: str, disk: Disk) -> None:
         """Pass where every layer of a disk is there.
@@ -319,9 +340,31 @@ class Volumes:
         for name in sorted({disk.pool for disk in disks if disk.pool is not None}):
             await self._pools.of(name).rename(old, new)
 
+    async def set_aside(self, vm_name: str, disk: Disk, label: str) -> str:
+        """Keep the volumes of a disk that is the VM's no more, in a folder of their own; its path.
+
+        Run again it completes what was begun.
+        """
+        pool = self._pools.of(disk.pool)
+        places = [pool.place(each) for each in ids_of(vm_name, disk)]
+        paths = [place.path for place in places if isinstance(place, FilePlace)]
+        if not paths:
+            return ", ".join(str(place) for place in places)
+        folder = paths[0].parent / "kept" / f"{disk.id}-{label}"
+
+        def carry() -> None:
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for path in paths:
+                if path.exists():
+                    path.rename(folder / path.name)
+            sync_folder(folder)
+
+        await asyncio.to_thread(carry)
+        return str(folder)
+
     async def delete(self, vm_name: str, disk: Disk) -> None:
         """Remove a disk's volumes; nothing happens where they are not there. Raises PoolVanished."""
-        await self.delete_layers(vm_name, disk, (disk.volume, *disk.below))
+        await self.delete_layers(vm_name, disk, own_layers(disk))
 
     async def delete_layers(self, vm_name: str, disk: Disk, volumes: Iterable[str]) -> None:
         """Remove volumes of a VM from the pool of `disk`, whichever of them are there."""
@@ -353,7 +396,7 @@ async def _discarded(pool: Pool, volume: VolumeId) -> None:
 
 def _user_of(place: Place) -> Identity | None:
     """Who may read a VM's disk anyway: what a broken guest left in it is read with no other rights."""
-    if not isinstance(place, FilePlace):
+    if not isinstance(place, FilePlace | BlockPlace):
         return None
     found = place.path.stat()
     if os.geteuid() != 0 or found.st_uid == 0:

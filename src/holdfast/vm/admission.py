@@ -22,6 +22,7 @@ class Verb(StrEnum):
     SAVE = "save"
     RENAME = "rename"
     CHANGE = "change"
+    DISKS = "disks"
     CLONE = "clone"
     CERTIFICATES = "certificates"
     DELETE = "delete"
@@ -75,6 +76,7 @@ _FROM: dict[Verb, frozenset[VmState]] = {
     Verb.SAVE: frozenset({_S.RUNNING, _S.PAUSED}),
     Verb.RENAME: _DEAD | {_S.SAVED},
     Verb.CHANGE: frozenset(VmState) - {_S.MIGRATING, _S.SAVED, _S.SAVING},
+    Verb.DISKS: _DEAD | {_S.RUNNING, _S.PAUSED},
     Verb.CLONE: _DEAD,
     Verb.CERTIFICATES: _DEAD,
     Verb.DELETE: _DEAD | {_S.SAVED},
@@ -109,6 +111,7 @@ _CURES: dict[Verb, str] = {
     Verb.RESTART: "Start the VM first.",
     Verb.RENAME: "Stop or save the VM first.",
     Verb.CHANGE: "Start the saved VM, or delete its saved memory with `holdfast vm kill`.",
+    Verb.DISKS: "Wait until it runs or is off; drop saved memory with `holdfast vm kill`.",
     Verb.CLONE: "Stop the VM first; a running or saved VM has state that a clone would lose.",
     Verb.CERTIFICATES: "Try again.",
     Verb.DELETE: "Stop the VM first, or add --force.",
@@ -157,6 +160,7 @@ def admit(name: str, state: VmState, operation: str | None, verb: Verb) -> Verdi
 _WORDS: dict[Verb, str] = {
     Verb.RENAME: "be renamed",
     Verb.CHANGE: "be changed",
+    Verb.DISKS: "have its disks changed",
     Verb.CLONE: "be cloned",
     Verb.CERTIFICATES: "be given other certificates",
     Verb.DELETE: "be deleted",

@@ -23,17 +23,17 @@ from holdfast.spec.vm import UefiBoot, VmSpec, VmState
 from holdfast.trust.firmware_state import copy_files
 from holdfast.vm import checkpoint_records, layers
 from holdfast.vm.admission import Verb
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file, make_folder, memory_file, share
 from holdfast.vm.checkpoint_records import Checkpoint
-from holdfast.vm.checkpoint_taking import CheckpointPhase, share
-from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file
+from holdfast.vm.checkpoint_taking import CheckpointPhase
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import set_spec
 
 log = structlog.get_logger(__name__)
 
-_BEFORE = ".before.hfstate"
-"""In the folder of checkpoints: the firmware state that an undone return puts back."""
+_BEFORE = ".before"
+"""In the folder of checkpoints, with the firmware state that an undone return puts back."""
 _DONE = "applied"
 
 
@@ -130,7 +130,9 @@ class Return(_Applying):
             with contextlib.suppress(HoldfastError, OSError):
                 copied = await asyncio.to_thread(copy_files, folder, has_tpm=boot.tpm)
                 state = await self._rooms.firmware.of_copy(copied, record.id, folder)
-                await self._rooms.firmware.keep(state, folder / FOLDER / _BEFORE)
+                place = folder / FOLDER / _BEFORE
+                await asyncio.to_thread(make_folder, place)
+                await self._rooms.firmware.keep(state, firmware_file(place))
                 kept = True
         return {
             "spec": record.spec.model_dump(mode="json"),
@@ -151,7 +153,7 @@ class Return(_Applying):
         record = owner.record
         folder = self._rooms.state.vm(record.name)
         if before["firmware"]:
-            state = await self._rooms.firmware.kept(folder / FOLDER / _BEFORE)
+            state = await self._rooms.firmware.kept(firmware_file(folder / FOLDER / _BEFORE))
             identity = self._rooms.identities.of(record.number)
             await self._rooms.firmware.put(state, record.id, folder, identity)
 

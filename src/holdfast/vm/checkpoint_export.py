@@ -21,14 +21,14 @@ from holdfast.spec.errors import NotFound
 from holdfast.spec.firmware_state import StateExport
 from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.units import GIB
-from holdfast.spec.vm import Disk
-from holdfast.storage.convert import flatten
+from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.scratch import operation_folder
+from holdfast.storage.volume_content import flatten
 from holdfast.vm.admission import Verb
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file
 from holdfast.vm.checkpoint_records import Checkpoint
 from holdfast.vm.checkpoint_taking import CheckpointPhase
 from holdfast.vm.firmware_state import NoVtpm, export_lock
-from holdfast.vm.layer_merging import FOLDER, firmware_file
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
@@ -135,10 +135,11 @@ class MakeFiles(CheckpointPhase):
             self._rooms.processes,
             self._rooms.volumes.chain(record.name, disk),
             FilePlace(path=folder / f"{disk.id}.qcow2"),
+            disk.size,
+            VolumeFormat.QCOW2,
             owner=f"operation:{job.id}",
             identity=self._rooms.identities.of(record.number),
             progress=told,
-            virtual_size=disk.size,
         )
 
     async def undo(self, job: Job) -> None:

@@ -42,19 +42,21 @@ from holdfast.vm.checkpoint_applying import (
     StartAgain,
     TidyUp,
 )
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file, memory_file
+from holdfast.vm.checkpoint_of_machine import MEMORY_OVERHEAD
 from holdfast.vm.checkpoint_records import Checkpoint, CheckpointTree
 from holdfast.vm.checkpoint_taking import (
     CREATE,
-    MEMORY_OVERHEAD,
     CheckpointPhase,
     PrepareLayers,
     RecordCheckpoint,
     TakeCheckpoint,
-    require_movable,
 )
-from holdfast.vm.layer_merging import FOLDER, firmware_file, memory_file, own_specs
+from holdfast.vm.disk_specs import require_movable_memory
+from holdfast.vm.layer_merging import own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.planning import require_volume
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -76,6 +78,10 @@ class GuardedVm(Unsupported):
 
 class CheckpointDamaged(Conflict):
     id = "checkpoint-damaged"
+
+
+class OtherAcceleration(Unsupported):
+    id = "checkpoint-of-other-acceleration"
 
 
 class Checkpoints:
@@ -174,9 +180,10 @@ class Checkpoints:
         self._require_unguarded(owner)
         for spec in own_specs(owner):
             for disk in spec.disks:
+                require_volume(record.name, disk)
                 await self._rooms.volumes.require(record.name, disk)
         if owner.machine is not None and request.type is CheckpointWish.STANDARD:
-            require_movable(owner)
+            require_movable_memory(record)
             memory = (record.running_spec or record.spec).memory
             await asyncio.to_thread(require_space, self._rooms.state.vms, memory + MEMORY_OVERHEAD)
         new = {"id": new_id(), "name": name, "notes": request.notes, "type": request.type}
@@ -215,8 +222,10 @@ class Checkpoints:
         for spec in checkpoint.specs:
             await self._require_spec(name, spec)
         folder = self._rooms.state.vm(name) / FOLDER / checkpoint.name
-        if checkpoint.has_memory and not memory_file(folder).is_file():
-            raise _damaged(checkpoint, memory_file(folder))
+        if checkpoint.has_memory:
+            if not memory_file(folder).is_file():
+                raise _damaged(checkpoint, memory_file(folder))
+            await self._require_acceleration(checkpoint)
         if isinstance(checkpoint.spec.boot, UefiBoot):
             try:
                 header, _ = read_header(await asyncio.to_thread(read_bounded, firmware_file(folder), LONGEST))
@@ -229,6 +238,17 @@ class Checkpoints:
             freed = ran.memory if ran is not None and owner.machine is not None else 0
             need = (checkpoint.running_spec or checkpoint.spec).memory
             await asyncio.to_thread(require_memory, max(0, need - freed))
+
+    async def _require_acceleration(self, checkpoint: Checkpoint) -> None:
+        now = (await self._rooms.acceleration.verdict()).acceleration
+        if checkpoint.acceleration not in (None, now):
+            raise OtherAcceleration(
+                f"the memory of checkpoint {checkpoint.name!r} is of a machine that ran by"
+                f" {checkpoint.acceleration}; this host runs VMs by {now} now",
+                value=checkpoint.acceleration,
+                cure="Return to it where VMs run as they did; its disks can be exported:"
+                " `holdfast checkpoint export`.",
+            )
 
     async def _require_spec(self, name: str, spec: VmSpec) -> None:
         for disk in spec.disks:

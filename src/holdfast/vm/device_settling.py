@@ -7,6 +7,7 @@ the record names; what it has less is dropped here, with what stood beside it on
 import structlog
 
 from holdfast.catalog.tables import VmRow
+from holdfast.machine.layout import with_layout
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Nic, VmSpec
@@ -21,6 +22,7 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     running = record.running_spec
     if running is None:
         return record
+    record = await settle_size(rooms, record, machine)
     gone = [nic for nic in running.nics if not await machine.nics.has(nic.id)]
     for nic in gone:
         await machine.nics.close(nic.id)
@@ -32,6 +34,27 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     return await rooms.records.change(
         record.id, lambda row: set_running(row, nics=kept), "vm.unplugged", data
     )
+
+
+async def settle_size(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    """Record how many processors and how much memory a running machine has; returns the record then."""
+    running = record.running_spec
+    if running is None:
+        return record
+    now, laid = await machine.size.now(), with_layout(running).layout
+    old = laid.dimms if laid else ()
+    if laid is None or (now.cpus, now.dimms) == (running.cpus, old):
+        return record
+    for slot in {dimm.slot for dimm in old} - {dimm.slot for dimm in now.dimms}:
+        await machine.size.forget_dimm(slot)
+    memory = running.memory + sum(each.size for each in now.dimms) - sum(each.size for each in old)
+    update = {
+        "cpus": now.cpus,
+        "memory": memory,
+        "layout": laid.model_copy(update={"dimms": now.dimms}),
+    }
+    data = {"id": record.id, "cpus": now.cpus, "memory": memory}
+    return await rooms.records.change(record.id, lambda row: set_running(row, **update), "vm.resized", data)
 
 
 async def settle_ports(rooms: Rooms, record: VmRecord) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import structlog
 
 from holdfast.machine.running import RunningMachine
-from holdfast.qmp.agent import AgentRefused, GuestAgent
+from holdfast.qmp.agent import AgentNonsense, AgentRefused, GuestAgent
+from holdfast.qmp.agent_devices import online_cpus, online_memory
 from holdfast.spec.errors import HoldfastError, Unsupported
 from holdfast.spec.vm_requests import ExecRequest, ExecResult
 from holdfast.spec.vm_view import GuestView
@@ -133,14 +134,27 @@ class GuestWatch:
             os_name=_text(os_info.get("pretty-name")),
             kernel=_text(os_info.get("kernel-release")),
             host_name=_text(name),
+            **await self._size(),
         )
+
+    async def measure(self) -> None:
+        """Read again how much the guest uses. Raises AgentNotThere."""
+        await self.agent()
+        self._view = self._view.model_copy(update=await self._size())
+        await self._seen(self._view, self._addresses)
+
+    async def _size(self) -> dict[str, int | None]:
+        return {
+            "cpus": await self._ask(online_cpus(self._agent, _SHORT)),
+            "memory": await self._ask(online_memory(self._agent, _SHORT)),
+        }
 
     @staticmethod
     async def _ask(question: Awaitable[Any]) -> Any:
         """None where the guest cannot say (no such file, command disabled)."""
         try:
             return await question
-        except AgentRefused:
+        except (AgentRefused, AgentNonsense):
             return None
 
     async def _find_place(self, limit: float = _SHORT) -> None:

@@ -12,7 +12,6 @@ layers it has, and records those.
 import asyncio
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from sqlalchemy.orm import object_session
@@ -23,10 +22,12 @@ from holdfast.machine.disk_layers import DiskLayers, root_of
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
 from holdfast.spec.attachment import Layer
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import format_size
 from holdfast.spec.vm import VmSpec
 from holdfast.vm import checkpoint_records, layers
+from holdfast.vm.checkpoint_files import FOLDER
 from holdfast.vm.layers import Direction, Merge
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import set_spec
@@ -35,8 +36,6 @@ from holdfast.vm.rooms import Rooms
 log = structlog.get_logger(__name__)
 
 _END_SECONDS = 5.0  # for the end of a process to be noticed whose monitor was lost
-FOLDER = "checkpoints"
-"""Of a VM's folder: a folder a checkpoint."""
 
 
 def own_specs(owner: VmOwner) -> list[VmSpec]:
@@ -101,7 +100,7 @@ class Merging:
         connected = await machine.layers.chains()
         for disk in disks:
             # A layer that the machine went on without was merged, and the record not told.
-            for layer in layers.own_layers(disk):
+            for layer in own_layers(disk):
                 if disk.id in connected and layer not in connected[disk.id]:
                     await forget(owner, disk.id, layer)
         if job.notes.get("merge_stopped") and await machine.status() == "paused":
@@ -238,7 +237,7 @@ class _Work:
             await machine.layers.finish(self._id)
             await forget(self._owner, self._merge.disk, self._merge.upper)
 
-        await machine.instant.of_disks(work, runs=runs)
+        await machine.instant.of_work(work, runs=runs)
         self._job.notes["merge_stopped"] = False
 
     async def _up(self, disks: DiskLayers, chain: "_Chain") -> None:
@@ -298,13 +297,3 @@ class _Chain:
     def above(self, name: str) -> str | None:
         at = self._names.index(name)
         return self._names[at - 1] if at else None
-
-
-def memory_file(folder: Path) -> Path:
-    """Of a checkpoint's folder."""
-    return folder / "memory"
-
-
-def firmware_file(folder: Path) -> Path:
-    """Of a checkpoint's folder; a container that this host alone opens."""
-    return folder / "firmware.hfstate"

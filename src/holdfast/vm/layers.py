@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.vm import Disk, VmSpec, VolumeFormat
 
 MOST_LAYERS = 50
@@ -40,11 +41,6 @@ class Merge:
     disk: str
     lower: str
     upper: str
-
-
-def own_layers(disk: Disk) -> tuple[str, ...]:
-    """Names of a disk's own layers, top first."""
-    return (disk.volume, *disk.below)
 
 
 def named(specs: Iterable[VmSpec]) -> dict[str, frozenset[str]]:

@@ -28,10 +28,12 @@ from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.device_settling import settle_devices
+from holdfast.vm.disk_settling import forget_unnamed, settle_disks
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.stall import Stall, StallWatch
 from holdfast.vm.start import bring_up, settle_restore, take_down
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class VmOwner:
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._at_rest = asyncio.Event()
         self._powered_off = False
+        self._stalls = StallWatch(rooms.pools, rooms.events, self._queue.put_nowait)
         self._watch: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._serve(), name=f"vm {record.name}")
         if machine is not None:
@@ -70,6 +73,11 @@ class VmOwner:
         if self.machine is None or self.record.state is not VmState.RUNNING:
             return None
         return self.machine, self.guest.restarts if self.guest else 0
+
+    @property
+    def stall(self) -> Stall | None:
+        """Why the guest stands still though nobody paused it; None where it does not."""
+        return self._stalls.stall
 
     # Requests
 
@@ -122,6 +130,7 @@ class VmOwner:
 
     async def close(self) -> None:
         """Let go of the VM without touching it."""
+        self._stalls.forget()
         for task in (self._watch, self._task):
             if task:
                 task.cancel()
@@ -230,6 +239,7 @@ class VmOwner:
         await self.change(back, "vm.start-failed")
 
     async def pause(self) -> None:
+        self._stalls.forget()  # it no longer goes on by itself
         if self.admits(Verb.PAUSE):
             await self._machine().pause()
             await self._set_state(VmState.PAUSED, "vm.paused")
@@ -345,6 +355,7 @@ class VmOwner:
         self._powered_off = False
         self._at_rest.clear()
         self._watch = asyncio.create_task(self._watch_machine(machine))
+        self._queue.put_nowait(lambda: self._look_for_stall(machine))
         if self.record.spec.guest_agent:
             self.guest = GuestWatch(self._rooms, machine, lambda: self.record, self._guest_seen)
 
@@ -361,29 +372,49 @@ class VmOwner:
         if event.name == "SHUTDOWN":
             self._powered_off = True
             await machine.quit()
+        elif event.name == "STOP" and state is VmState.STOPPING:
+            await self._look_for_stall(machine)
         elif event.name in ("STOP", "RESUME") and state in (VmState.RUNNING, VmState.PAUSED):
-            # The report may be older than what was done since: only what is now counts.
-            paused = await machine.status() != "running"
-            if paused is not (state is VmState.PAUSED) and not self._powered_off:
-                await self._set_state(
-                    VmState.PAUSED if paused else VmState.RUNNING, "vm.paused" if paused else "vm.resumed"
-                )
-        elif event.name == "RESET":
-            await self._rooms.events.emit("vm.guest-restarted", self.record.name, {"id": self.record.id})
+            await self._look_for_pause(machine)
+        elif event.name == "DEVICE_DELETED":
+            self.record = await settle_devices(self._rooms, self.record, machine)
+            self.record = await settle_disks(self._rooms, self.record, machine)
+        else:
+            await self._guest_reported(event)
+
+    async def _look_for_pause(self, machine: RunningMachine) -> None:
+        # The report may be older than what was done since: only what is now counts.
+        if await self._stalled(machine):
+            return
+        paused = await machine.status() != "running"
+        if paused is not (self.record.state is VmState.PAUSED) and not self._powered_off:
+            await self._set_state(
+                VmState.PAUSED if paused else VmState.RUNNING, "vm.paused" if paused else "vm.resumed"
+            )
+
+    async def _guest_reported(self, event: MachineEvent) -> None:
+        data = {"id": self.record.id}
+        if event.name == "RESET":
+            await self._rooms.events.emit("vm.guest-restarted", self.record.name, data)
             if self.guest:
                 self.guest.forget()
         elif event.name == "GUEST_PANICKED":
-            await self._rooms.events.emit("vm.guest-panicked", self.record.name, {"id": self.record.id})
+            await self._rooms.events.emit("vm.guest-panicked", self.record.name, data)
         elif event.name == "BLOCK_IO_ERROR":
-            data = {
-                "id": self.record.id,
-                "device": str(event.data.get("device") or event.data.get("node-name")),
-            }
-            await self._rooms.events.emit("vm.disk-error", self.record.name, data)
-        elif event.name == "DEVICE_DELETED":
-            self.record = await settle_devices(self._rooms, self.record, machine)
+            device = str(event.data.get("device") or event.data.get("node-name"))
+            await self._rooms.events.emit("vm.disk-error", self.record.name, {**data, "device": device})
         elif event.name == "VSERPORT_CHANGE" and self.guest:
             self.guest.port_changed(event.data)
+
+    async def _stalled(self, machine: RunningMachine) -> bool:
+        """Whether the guest stands still for its storage, which is then told."""
+        stall = await self._stalls.look(machine, self.record) if machine is self.machine else None
+        if stall is not None and self.record.state is VmState.RUNNING:
+            await self._set_state(VmState.PAUSED, stall.event, stall.data)
+        return stall is not None
+
+    async def _look_for_stall(self, machine: RunningMachine) -> None:
+        await self._stalled(machine)
 
     async def _ended(self, machine: RunningMachine) -> None:
         if machine is not self.machine:
@@ -398,6 +429,8 @@ class VmOwner:
             text="QEMU ended by itself", time=datetime.now(UTC), log_tail=tuple(lines)
         ).model_dump(mode="json")
 
+        had = self.record.running_spec.disks if self.record.running_spec else ()
+
         def ended(row: VmRow) -> None:
             row.state = VmState.OFF if expected else VmState.FAILED
             row.running_spec = None
@@ -406,6 +439,7 @@ class VmOwner:
             row.failure = None if expected else failure
 
         await self.change(ended, "vm.stopped" if expected else "vm.failed")
+        await forget_unnamed(self._rooms, self.record, [*had])
         await asyncio.to_thread(MemoryImage(self._rooms.state.vm(self.record.name)).discard)
         self._at_rest.set()
 
@@ -413,6 +447,7 @@ class VmOwner:
         """End what is left of the machine and everything that stood beside it."""
         if self.machine is machine:
             self.machine = None
+        self._stalls.forget()
         if self._watch and self._watch is not asyncio.current_task():
             self._watch.cancel()
         if self.guest:
@@ -441,11 +476,11 @@ class VmOwner:
 
         self._queue.put_nowait(store)
 
-    async def _set_state(self, state: VmState, event: str) -> None:
+    async def _set_state(self, state: VmState, event: str, data: dict[str, Any] | None = None) -> None:
         def apply(row: VmRow) -> None:
             row.state = state
 
-        await self.change(apply, event)
+        await self.change(apply, event, data)
 
     def _machine(self) -> RunningMachine:
         if self.machine is None:

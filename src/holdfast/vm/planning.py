@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from holdfast.host.block_devices import look_at
 from holdfast.host.space import MemoryShort, memory_figures, require_memory, require_space
 from holdfast.machine.devices.ports import TooManyDevices
 from holdfast.network.addresses import new_mac
@@ -39,6 +40,7 @@ from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.variables import read_summary
 from holdfast.vm.attested_host import require_guardable
 from holdfast.vm.cloud_init import check_cloud_init
+from holdfast.vm.disk_specs import require_movable_memory
 from holdfast.vm.records import VmRecord, tpm_identity
 from holdfast.vm.rooms import Rooms
 
@@ -83,6 +85,10 @@ class VmIsTemplate(Conflict):
 
 class TemplateNotOff(Conflict):
     id = "template-not-off"
+
+
+class DiskOnDevice(Conflict):
+    id = "disk-on-device"
 
 
 class NoTpmToKeep(InvalidInput):
@@ -159,6 +165,7 @@ class Planner:
             )
         await self._require_room(None, _VM_OVERHEAD)
         for disk in source.spec.disks:
+            require_volume(source.name, disk)
             await self._require_room(disk.pool, await self._rooms.volumes.stored_size(source.name, disk))
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
@@ -269,8 +276,12 @@ class Planner:
         await asyncio.to_thread(require_memory, record.spec.memory)
         for disk in record.spec.disks:
             await self._rooms.volumes.require(record.name, disk)
+            if disk.device is not None:
+                await asyncio.to_thread(look_at, disk.device)
 
     async def require_savable(self, record: VmRecord) -> None:
+        """Raises MemoryNotMovable, NoSpace."""
+        require_movable_memory(record)
         spec = record.running_spec or record.spec
         await asyncio.to_thread(require_space, self._rooms.state.vms, spec.memory + _VM_OVERHEAD)
 
@@ -312,6 +323,10 @@ class Planner:
                 if drivers.kind is ImageKind.ISO:
                     return (CdDrive(id="cd0", image=disc), CdDrive(id="cd1", image=drivers.digest))
         return (CdDrive(id="cd0", image=disc),) if disc else ()
+
+    async def new_disk(self, disk_id: str, wanted: NewDisk) -> tuple[Disk, Image | None]:
+        """A disk with this id, and the image that it comes from. Raises the refusal."""
+        return await self._disk(disk_id, wanted)
 
     async def _disk(self, disk_id: str, wanted: NewDisk) -> tuple[Disk, Image | None]:
         image = await self._image(wanted.image, ImageKind.DISK) if wanted.image else None
@@ -368,6 +383,16 @@ class Planner:
             taken[mac] = "this one"
             nics.append(Nic(id=f"nic{index}", mac=mac, switch=new.switch, vlan=new.vlan))
         return tuple(nics)
+
+
+def require_volume(vm_name: str, disk: Disk) -> None:
+    """Pass where a disk has volumes that can be copied and laid over. Raises DiskOnDevice."""
+    if disk.device is not None:
+        raise DiskOnDevice(
+            f"{disk.id} of VM {vm_name!r} is the host's device {disk.device}, of which there is no other",
+            value=disk.id,
+            cure=f"Remove it first: `holdfast disk remove {vm_name} {disk.id}`.",
+        )
 
 
 def _cloned(disk: Disk, full_copy: bool) -> Disk:

@@ -18,6 +18,7 @@ from holdfast.spec.vm import VmState
 from holdfast.spec.vm_view import FailureView
 from holdfast.trust.firmware_folder import settle_folder
 from holdfast.vm.device_settling import settle_devices, settle_ports
+from holdfast.vm.disk_settling import settle_machine
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.reconcile import DIED, Found, Settled, found_by_status, settle
 from holdfast.vm.records import VmRecord
@@ -97,6 +98,7 @@ async def _recover_vm(
         machine = None
         await take_down(rooms, record)
     if settled.resume_guest and machine is not None:
+        await machine.memory.cancel()  # else what writes it out would stop the guest again
         await machine.cont()
     if settled.state is not record.state or settled.failure:
         record = await _store(rooms, record, settled)
@@ -104,6 +106,7 @@ async def _recover_vm(
         await asyncio.to_thread(image.discard)
     if machine is not None:
         record = await _settle_plugged(rooms, record, machine)
+        record = await settle_machine(rooms, record, machine)
     registry.add(record, machine)
     return machine
 

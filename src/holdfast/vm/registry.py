@@ -5,6 +5,7 @@ operation that carries them out, and done by the procedures of `lifecycle`, `cre
 `delete`. Short verbs go straight to the owner.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.sizing import GuestSize, guest_size, require_room, resize, use
 from holdfast.vm.usage import images_of, pools_of
 from holdfast.vm.view import show
 
@@ -141,23 +143,37 @@ class VmRegistry:
         return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
 
     async def begin(
-        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+        self,
+        kind: str,
+        owner: VmOwner,
+        verb: Verb,
+        params: dict[str, Any],
+        actor: str,
+        also: Callable[[Session], None] = lambda _: None,
     ) -> Operation:
-        """Begin an operation of another module on a VM: admitted and recorded together."""
-        return await self._submit(kind, owner, verb, params, actor)
+        """Begin an operation of another module on a VM: admitted and recorded together.
+
+        `also` runs in that transaction, and may refuse by raising.
+        """
+        return await self._submit(kind, owner, verb, params, actor, also)
 
     async def _submit(
-        self, kind: str, owner: VmOwner, verb: Verb, params: dict[str, Any], actor: str
+        self,
+        kind: str,
+        owner: VmOwner,
+        verb: Verb,
+        params: dict[str, Any],
+        actor: str,
+        also: Callable[[Session], None] = lambda _: None,
     ) -> Operation:
         """Admit and record in one transaction: two requests at once cannot both be let in."""
         params = {"vm": owner.record.id, **params}
-        return await self._operations.submit(
-            kind,
-            owner.record.name,
-            params,
-            actor,
-            lambda session, operation: self._reserve(session, owner, verb, operation),
-        )
+
+        def reserve(session: Session, operation: str) -> None:
+            self._reserve(session, owner, verb, operation)
+            also(session)
+
+        return await self._operations.submit(kind, owner.record.name, params, actor, reserve)
 
     def _reserve(self, session: Session, owner: VmOwner, verb: Verb, operation: str) -> None:
         row = records.by_id(session, owner.record.id)
@@ -223,6 +239,7 @@ class VmRegistry:
         owner.admits(Verb.CHANGE)
         before = owner.record.spec
         spec = await self._planner.changed(owner.record, change)
+        await require_room(owner.record, change.memory)
         guarded = spec.require_attested_host
         changes = guarded != owner.record.spec.require_attested_host
         key = await guard_key(self._rooms, owner.record) if changes else b""
@@ -243,10 +260,16 @@ class VmRegistry:
             if change.iso is not None and owner.machine is not None:
                 await owner.machine.set_medium(spec.cd_drives[0].id, await self._planner.medium(spec))
             await owner.change(lambda row: records.set_spec(row, spec), "vm.changed")
+            if sized:
+                await resize(self._rooms, owner)
             if key and guarded:
                 await vtpm.guard(owner.record.id, folder, key)
 
+        sized = change.cpus is not None or change.memory is not None
+        used, was = await guest_size(owner) if sized else GuestSize(), owner.record.running_spec
         await owner.request(apply)
+        if sized:
+            await use(owner, used, was)
         return await self.show(owner.record.id)
 
     async def show(self, name: str) -> VmView:
@@ -259,7 +282,8 @@ class VmRegistry:
             record,
             str(self._rooms.state.vm(record.name)),
             self._rooms.acceleration.known,
-            [user_mode_notice(record.name)] if any(nic.switch is None for nic in record.spec.nics) else [],
+            ([user_mode_notice(record.name)] if any(nic.switch is None for nic in record.spec.nics) else [])
+            + ([owner.stall.text] if owner.stall else []),
         )
 
     async def list(self, query: PageQuery, state: VmState | None = None) -> Page[VmSummary]:

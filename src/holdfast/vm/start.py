@@ -10,13 +10,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from holdfast.host.files import own, remove_tree
+from holdfast.host.files import in_memory, own, remove_tree
 from holdfast.host.processes import Identity
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.attachment import (
     CdAttachment,
-    DiskAttachment,
     FirmwareAttachment,
     NicAttachment,
     TapAttachment,
@@ -26,6 +25,7 @@ from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.attested_host import key_for_start
+from holdfast.vm.disk_attachments import OpenedDisk, descriptors_of, open_disk
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.pending_keys import before_start
 from holdfast.vm.records import VmRecord
@@ -61,11 +61,21 @@ async def _build(
     spec, folder, runtime = _spec(record), rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
     identity = rooms.identities.of(record.number)
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
+    for disk in spec.disks:
+        await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
+    disks: list[OpenedDisk] = []
+    secrets: dict[str, int] = {}
     try:
+        for disk in spec.disks:
+            for name, secret in (await rooms.volumes.secrets(record.name, disk)).items():
+                if name not in secrets:
+                    secrets[name] = in_memory(name, secret)
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
+        for disk in spec.disks:
+            disks.append(open_disk(rooms, record.name, disk))
         boot = spec.boot
         inputs = MachineInputs(
             vm_id=record.id,
@@ -74,11 +84,10 @@ async def _build(
             acceleration=verdict.acceleration,
             cpu_model=verdict.cpu_model,
             machine_type=machine_type,
-            disks=tuple(
-                DiskAttachment(id=disk.id, bus=disk.bus, layers=rooms.volumes.chain(record.name, disk))
-                for disk in spec.disks
-            ),
+            disks=tuple(disk.attachment for disk in disks),
+            open_disks=tuple((disk.attachment.id, disk.fd) for disk in disks if disk.fd is not None),
             cds=await _cds(rooms, spec, folder),
+            secrets=tuple(secrets.items()),
             nics=tuple(ports),
             firmware=_firmware(boot, folder) if isinstance(boot, UefiBoot) else None,
             tpm=tpm,
@@ -90,10 +99,10 @@ async def _build(
             else None,
             incoming=image is not None,
         )
-        taps = descriptors(port for _, port in ports)
-        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", taps)
+        fds = [*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()]
+        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", fds)
     finally:
-        for fd in descriptors(port for _, port in ports):
+        for fd in (*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:

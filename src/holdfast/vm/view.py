@@ -6,16 +6,18 @@ from typing import Any
 from holdfast.spec.host import AccelerationVerdict
 from holdfast.spec.vm import Acceleration, GuestOs, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import GuestView, VmView
+from holdfast.vm.disk_specs import disk_notices
 from holdfast.vm.records import VmRecord
+from holdfast.vm.waiting import waits
 
 _HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
 _NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
 
 
 def show(
-    record: VmRecord, folder: str, verdict: AccelerationVerdict | None, nic_notices: list[str]
+    record: VmRecord, folder: str, verdict: AccelerationVerdict | None, more_notices: list[str]
 ) -> VmView:
-    """`verdict` is the host's; `nic_notices` is what the network room says of the VM's NICs."""
+    """`verdict` is the host's; `more_notices` is what others say of it."""
     alive = record.state in _HAS_MACHINE
     return VmView(
         id=record.id,
@@ -33,8 +35,10 @@ def show(
         uptime_seconds=_seconds_since(record.started) if alive else None,
         folder=folder,
         failure=record.failure if record.state is VmState.FAILED else None,
-        notices=tuple(_notices(record, verdict) + nic_notices),
+        notices=tuple(_notices(record, verdict) + more_notices),
+        running=record.running_spec if alive else None,
         pending=pending(record.running_spec, record.spec) if alive else {},
+        waits=waits(record) if alive else {},
     )
 
 
@@ -74,6 +78,8 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append("Has no vTPM")
     if isinstance(boot, UefiBoot) and boot.tpm_identity not in (None, record.id):
         notices.append(f"Took over the TPM identity of VM {boot.tpm_identity}: never run both")
+    for disk in (record.running_spec or record.spec).disks:
+        notices += disk_notices(disk)
     if record.spec.require_attested_host:
         notices.append("Starts only while this host's verifier trusts it")
     if record.spec.template:

@@ -16,14 +16,14 @@ from typing import Any
 from holdfast.host.files import remove_tree, write_atomic
 from holdfast.host.space import require_space
 from holdfast.operations.procedure import Job, Procedure
-from holdfast.spec.attachment import Layer
+from holdfast.spec.attachment import Layer, NotALocalFile
 from holdfast.spec.operation import Operation
 from holdfast.spec.units import GIB
 from holdfast.spec.vm import Disk, VmSpec
 from holdfast.spec.vm_export import DiskFormat, VmExport
-from holdfast.storage.convert import to_format
 from holdfast.storage.ovf_writer import ExportedDisk, ExportedFile, descriptor, manifest
 from holdfast.storage.scratch import operation_folder
+from holdfast.storage.volume_content import to_format
 from holdfast.storage.volume_to_stream import CompressedClusters, volume_to_stream
 from holdfast.vm.admission import Verb
 from holdfast.vm.checkpoint_export import VM_KIND
@@ -117,17 +117,17 @@ class ExportDisks(_Exporting):
         if format is DiskFormat.VMDK:
             try:
                 return await self._stream(job, owner, layers, disk, target, told)
-            except CompressedClusters:
+            except (CompressedClusters, NotALocalFile):
                 pass  # QEMU, slower, reads them too
         await to_format(
             self._rooms.processes,
             layers,
             target,
+            disk.size,
             format,
             owner=f"operation:{job.id}",
             identity=self._rooms.identities.of(owner.record.number),
             progress=told,
-            virtual_size=disk.size,
         )
         return ExportedFile(target.name, target.stat().st_size, await asyncio.to_thread(_digest, target))
 

@@ -49,12 +49,15 @@ class Rig:
         assert "read" in said, said
         return "Pattern verification failed" not in said
 
+    async def open(self, name: str) -> None:
+        make(self.folder / f"{name}.qcow2")
+        await self.machine.layers.add(self.layer(name))
+
     async def put_on(self, **tops: str) -> None:
         """New layers by disk id, over what is on top."""
         chains = await self.machine.layers.chains()
         for name in tops.values():
-            make(self.folder / f"{name}.qcow2")
-            await self.machine.layers.add(self.layer(name))
+            await self.open(name)
         await self.machine.layers.switch({chains[disk][0]: name for disk, name in tops.items()})
 
 

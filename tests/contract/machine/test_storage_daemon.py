@@ -35,7 +35,7 @@ def chain_in(folder: Path) -> list[Layer]:
         make(folder / f"{name}.qcow2")
         fill(folder / f"{name}.qcow2", number + 1, f"{number * 512}k", "1M")
     names = ("disk0-2", "disk0-1", "disk0")
-    return [Layer(path=folder / f"{name}.qcow2", format="qcow2", name=name) for name in names]
+    return [Layer.of_file(folder / f"{name}.qcow2", "qcow2", name) for name in names]
 
 
 async def test_layers_are_merged_up_and_down_without_a_machine(processes: Processes, tmp_path: Path) -> None:

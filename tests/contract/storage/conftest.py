@@ -17,7 +17,7 @@ from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools
 from holdfast.storage.volumes import Volumes
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "guests")]
 
 from storage_rooms import Rooms
 
@@ -31,7 +31,7 @@ async def rooms() -> AsyncIterator[Rooms]:
     catalog, processes = Catalog.open(state.catalog), Processes(state)
     images = ImageStore(catalog, state)
     events = EventLog(catalog)
-    pools = Pools(catalog, events, state)
+    pools = Pools(catalog, events, state, processes)
     identity = Identity(64321, 64321) if os.geteuid() == 0 else None
     yield Rooms(state, catalog, events, processes, images, pools, Volumes(images, pools, processes), identity)
     catalog.close()

@@ -3,24 +3,23 @@
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from loop_files import LoopFile
 from sqlalchemy.orm import Session
 from storage_rooms import Rooms
+from volume_life import io, live_through
 
 from holdfast.catalog.tables import PoolRow
 from holdfast.host.space import NoSpace
-from holdfast.spec.attachment import Layer
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.paging import PageQuery
 from holdfast.spec.pool import DirectoryPoolSpec, PoolCreate, PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.pools.book import PoolExists, PoolInUse, PoolNotFound, Pools
-from holdfast.storage.pools.pool import BadVolumeName, PoolVanished, VolumeId, VolumesInTheWay
-from holdfast.storage.volumes import VolumeMissing, VolumeShrunk
+from holdfast.storage.pools.pool import BadVolumeName, PoolVanished, VolumeId
 
 MIB = 1 << 20
 KINDS = ("directory", "ext4", "xfs")
@@ -54,73 +53,12 @@ def request_of(path: Path, name: str = "Fast", format: VolumeFormat = VolumeForm
     return PoolCreate(name=name, spec=DirectoryPoolSpec(path=path, format=format))
 
 
-def io(layers: Sequence[Layer], *commands: str, write: bool = False) -> bool:
-    """Whether qemu-io carries out commands on a chain; what it reads is compared."""
-    node = ""
-    for layer in reversed(layers):
-        file = f'"file":{{"driver":"file","filename":"{layer.path}"}}'
-        below = f',"backing":{node or "null"}' if layer.format == "qcow2" else ""
-        node = f'{{"driver":"{layer.format}",{file}{below}}}'
-    arguments = [part for command in commands for part in ("-c", command)]
-    done = subprocess.run(
-        ["qemu-io", *(() if write else ("-r",)), *arguments, f"json:{node}"], capture_output=True, text=True
-    )
-    return done.returncode == 0 and "failed" not in done.stdout + done.stderr
-
-
 async def test_the_life_of_volumes(rooms: Rooms, root: Path) -> None:
     """Blank, layered, cloned, carried over, grown, renamed, removed: each step's content verified."""
     pool = await rooms.pools.create(request_of(root))
     assert (pool.health, pool.target, pool.volumes) == (PoolHealth.AVAILABLE, str(root), ())
     assert pool.capacity and pool.free and pool.used is not None and pool.used < pool.capacity
-    volumes, identity = rooms.volumes, rooms.identity
-    disk = Disk(id="disk0", volume="disk0", size=32 * MIB, pool="fast")
-    await volumes.create("one", disk, copy_of=None, identity=identity, operation="x", progress=nothing)
-    path = root / "one" / "disk0.qcow2"
-    assert path.stat().st_mode & 0o777 == 0o600
-    if identity:
-        assert path.stat().st_uid == identity.uid
-    assert io(volumes.chain("one", disk), "write -P 5 0 8M", write=True)
-    assert await volumes.stored_size("one", disk) >= 8 * MIB
-
-    layer = await volumes.create_overlay("one", disk, "disk0-1", identity=identity, operation="x")
-    assert io([layer, *volumes.chain("one", disk)], "read -P 5 0 8M")
-    disk = disk.model_copy(update={"volume": "disk0-1", "below": ("disk0",)})
-    assert volumes.chain("one", disk)[0] == layer
-    assert io(volumes.chain("one", disk), "write -P 9 1M 64k", write=True)
-    await volumes.require("one", disk)
-
-    clone = Disk(id="disk0", volume="disk0", size=32 * MIB, pool="Fast")
-    await volumes.clone("one", disk, "two", clone, identity=identity, operation="x", progress=nothing)
-    assert io(volumes.chain("two", clone), "read -P 5 0 1M", "read -P 9 1M 64k", "read -P 0 8M 24M")
-
-    rooms.state.vm("one").mkdir()
-    for name in ("disk0-1", "disk0"):
-        await volumes.copy_layer("one", disk, name, None, identity=identity, operation="x", progress=nothing)
-    carried = disk.model_copy(update={"pool": None})
-    assert io(volumes.chain("one", carried), "read -P 5 0 1M", "read -P 9 1M 64k", "read -P 0 8M 24M")
-    assert await volumes.listed("one", None) == ["disk0-1.qcow2", "disk0.qcow2"]
-
-    with pytest.raises(VolumeShrunk):
-        await volumes.resize("one", disk, 16 * MIB, operation="x")
-    await volumes.resize("one", disk, 48 * MIB, operation="x")
-    grown = disk.model_copy(update={"size": 48 * MIB})
-    assert io(volumes.chain("one", grown), "read -P 5 0 1M", "read -P 0 32M 16M")
-
-    await volumes.rename("one", "uno", [grown])
-    await volumes.rename("one", "uno", [grown])
-    await volumes.require("uno", grown)
-    with pytest.raises(VolumesInTheWay):
-        await volumes.rename("uno", "two", [grown])
-    with pytest.raises(VolumeMissing):
-        await volumes.require("one", grown)
-    (root / "uno" / "disk0.qcow2").unlink()
-    with pytest.raises(VolumeMissing) as caught:
-        await volumes.require("uno", grown)
-    assert caught.value.value == str(root / "uno" / "disk0.qcow2")
-    for vm, each in (("uno", grown), ("two", clone)):
-        await volumes.delete(vm, each)
-        await volumes.delete(vm, each)
+    await live_through(rooms, "fast")
     assert {entry.name for entry in root.iterdir()} <= {".holdfast-pool", "lost+found"}
     await rooms.pools.delete("FAST")
     assert {entry.name for entry in root.iterdir()} <= {"lost+found"}
@@ -132,11 +70,11 @@ async def test_a_copy_takes_no_room_where_there_are_reflinks(rooms: Rooms, root:
     await rooms.pools.create(request_of(root))
     disk = Disk(id="disk0", volume="disk0", size=256 * MIB, pool="Fast")
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
-    assert io(rooms.volumes.chain("one", disk), "write -P 5 0 96M", write=True)
+    assert await io(rooms.volumes.chain("one", disk), "write -P 5 0 96M", write=True)
     before = (await rooms.pools.show("Fast")).used
     for name in ("two", "three", "four"):
         await rooms.volumes.clone("one", disk, name, disk, identity=None, operation="x", progress=nothing)
-        assert io(rooms.volumes.chain(name, disk), "read -P 5 0 96M")
+        assert await io(rooms.volumes.chain(name, disk), "read -P 5 0 96M")
     after = (await rooms.pools.show("Fast")).used
     assert before is not None and after is not None and after - before < 16 * MIB
 
@@ -148,13 +86,13 @@ async def test_raw_volumes(rooms: Rooms, root: Path) -> None:
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
     assert (root / "one/disk0.raw").stat().st_size == 64 * MIB
     assert await rooms.volumes.stored_size("one", disk) <= 2 * MIB
-    assert io(rooms.volumes.chain("one", disk), "write -P 5 0 1M", write=True)
+    assert await io(rooms.volumes.chain("one", disk), "write -P 5 0 1M", write=True)
     layer = await rooms.volumes.create_overlay("one", disk, "disk0-1", identity=None, operation="x")
-    assert io([layer, *rooms.volumes.chain("one", disk)], "read -P 5 0 1M")
+    assert await io([layer, *rooms.volumes.chain("one", disk)], "read -P 5 0 1M")
     layered = disk.model_copy(update={"volume": "disk0-1", "below": ("disk0",)})
     await rooms.volumes.clone("one", layered, "two", disk, identity=None, operation="x", progress=nothing)
     assert (root / "two/disk0.raw").stat().st_size == 64 * MIB
-    assert io(rooms.volumes.chain("two", disk), "read -P 5 0 1M", "read -P 0 1M 63M")
+    assert await io(rooms.volumes.chain("two", disk), "read -P 5 0 1M", "read -P 0 1M 63M")
 
 
 @pytest.mark.parametrize("root", ["ext4"], indirect=True)
@@ -164,7 +102,7 @@ async def test_no_room(rooms: Rooms, root: Path) -> None:
     disk = Disk(id="disk0", volume="disk0", size=64 * MIB)
     rooms.state.vm("one").mkdir()
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
-    assert io(rooms.volumes.chain("one", disk), "write -P 5 0 48M", write=True)
+    assert await io(rooms.volumes.chain("one", disk), "write -P 5 0 48M", write=True)
     filler = root / "lost+found" / "filler"
     with filler.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, os.statvfs(root).f_bavail * os.statvfs(root).f_frsize - 20 * MIB)
@@ -267,7 +205,7 @@ async def test_records_are_read_again_and_a_used_pool_stays(rooms: Rooms, root: 
 
     await rooms.pools.create(request_of(root))
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
-    again = Pools(rooms.catalog, rooms.events, rooms.state, Use())
+    again = Pools(rooms.catalog, rooms.events, rooms.state, rooms.processes, Use())
     await again.open()
     view = await again.show("fast")
     assert (view.name, view.provisioned) == ("Fast", 8 * MIB)
@@ -281,7 +219,7 @@ async def test_records_are_read_again_and_a_used_pool_stays(rooms: Rooms, root: 
     # What a crash left between the mark and the record is taken over; another daemon's is not.
     await rooms.catalog.write(lambda session: session.delete(session.get_one(PoolRow, "Fast")))
     shutil.rmtree(root / "one")
-    fresh = Pools(rooms.catalog, rooms.events, rooms.state)
+    fresh = Pools(rooms.catalog, rooms.events, rooms.state, rooms.processes)
     await fresh.open()
     (root / ".holdfast-pool").write_text('{"pool": "x", "state": "of another"}')
     with pytest.raises(HoldfastError) as taken:
@@ -311,4 +249,4 @@ async def test_two_writers_of_one_volume_are_kept_apart(rooms: Rooms, root: Path
     disk = Disk(id="disk0", volume="disk0", size=8 * MIB, pool="Fast")
     await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
     assert "lock" in second_writer(rooms.volumes.chain("one", disk)[0].path)
-    assert io(rooms.volumes.chain("one", disk), "read -P 1 0 4k")
+    assert await io(rooms.volumes.chain("one", disk), "read -P 1 0 4k")

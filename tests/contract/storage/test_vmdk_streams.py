@@ -17,8 +17,9 @@ from storage_rooms import Rooms
 from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import FilePlace, Layer
 from holdfast.spec.units import MIB
+from holdfast.spec.vm import VolumeFormat
 from holdfast.storage import stream_work
-from holdfast.storage.convert import VOLUME_OPTIONS, flatten
+from holdfast.storage.convert import VOLUME_OPTIONS
 from holdfast.storage.formats.qcow2_writer import Qcow2Writer
 from holdfast.storage.formats.reading import Reader
 from holdfast.storage.formats.refusals import (
@@ -29,6 +30,7 @@ from holdfast.storage.formats.refusals import (
 )
 from holdfast.storage.formats.vmdk_writer import GRAIN, VmdkWriter, deflate
 from holdfast.storage.stream_to_volume import Part, Unpacked, forget, stream_to_volume
+from holdfast.storage.volume_content import flatten
 from holdfast.storage.volume_to_stream import Packed, volume_to_stream
 
 SIZE = 48 * MIB + 4096 + 512
@@ -319,7 +321,9 @@ async def packed(rooms: Rooms, layers: list[Layer], target: Path, size: int = SI
 async def volume_of(rooms: Rooms, raw: Path) -> Path:
     path, source = rooms.state.scratch / "base.qcow2", rooms.state.scratch / "source"
     source.write_bytes(raw.read_bytes())
-    await flatten(rooms.processes, [Layer.of_file(source, "raw")], FilePlace(path=path), owner="operation:x")
+    layers = [Layer.of_file(source, "raw")]
+    form = VolumeFormat.QCOW2
+    await flatten(rooms.processes, layers, FilePlace(path=path), SIZE, form, owner="operation:x")
     source.unlink()
     return path
 

@@ -60,10 +60,13 @@ from holdfast.trust.tpm.refusals import NoTpm
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_checkpoints import FakeCheckpoints, FakeExports, FakeVmExports
+from fake_disks import FakeDisks
 
 T = TypeVar("T")
 structlog.configure(
-    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)],
+    # The process's own stream: `sys.stderr` may be the command line's, which is called in this process.
+    logger_factory=structlog.PrintLoggerFactory(sys.__stderr__),
 )
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -530,13 +533,14 @@ class FakeDaemon:
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
         self.vm_exports = FakeVmExports(self.vms, self.operations)
+        self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
         services = Services(
-            vms=self.vms, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
+            vms=self.vms, disks=self.disks, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
             checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
             vm_exports=self.vm_exports,
             vm_counts=self.vms,

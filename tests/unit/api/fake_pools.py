@@ -14,7 +14,7 @@ class FakePools:
         self.known[request.name] = PoolView(
             name=request.name,
             kind=request.spec.kind,
-            target=str(request.spec.path),
+            target=request.spec.target,
             created=datetime(2030, 1, 2, tzinfo=UTC),
             health=PoolHealth.AVAILABLE,
             capacity=1 << 30,

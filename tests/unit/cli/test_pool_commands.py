@@ -24,3 +24,17 @@ def test_the_life_of_a_pool(daemon: Any) -> None:
     assert json.loads(deleted.stdout) == {"deleted": "fast"}
     refused = run(daemon, "pool", "create", "x", "--path", "relative/path")
     assert refused.returncode == 2 and "absolute" in refused.stderr
+
+
+def test_each_kind_takes_its_own_options(daemon: Any) -> None:
+    made = run(daemon, "pool", "create", "t", "--kind", "lvm-thin", "--group", "vg", "--thin-pool", "thin")
+    assert made.returncode == 0 and "vg/thin" in made.stdout, made.stderr
+    for arguments in (
+        ("--kind", "nfs", "--path", "/x"),
+        ("--kind", "tape", "--path", "/x"),
+        ("--kind", "lvm-thin", "--group", "vg"),
+    ):
+        refused = run(daemon, "pool", "create", "x", *arguments)
+        assert refused.returncode == 2 and "pool-options-do-not-fit" in refused.stderr
+    hostile = run(daemon, "pool", "create", "x", "--kind", "lvm-thin", "--group", "-rf", "--thin-pool", "a/b")
+    assert hostile.returncode == 2 and "bad-request" in hostile.stderr

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.units import GIB
 from holdfast.spec.vm import Disk, VmSpec, VolumeFormat
 from holdfast.vm import layers
@@ -25,7 +26,7 @@ def test_a_chain_gets_a_top_and_gives_it_back() -> None:
     before = spec(disk("disk0-1", "disk0"), disk("disk1", id="disk1"))
     tops = {"disk0": "disk0-2", "disk1": "disk1-1"}
     after = layers.with_tops(before, tops)
-    assert [layers.own_layers(each) for each in after.disks] == [
+    assert [own_layers(each) for each in after.disks] == [
         ("disk0-2", "disk0-1", "disk0"),
         ("disk1-1", "disk1"),
     ]
@@ -79,7 +80,7 @@ class Model:
 
     def shown(self, of: VmSpec) -> dict[int, int]:
         found: dict[int, int] = {}
-        for layer in reversed(layers.own_layers(of.disks[0])):
+        for layer in reversed(own_layers(of.disks[0])):
             found |= self.content[layer]
         return found
 

@@ -56,35 +56,39 @@ def command(
     Other platforms read it; Holdfast brings it back with `vm import`. The firmware state, if asked for, is
     encrypted for a passphrase (asked for where no file names it) or for the owner of a public key.
     """
+    from holdfast.api.client import vm_path
     from holdfast.cli.export_files import Package, Signer
     from holdfast.cli.output import print_json, say
     from holdfast.cli.session import connect
     from holdfast.cli.waiting import ended
     from holdfast.spec.units import format_size
 
-    words = format_ or []
-    disks = [word.value for word in words if word not in (Word.TABLE, Word.JSON)]
-    if len(disks) > 1:
-        raise typer.BadParameter("name one format of disks", param_hint="--format")
+    disks, as_json = _words(format_ or [])
     signer = Signer.of_files(sign_key, sign_cert)
-    body: dict[str, Any] = {"format": disks[0] if disks else "vmdk", "checkpoint": checkpoint}
+    body: dict[str, Any] = {"format": disks, "checkpoint": checkpoint}
     with connect() as client, Package(to) as package:
         if with_firmware_state:
             state = _firmware_state(client, name, checkpoint, passphrase_file, recipient)
             body["firmware_state"] = package.keep_state(state)
-        from holdfast.api.client import vm_path
-
         made = ended(client, client.wire("POST", vm_path(name, "export"), body)).result
         try:
             files = package.fill(client, made, signer)
         finally:
             client.wire("DELETE", f"/v1/exports/{made['export']}")
-    if Word.JSON in words:
+    if as_json:
         print_json({"vm": name, "path": str(to), "files": files, "signed": signer is not None})
         return
     say(f"Wrote {to}: {', '.join(f'{file} ({format_size(size)})' for file, size in files.items())}.")
     if with_firmware_state:
         say("Whoever opens its firmware state has the VM's TPM, and every secret that is sealed in it.")
+
+
+def _words(words: list[Word]) -> tuple[str, bool]:
+    """The format of the disks, and whether the result is wanted as JSON."""
+    disks = [word.value for word in words if word not in (Word.TABLE, Word.JSON)]
+    if len(disks) > 1:
+        raise typer.BadParameter("name one format of disks", param_hint="--format")
+    return disks[0] if disks else Word.VMDK.value, Word.JSON in words
 
 
 def _firmware_state(

@@ -10,11 +10,12 @@ filters and new layers are put in and taken out while the guest runs.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
 from holdfast.machine.devices.quoting import backend, blockdev, device, option
-from holdfast.spec.attachment import DiskAttachment, Layer
+from holdfast.spec.attachment import BlockPlace, DiskAttachment, Layer, OnDiskError
 from holdfast.spec.vm import DiskBus, IoLimits
 
 IO_THREAD = "io0"
@@ -45,6 +46,25 @@ def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int |
 def disk_numbers(ids: Iterable[str]) -> dict[str, int]:
     """The number of each disk of a VM, which its boot order and its place on the SCSI bus follow from."""
     return numbers(ids, _MOST)
+
+
+def descriptor_set(disk: str) -> int:
+    """Number of the set of descriptors through which QEMU opens a disk that was opened for it."""
+    return 1 + disk_numbers([disk])[disk]
+
+
+def opened_place(disk: str) -> BlockPlace:
+    """A host's block device that was opened for QEMU, which needs no right to it."""
+    return BlockPlace(path=Path(f"/dev/fdset/{descriptor_set(disk)}"))
+
+
+def opened(disk: str, fd: int) -> list[str]:
+    return ["-add-fd", f"fd={fd},set={descriptor_set(disk)}"]
+
+
+def secrets(held: Sequence[tuple[str, int]]) -> list[str]:
+    """Secret objects by id, each read from an open descriptor."""
+    return [part for name, fd in held for part in backend("secret", id=name, file=f"/dev/fd/{fd}")]
 
 
 def format_node(attachment: DiskAttachment, depth: int = 0) -> str:
@@ -133,6 +153,8 @@ def throttle_node(attachment: DiskAttachment) -> dict[str, Any]:
         "node-name": filter_node(attachment.id),
         "throttle-group": throttle_group(attachment.id),
         "file": format_node(attachment),
+        # Every node on the way must let discards pass (QEMU, block/io.c, bdrv_co_pdiscard).
+        **({"discard": "unmap"} if attachment.discard else {}),
     }
 
 
@@ -141,12 +163,14 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
 
     `number` is the disk's own in this VM; `place` that of its PCIe port, None on the SCSI bus.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "id": device_id(attachment.id),
         "drive": filter_node(attachment.id),
         "serial": attachment.id,
         "bootindex": _FIRST_BOOT + number,
     }
+    if attachment.on_error is OnDiskError.STOP and attachment.bus is not DiskBus.NVME:
+        shared |= {"rerror": "stop", "werror": "stop"}
     if place is None:
         at = {"channel": 0, "scsi-id": number % _TARGETS, "lun": number // _TARGETS}
         return {"driver": "scsi-hd", "bus": f"{SCSI_CONTROLLER}.0", **at, **shared}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,28 +22,40 @@ from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import PoolRow
 from holdfast.host.folders import StateFolder
+from holdfast.host.processes import Processes
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError, NotFound
 from holdfast.spec.ids import new_id
 from holdfast.spec.paging import BadSort, Page, PageQuery
 from holdfast.spec.pool import (
     LOCAL,
+    BlockDevicePoolSpec,
     DirectoryPoolSpec,
+    LvmThinPoolSpec,
+    NfsPoolSpec,
     PoolCreate,
     PoolHealth,
     PoolSpec,
     PoolSummary,
     PoolView,
     PoolVolumes,
+    RbdPoolSpec,
 )
 from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.storage.pools.block_device import BlockDevicePool
 from holdfast.storage.pools.directory import DirectoryPool
+from holdfast.storage.pools.lvm import LvmProgram
+from holdfast.storage.pools.lvm_thin import LvmThinPool
+from holdfast.storage.pools.nfs import NfsPool
 from holdfast.storage.pools.pool import Pool, PoolState, VolumeId
+from holdfast.storage.pools.rbd import RbdPool
 from holdfast.storage.pools.root import RootMark, require_apart
 
 log = structlog.get_logger(__name__)
 
 _Pools = list[Pool]  # `list` is a verb of the book below
 _SORTS = ("name", "kind", "created", "health", "capacity", "used", "free", "provisioned")
+_SPEC: TypeAdapter[PoolSpec] = TypeAdapter(PoolSpec)
 _LOOK = 15.0  # seconds between two looks at every pool's health; most storage reports nothing
 
 
@@ -73,11 +86,17 @@ class Pools:
     """Owner of the pools of one daemon. `open` before use."""
 
     def __init__(
-        self, catalog: Catalog, events: EventLog, state: StateFolder, use: PoolUse | None = None
+        self,
+        catalog: Catalog,
+        events: EventLog,
+        state: StateFolder,
+        processes: Processes,
+        use: PoolUse | None = None,
     ) -> None:
         self._catalog = catalog
         self._events = events
         self._state = state
+        self._processes = processes
         self._use = use
         self._lock = asyncio.Lock()
         own = DirectoryPool(LOCAL, DirectoryPoolSpec(path=state.vms.absolute()), None, state.root)
@@ -85,20 +104,35 @@ class Pools:
         self._created: dict[str, datetime] = {}
 
     async def open(self) -> None:
-        """Know what is recorded; nothing is asked of the storage yet."""
+        """Know what is recorded, and connect it; what cannot be is looked at again by `watch`."""
 
         def read(session: Session) -> Sequence[PoolRow]:
             return session.scalars(select(PoolRow)).all()
 
         for row in await self._catalog.read(read):
-            self._add(row.id, row.name, PoolSpec.model_validate(row.spec), aware(row.created))
+            self.add(self._made(row.id, row.name, _SPEC.validate_python(row.spec)), aware(row.created))
 
-    def _add(self, pool_id: str, name: str, spec: PoolSpec, created: datetime) -> None:
-        self._pools[name.lower()] = self._made(pool_id, name, spec)
-        self._created[name.lower()] = created
+        await asyncio.gather(*(pool.open() for pool in self.all()), return_exceptions=True)
 
-    def _made(self, pool_id: str, name: str, spec: PoolSpec) -> Pool:
-        return DirectoryPool(name, spec, RootMark(pool_id, self._state.mark), self._state.root)
+    def add(self, pool: Pool, created: datetime | None = None) -> None:
+        """Speak for one more pool; its record is the caller's."""
+        self._pools[pool.name.lower()] = pool
+        if created is not None:
+            self._created[pool.name.lower()] = created
+
+    def _made(self, pool_id: str, name: str, spec: PoolSpec, erase: bool = False) -> Pool:
+        mark, state, lvm = RootMark(pool_id, self._state.mark), self._state.root, LvmProgram(self._processes)
+        match spec:
+            case DirectoryPoolSpec():
+                return DirectoryPool(name, spec, mark, state)
+            case NfsPoolSpec():
+                return NfsPool(name, spec, mark, state, self._processes)
+            case RbdPoolSpec():
+                return RbdPool(name, spec, pool_id, self._processes)
+            case LvmThinPoolSpec():
+                return LvmThinPool(name, spec, pool_id, lvm)
+            case BlockDevicePoolSpec():
+                return BlockDevicePool(name, spec, pool_id, lvm, self._processes, erase=erase)
 
     def of(self, name: str | None) -> Pool:
         """The pool of a name in any case; None: the VMs' own folders. Raises PoolNotFound."""
@@ -120,9 +154,11 @@ class Pools:
                     value=request.name,
                     cure="Choose another name.",
                 )
-            require_apart(request.spec.path, self._roots())
+            if isinstance(request.spec, DirectoryPoolSpec):
+                require_apart(request.spec.path, self._roots())
             pool_id, created = new_id(), now()
-            await self._made(pool_id, request.name, request.spec).make()
+            pool = self._made(pool_id, request.name, request.spec, request.erase)
+            await pool.make()
 
             def store(session: Session) -> None:
                 row = PoolRow(
@@ -136,11 +172,12 @@ class Pools:
                 self._events.append(session, "pool.created", request.name, {"kind": request.spec.kind})
 
             await self._catalog.write(store)
-            self._add(pool_id, request.name, request.spec, aware(created))
+            self.add(pool, aware(created))
         return await self.show(request.name)
 
     def _roots(self) -> Iterable[tuple[str, Path]]:
-        return [(pool.name, pool.spec.path) for pool in self.all() if pool.name != LOCAL]
+        specs = [(pool.name, pool.spec) for pool in self.all() if pool.name != LOCAL]
+        return [(name, spec.path) for name, spec in specs if isinstance(spec, DirectoryPoolSpec)]
 
     async def delete(self, name: str) -> None:
         """Forget a pool that nothing is in; what lies there is not touched.
@@ -172,7 +209,8 @@ class Pools:
                 self._events.append(session, "pool.deleted", pool.name)
 
             await self._catalog.write(forget)
-            del self._pools[pool.name.lower()], self._created[pool.name.lower()]
+            del self._pools[pool.name.lower()]
+            self._created.pop(pool.name.lower(), None)
             try:
                 await pool.unmake()
             except HoldfastError as error:  # storage that is gone needs not be let go of
@@ -243,7 +281,7 @@ class Pools:
         summary = PoolSummary(
             name=pool.name,
             kind=pool.spec.kind,
-            target=str(pool.spec.path),
+            target=pool.spec.target,
             created=self._created.get(pool.name.lower()),
             health=state.health,
             reason=state.reason,
@@ -267,8 +305,8 @@ def require_pools(session: Session, names: Iterable[str | None]) -> None:
 
 
 def ids_of(vm: str, disk: Disk) -> tuple[VolumeId, ...]:
-    """The volumes of a disk, top first."""
-    own = (disk.volume, *disk.below)
+    """The volumes of a disk, top first; a host's device has none."""
+    own = own_layers(disk)
     return tuple(VolumeId(vm, name, disk.format if name == own[-1] else VolumeFormat.QCOW2) for name in own)
 
 

@@ -15,7 +15,7 @@ from holdfast.host.files import copy_sparse, sync_folder
 from holdfast.host.processes import Identity
 from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import FilePlace, Place
-from holdfast.spec.pool import DirectoryPoolSpec, PoolHealth
+from holdfast.spec.pool import DirectoryPoolSpec, PoolHealth, PoolSpec
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.pool import (
     PoolState,
@@ -32,12 +32,15 @@ _PATIENCE = 5.0  # seconds; a file server that is gone never answers
 class DirectoryPool:
     """Fits `Pool`."""
 
+    spec: PoolSpec
+
     def __init__(self, name: str, spec: DirectoryPoolSpec, mark: RootMark | None, state: Path) -> None:
         """`mark` of None: the daemon's own pool. `state` is the daemon's folder."""
         self.name = name
         self.spec = spec
         self._mark = mark
         self._root = spec.path
+        self._format = spec.format
         self._state = state
         # A thread of its own: one that hangs in a dead file system takes no other's place.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pool {name}")
@@ -45,7 +48,7 @@ class DirectoryPool:
 
     @property
     def format(self) -> VolumeFormat:
-        return self.spec.format
+        return self._format
 
     async def make(self) -> None:
         """Raises PoolPathUnusable, PoolPathNotEmpty, PoolPathTaken."""
@@ -101,7 +104,7 @@ class DirectoryPool:
     def draft(self, volume: VolumeId) -> Place:
         return FilePlace(path=_part(self._path(volume)))
 
-    async def allocate(self, volume: VolumeId, size: int) -> Place:
+    async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
         await self._begin(volume)
         return self.draft(volume)
 
@@ -133,6 +136,12 @@ class DirectoryPool:
         part = await self._begin(volume)
         await asyncio.to_thread(copy_sparse, source.path, part)
         return True
+
+    async def grow(self, volume: VolumeId, size: int) -> None:
+        """Nothing: files grow by themselves."""
+
+    async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
+        """Nothing: files stay whose they are."""
 
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
         await asyncio.to_thread(_settle, self._path(volume), identity)

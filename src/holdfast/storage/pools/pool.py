@@ -132,8 +132,10 @@ class Pool(Protocol):
         """Where it is until it is published."""
         ...
 
-    async def allocate(self, volume: VolumeId, size: int) -> Place:
+    async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
         """An empty draft for a volume of `size` bytes that the guest sees; replaces an earlier one.
+
+        `length` bytes are put into it at least, tables and all, where that is known.
 
         Raises NoSpace where it could not even be begun.
         """
@@ -144,6 +146,14 @@ class Pool(Protocol):
 
         False: this pool has no better way for that source than to read and write it.
         """
+        ...
+
+    async def grow(self, volume: VolumeId, size: int) -> None:
+        """Make room in a volume for a disk that will have `size` bytes. Raises NoSpace."""
+        ...
+
+    async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
+        """Before a start: `identity` may use the volume, also after the host was restarted."""
         ...
 
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:

@@ -88,6 +88,11 @@ def check_root(root: Path, state: Path, own_mark: str) -> None:
         _check_owner(root, folder)
     if not os.access(root, os.W_OK | os.X_OK) or os.statvfs(root).f_flag & os.ST_RDONLY:
         raise _unusable(root, "nothing can be written to it", "Make it writable for the daemon.")
+    check_entries(root, own_mark)
+
+
+def check_entries(root: Path, own_mark: str) -> None:
+    """The part of `check_root` that looks at what lies in it. Raises PoolPathNotEmpty, PoolPathTaken."""
     entries = {entry.name for entry in root.iterdir()} - _IGNORED
     mark = read_mark(root)
     if mark is not None and mark.state != own_mark:

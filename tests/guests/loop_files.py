@@ -36,3 +36,18 @@ class LoopFile:
     def unmount(self) -> None:
         """Also where it is in use: what is open stays open."""
         subprocess.run(["umount", "-l", self.root], check=False, capture_output=True)
+
+    def device(self) -> Path:
+        """What it is mounted from."""
+        return _said("findmnt", "-n", "-o", "SOURCE", self.root)
+
+    def attach(self) -> Path:
+        """A loop device of it that is not mounted."""
+        return _said("losetup", "-f", "--show", self.file)
+
+    def detach(self, device: Path) -> None:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def _said(*argv: str | Path) -> Path:
+    return Path(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip())

@@ -1,0 +1,39 @@
+"""A disk of a specification as a machine gets it: its layers, or a block device of the host, opened."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from holdfast.host.block_devices import open_exclusively
+from holdfast.machine.devices.disks import opened_place
+from holdfast.spec.attachment import DiskAttachment, Layer, OnDiskError
+from holdfast.spec.vm import Disk
+from holdfast.vm.rooms import Rooms
+
+
+@dataclass(frozen=True)
+class OpenedDisk:
+    attachment: DiskAttachment
+    fd: int | None = None
+    """Of the host's device that carries it, of which QEMU gets a copy; whoever opened it closes it."""
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+def open_disk(rooms: Rooms, vm_name: str, disk: Disk) -> OpenedDisk:
+    """Raises NotABlockDevice, BlockDeviceInUse: the host's device cannot be had."""
+    if disk.device is None:
+        return OpenedDisk(_attachment(disk, rooms.volumes.chain(vm_name, disk)))
+    layer = Layer(place=opened_place(disk.id), format="raw", name=disk.id)
+    return OpenedDisk(_attachment(disk, (layer,)), open_exclusively(disk.device))
+
+
+def descriptors_of(disks: Iterable[OpenedDisk]) -> list[int]:
+    return [disk.fd for disk in disks if disk.fd is not None]
+
+
+def _attachment(disk: Disk, layers: tuple[Layer, ...]) -> DiskAttachment:
+    on_error = OnDiskError.REPORT if disk.pool is None else OnDiskError.STOP
+    return DiskAttachment(id=disk.id, bus=disk.bus, layers=layers, limits=disk.limits, on_error=on_error)

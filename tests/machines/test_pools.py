@@ -1,0 +1,104 @@
+"""Disks in pools under real guests: a pool fills up, is renamed in, and is kept from deletion."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invariants import check_invariants
+from live_host import LiveHost
+from loop_files import LoopFile
+from small_guest import SmallGuest
+from small_vms import small_vm
+
+from holdfast.spec.errors import RemoteError
+from holdfast.spec.vm import VmState
+
+MIB = 1 << 20
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own")
+_WRITER = """
+dd if=/dev/urandom of=/tmp/part bs=1M count=8 2>/dev/null
+( for at in 0 8 16 24 32; do dd if=/tmp/part of=/dev/vda bs=1M seek=$at conv=fsync || echo failed at $at; done
+  echo written ) >/tmp/log 2>&1 </dev/null &
+"""
+
+
+@pytest.fixture
+def small_pool(host: LiveHost) -> Iterator[LoopFile]:
+    """An ext4 of 64 MiB, mounted beside the daemon's state."""
+    loop = LoopFile.make(host.state.root.parent, "ext4", 64 * MIB)
+    yield loop
+    loop.unmount()
+
+
+def fill(root: Path, left: int) -> Path:
+    """Leave some bytes free."""
+    filler = root / "lost+found" / "filler"
+    found = os.statvfs(root)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - left)
+    return filler
+
+
+def wait_for(what: Any, limit: float = 60.0) -> None:
+    deadline = time.monotonic() + limit
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) -> None:
+    """The writer pauses and says so, also to a daemon that was killed meanwhile; with space it goes on."""
+    request = {"name": "tight", "spec": {"kind": "directory", "path": str(small_pool.root)}}
+    host.call("POST", "/v1/pools", request)
+    disks = [{"size": "64MiB", "pool": "tight"}]
+    host.do("POST", "/v1/vms", small_vm("web", small.append, disks=disks, start=True))
+    host.wait_agent("web")
+    filler = fill(small_pool.root, 12 * MIB)
+    host.run_in("web", _WRITER)
+    paused = host.wait_state("web", VmState.PAUSED)
+    assert any("Waits for space in pool 'tight'" in each for each in paused.notices), paused.notices
+    wait_for(lambda: host.call("GET", "/v1/pools/tight")["health"] == "full")
+    host.kill()
+    host.start()
+    wait_for(lambda: any("Waits for space" in each for each in host.vm("web").notices))
+    time.sleep(2)
+    assert host.vm("web").state is VmState.PAUSED, "there is no space yet"
+    filler.unlink()
+    host.wait_state("web", VmState.RUNNING)
+    try:
+        wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"), 30)
+    except AssertionError:
+        print(
+            host.run_in("web", "cat /tmp/log; ps; free; dmesg | tail -5"),
+            host.call("GET", "/v1/events/recent", limit=50),
+            flush=True,
+        )
+        raise
+    assert "failed" not in host.run_in("web", "cat /tmp/log")
+    assert "I/O error" not in host.run_in("web", "dmesg")
+    parts = host.run_in(
+        "web",
+        "for at in 0 8 16 24 32; do dd if=/dev/vda bs=1M skip=$at count=8 2>/dev/null"
+        " | md5sum; done; md5sum </tmp/part",
+    ).split("\n")
+    assert len({part for part in parts if part}) == 1, parts
+    assert not [each for each in host.vm("web").notices if "Waits" in each]
+    events = [(each["kind"], each["subject"]) for each in host.call("GET", "/v1/events/recent", limit=500)]
+    assert ("vm.waits-for-space", "web") in events and ("vm.resumed", "web") in events
+    # What is used stays; a new name takes the volumes along.
+    with pytest.raises(RemoteError) as caught:
+        host.call("DELETE", "/v1/pools/tight")
+    assert (caught.value.wire_id, caught.value.detail) == ("pool-in-use", {"vms": ["web"]})
+    host.call("POST", "/v1/vms/web/kill")
+    host.call("POST", "/v1/vms/web/rename", {"name": "web two"})
+    assert [path.name for path in (small_pool.root / "web two").iterdir()] == ["disk0.qcow2"]
+    host.do("POST", "/v1/vms/web%20two/start")
+    host.wait_agent("web%20two")
+    assert parts[0] in host.run_in("web%20two", "dd if=/dev/vda bs=1M count=8 2>/dev/null | md5sum")
+    host.do("DELETE", "/v1/vms/web%20two", force="true")
+    assert {entry.name for entry in small_pool.root.iterdir()} == {".holdfast-pool", "lost+found"}
+    host.call("DELETE", "/v1/pools/tight")
+    check_invariants(host)
