@@ -73,6 +73,7 @@ from holdfast.vm import (
     guest_secrets,
     key_work,
     lifecycle,
+    vm_export,
 )
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
@@ -93,6 +94,7 @@ from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
+from holdfast.vm.vm_export import VmExports
 
 log = structlog.get_logger(__name__)
 
@@ -230,6 +232,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=CheckpointExports(rooms, registry, operations),
+        vm_exports=VmExports(rooms, registry),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -261,6 +264,7 @@ def _register(
         *create.procedures(rooms, registry.owner, registry.forget),
         *checkpoints.procedures(rooms, registry.owner),
         *checkpoint_export.procedures(rooms, registry.owner),
+        *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),

@@ -215,10 +215,11 @@ class Client:
         """An answer that is a file. Raises as `wire`."""
         return self._send(method, path, json=body).content
 
-    def chunks(self, path: str) -> Iterator[bytes]:
-        """A file, as it comes in. Raises as `wire`."""
+    def chunks(self, path: str, start: int = 0) -> Iterator[bytes]:
+        """A file from byte `start` on, as it comes in. Raises as `wire`."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
         try:
-            with self._http.stream("GET", path) as answer:
+            with self._http.stream("GET", path, headers=headers) as answer:
                 if answer.is_error:
                     answer.read()
                     _check(answer)

@@ -50,6 +50,7 @@ from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
 from holdfast.spec.vm import VmState
+from holdfast.spec.vm_export import VmExport
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
 
@@ -249,6 +250,12 @@ class CheckpointExports(Protocol):
     async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
 
 
+class VmExports(Protocol):
+    """VMs to take away; their files are fetched and forgotten as those of checkpoints are."""
+
+    async def begin(self, name: str, request: VmExport, actor: str) -> Operation: ...
+
+
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -287,5 +294,6 @@ class Services:
     secrets: Secrets
     checkpoints: Checkpoints
     exports: CheckpointExports
+    vm_exports: VmExports
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

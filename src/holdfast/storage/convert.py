@@ -61,7 +61,7 @@ async def _convert(
 ) -> None:
     if node["driver"] == "qcow2":
         node.setdefault("backing", None)
-    await asyncio.to_thread(_make_empty, target, identity)
+    await asyncio.to_thread(make_empty, target, identity)
     try:
         await qemu_img(
             processes,
@@ -73,7 +73,7 @@ async def _convert(
             cpu_seconds=patience(source.stat().st_size + (virtual_size or 0)),
             progress=progress,
         )
-        await asyncio.to_thread(_take_back, target)
+        await asyncio.to_thread(take_back, target)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -89,7 +89,8 @@ def patience(size: int) -> int:
     return 600 + size // (2 * MIB)
 
 
-def _make_empty(target: Path, identity: Identity | None) -> None:
+def make_empty(target: Path, identity: Identity | None) -> None:
+    """A new file, which `identity` may write to; one that was there is replaced."""
     target.unlink(missing_ok=True)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -99,7 +100,7 @@ def _make_empty(target: Path, identity: Identity | None) -> None:
         os.close(fd)
 
 
-def _take_back(target: Path) -> None:
+def take_back(target: Path) -> None:
     """qemu-img does not wait for the disk; we do."""
     fd = os.open(target, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

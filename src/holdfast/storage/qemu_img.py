@@ -42,11 +42,13 @@ async def qemu_img(
     secrets: Mapping[str, bytes] | None = None,
     cpu_seconds: int = 600,
     progress: Progress | None = None,
+    heard: Callable[[bytes], None] | None = None,
 ) -> Completed:
     """Run `qemu-img ARGUMENTS`, which writes `target` of at most `largest` bytes.
 
     `target` of None is no file. `apparent` is the length of a file that is mostly holes, whatever room
-    there is. `secrets` become secret objects, which are read from descriptors and stand nowhere.
+    there is. `secrets` become secret objects, which are read from descriptors and stand nowhere. `heard`
+    gets standard output as it comes, of which the result holds the end only.
 
     Raises:
         NoSpace: the file system has no room for the result.
@@ -69,7 +71,7 @@ async def qemu_img(
             owner=owner,
             identity=identity,
             limits=limits,
-            on_stdout=_percentages(progress) if progress else None,
+            on_stdout=_percentages(progress) if progress else heard,
             pass_fds=tuple(fds.values()),
         )
     finally:

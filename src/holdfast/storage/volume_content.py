@@ -8,16 +8,34 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from holdfast.host.processes import Identity, Processes
 from holdfast.spec.attachment import FilePlace, Layer, Place, RbdPlace
+from holdfast.spec.units import MIB
 from holdfast.spec.vm import VolumeFormat
-from holdfast.storage.convert import VOLUME_OPTIONS, largest_qcow2, patience
+from holdfast.spec.vm_export import DiskFormat
+from holdfast.storage.convert import (
+    IMAGE_OPTIONS,
+    VOLUME_OPTIONS,
+    largest_qcow2,
+    make_empty,
+    patience,
+    take_back,
+)
 from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import Progress, qemu_img
+
+_FOREIGN_OPTIONS = {
+    DiskFormat.VMDK: "subformat=streamOptimized",
+    DiskFormat.QCOW2: IMAGE_OPTIONS,
+    DiskFormat.VHDX: "subformat=dynamic",
+    DiskFormat.RAW: "",
+}
+_FOREIGN_BLOCKS = 256 * MIB
+"""A VHDX file grows by blocks of up to this size."""
 
 
 async def make_volume(
@@ -98,6 +116,66 @@ async def flatten(
         cpu_seconds=patience(size),
         progress=progress,
         secrets=await keys_of([target, *(layer.place for layer in layers)]),
+    )
+
+
+async def to_format(
+    processes: Processes,
+    layers: Sequence[Layer],
+    target: Path,
+    size: int,
+    format: DiskFormat,
+    *,
+    owner: str,
+    identity: Identity | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Make `target` (replaced if there) a disk for others with all that a chain shows, durable and ours.
+
+    Raises NoSpace, ConversionFailed; then `target` is gone.
+    """
+    options = _FOREIGN_OPTIONS[format]
+    await asyncio.to_thread(make_empty, target, identity)
+    try:
+        await qemu_img(
+            processes,
+            [
+                *("convert", "-p", "-O", format.value, *(("-o", options) if options else ())),
+                *(f"json:{json.dumps(_node(layers))}", str(target)),
+            ],
+            owner=owner,
+            target=target,
+            identity=identity,
+            largest=largest_qcow2(size + _FOREIGN_BLOCKS),
+            apparent=size if format is DiskFormat.RAW else 0,
+            cpu_seconds=patience(size),
+            progress=progress,
+            secrets=await keys_of([layer.place for layer in layers]),
+        )
+        await asyncio.to_thread(take_back, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+async def map_chain(
+    processes: Processes,
+    layers: Sequence[Layer],
+    heard: Callable[[bytes], None],
+    *,
+    owner: str,
+    identity: Identity | None = None,
+) -> None:
+    """Let `heard` have what `qemu-img map --output=json` says of a chain. Raises ConversionFailed."""
+    await qemu_img(
+        processes,
+        ["map", "--output=json", f"json:{json.dumps(_node(layers))}"],
+        owner=owner,
+        target=None,
+        identity=identity,
+        cpu_seconds=3600,
+        heard=heard,
+        secrets=await keys_of([layer.place for layer in layers]),
     )
 
 

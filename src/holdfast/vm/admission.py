@@ -28,6 +28,7 @@ class Verb(StrEnum):
     DELETE = "delete"
     CONSOLE = "console"
     AGENT = "agent"
+    EXPORT = "export"
     EXPORT_STATE = "export-state"
     IMPORT_STATE = "import-state"
     KEYS = "keys"
@@ -81,6 +82,7 @@ _FROM: dict[Verb, frozenset[VmState]] = {
     Verb.DELETE: _DEAD | {_S.SAVED},
     Verb.CONSOLE: _ALIVE | {_S.SAVING},
     Verb.AGENT: frozenset({_S.RUNNING, _S.STOPPING}),
+    Verb.EXPORT: _DEAD,
     Verb.EXPORT_STATE: _DEAD,
     Verb.IMPORT_STATE: _DEAD,
     Verb.KEYS: frozenset(VmState) - {_S.MIGRATING},
@@ -115,6 +117,7 @@ _CURES: dict[Verb, str] = {
     Verb.DELETE: "Stop the VM first, or add --force.",
     Verb.CONSOLE: "Start the VM first.",
     Verb.AGENT: "Start the VM first.",
+    Verb.EXPORT: "Stop the VM first, or name a checkpoint of it with --checkpoint.",
     Verb.EXPORT_STATE: "Stop the VM first; the memory of a running or saved VM has newer state.",
     Verb.IMPORT_STATE: "Stop the VM first; drop saved memory with `holdfast vm kill`.",
     Verb.KEYS: "Wait until the VM has arrived.",
@@ -163,6 +166,7 @@ _WORDS: dict[Verb, str] = {
     Verb.DELETE: "be deleted",
     Verb.CONSOLE: "be reached by console or screen",
     Verb.AGENT: "be reached by its agent",
+    Verb.EXPORT: "be exported",
     Verb.EXPORT_STATE: "have its firmware state exported",
     Verb.IMPORT_STATE: "be given another firmware state",
     Verb.KEYS: "have its keys changed",

@@ -34,6 +34,9 @@ from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
 KIND = "vm.export-checkpoint"
+VM_KIND = "vm.export"
+"""Its files wait and go as those of a checkpoint do."""
+_KINDS = (KIND, VM_KIND)
 MANIFEST = "checkpoint.json"
 
 
@@ -65,20 +68,20 @@ class CheckpointExports:
     async def file(self, export: str, name: str) -> Path:
         """A file that was made. Raises ExportNotFound."""
         operation = await self._operations.get(export)
-        done = operation.kind == KIND and operation.state is OperationState.SUCCEEDED
+        done = operation.kind in _KINDS and operation.state is OperationState.SUCCEEDED
         path = operation_folder(self._rooms.state.scratch, operation.id) / name
         if not done or name not in (operation.result or {}).get("files", {}) or not path.is_file():
             raise ExportNotFound(
                 f"there is no file {name[:64]!r} of the export {export[:64]!r}",
                 value=name[:64],
-                cure="Export the checkpoint again.",
+                cure="Export it again.",
             )
         return path
 
     async def forget(self, export: str) -> None:
         """Remove the files of an export that has ended."""
         operation = await self._operations.get(export)
-        if operation.kind == KIND and operation.state.ended:
+        if operation.kind in _KINDS and operation.state.ended:
             await asyncio.to_thread(remove_tree, operation_folder(self._rooms.state.scratch, operation.id))
 
     async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes:

@@ -1,7 +1,8 @@
 """Checkpoints of the fake daemon: what was asked for is kept, and what is shown is given."""
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from holdfast.spec.checkpoint import (
     CheckpointApply,
@@ -12,6 +13,9 @@ from holdfast.spec.checkpoint import (
 )
 from holdfast.spec.firmware_state import StateExport
 from holdfast.spec.operation import Operation
+from holdfast.spec.vm_export import VmExport
+
+DISK = b"abc"
 
 
 class FakeCheckpoints:
@@ -57,8 +61,38 @@ class FakeCheckpoints:
         return schedule
 
 
+class FakeVmExports:
+    """The export of a VM of one disk; its files are those that the fake export of a checkpoint gives."""
+
+    def __init__(self, vms: Any, operations: Any) -> None:
+        self.vms = vms
+        self.operations = operations
+        self.asked: list[VmExport] = []
+        self.lies = False
+
+    async def begin(self, name: str, request: VmExport, actor: str) -> Operation:
+        self.vms._get(name)
+        self.asked.append(request)
+        begun: Operation = self.operations.begin("vm.export", name, actor, lambda: None)
+        names = [f"{name}.ovf", f"{name}.mf", f"{name}-disk0.{request.format}"]
+        sums = [hashlib.sha256(DISK).hexdigest()] * 3
+        if self.lies:
+            sums[2] = "0" * 64
+        manifest = "".join(
+            f"SHA256({each})= {sums[place]}\n" for place, each in enumerate(names) if place != 1
+        )
+        if request.firmware_state:
+            manifest += f"SHA256({name}.hfstate)= {request.firmware_state.sha256}\n"
+        FakeExports.contents[f"{name}.mf"] = manifest.encode()
+        result = {"export": begun.id, "files": dict.fromkeys(names, len(DISK)), "order": names}
+        self.operations.known[begun.id] = begun.model_copy(update={"result": result})
+        return begun
+
+
 class FakeExports:
     """An export of one disk that is there already."""
+
+    contents: ClassVar[dict[str, bytes]] = {}
 
     def __init__(self, folder: Path, operations: Any) -> None:
         self.folder = folder
@@ -73,7 +107,7 @@ class FakeExports:
 
     async def file(self, export: str, name: str) -> Path:
         path = self.folder / name
-        path.write_bytes(b"abc")
+        path.write_bytes(self.contents.get(name, DISK))
         return path
 
     async def forget(self, export: str) -> None:

@@ -59,7 +59,7 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_checkpoints import FakeCheckpoints, FakeExports
+from fake_checkpoints import FakeCheckpoints, FakeExports, FakeVmExports
 from fake_disks import FakeDisks
 
 T = TypeVar("T")
@@ -532,6 +532,7 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
+        self.vm_exports = FakeVmExports(self.vms, self.operations)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
@@ -541,6 +542,7 @@ class FakeDaemon:
         services = Services(
             vms=self.vms, disks=self.disks, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
             checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
+            vm_exports=self.vm_exports,
             vm_counts=self.vms,
             nics=FakeNics(),
             operations=self.operations,

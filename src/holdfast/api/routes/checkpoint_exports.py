@@ -1,4 +1,4 @@
-"""Checkpoints to take away: made as an operation, whose files are then fetched and forgotten."""
+"""VMs and checkpoints to take away: made as an operation, whose files are then fetched and forgotten."""
 
 from typing import Any
 
@@ -8,9 +8,15 @@ from fastapi.responses import FileResponse
 from holdfast.api.access import Admin, With
 from holdfast.spec.firmware_state import StateExport
 from holdfast.spec.operation import Operation
+from holdfast.spec.vm_export import VmExport
 
 router = APIRouter(prefix="/v1", tags=["checkpoints"])
 _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
+
+
+@router.post("/vms/{name}/export", status_code=202)
+async def export_vm(services: With, caller: Admin, name: str, request: VmExport) -> Operation:
+    return await services.vm_exports.begin(name, request, caller.name)
 
 
 @router.post("/vms/{name}/checkpoints/{checkpoint}/export", status_code=202)

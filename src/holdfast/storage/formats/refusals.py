@@ -23,6 +23,14 @@ class ImageSizeAbsurd(InvalidInput):
     id = "image-size-absurd"
 
 
+class DiskLargerThanPlanned(InvalidInput):
+    id = "disk-larger-than-planned"
+
+
+class DiskHoldsMoreThanPlanned(InvalidInput):
+    id = "disk-holds-more-than-planned"
+
+
 class ImageHasBackingFile(InvalidInput):
     id = "image-has-backing-file"
 
@@ -41,3 +49,7 @@ class ImageEncrypted(Unsupported):
 
 class ImageFeatureUnknown(Unsupported):
     id = "image-feature-unknown"
+
+
+class DiskTooLargeForVmdk(Unsupported):
+    id = "disk-too-large-for-vmdk"

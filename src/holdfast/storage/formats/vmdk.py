@@ -17,8 +17,10 @@ from holdfast.storage.formats.refusals import (
 
 MAGIC = b"KDMV"
 TEXT = b"# Disk DescriptorFile"
+HEADER = struct.Struct("<4sIIQQQQIQQQ")
+"""Magic, version, flags, capacity, grain, place and length of the descriptor, entries a table, redundant
+directory, directory, overhead; all but the first three and the entries in sectors."""
 
-_HEADER = struct.Struct("<4sIIQQQQIQQQ")
 _AT_END = 0xFFFFFFFFFFFFFFFF
 _LONGEST_TEXT = 64 * 1024
 _EXTENT = re.compile(r"^\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)(?:\s+\"([^\"]*)\")?", re.MULTILINE)
@@ -43,9 +45,7 @@ def _names_others(names: list[str]) -> ImageNamesOtherFiles:
 
 
 def inspect(reader: Reader) -> Inspection:
-    fields = _HEADER.unpack(reader.read(0, _HEADER.size, "the VMDK header"))
-    if fields[9] == _AT_END:
-        fields = _footer(reader)
+    fields = read_header(reader)
     _, version, _, capacity, grain, text_at, text_sectors, per_table, _, directory, overhead = fields
     if version not in (1, 2, 3):
         raise ImageFeatureUnknown(
@@ -71,16 +71,22 @@ def inspect(reader: Reader) -> Inspection:
     return found
 
 
+def read_header(reader: Reader) -> tuple[int, ...]:
+    """The header's fields; of a stream those of its footer, which knows where the directory is."""
+    fields: tuple[int, ...] = HEADER.unpack(reader.read(0, HEADER.size, "the VMDK header"))
+    return _footer(reader) if fields[9] == _AT_END else fields
+
+
 def _footer(reader: Reader) -> tuple[int, ...]:
-    """The copy of the header before the end-of-stream marker, which knows where the directory is."""
-    data = reader.peek(reader.size - 2 * SECTOR, _HEADER.size)
-    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+    """The copy of the header before the end-of-stream marker."""
+    data = reader.peek(reader.size - 2 * SECTOR, HEADER.size)
+    if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise ImageTruncated(
             "the VMDK stream has no footer, so its end is missing",
             value=reader.size,
             cure="The file was cut off on its way: copy or download it again.",
         )
-    fields: tuple[int, ...] = _HEADER.unpack(data)
+    fields: tuple[int, ...] = HEADER.unpack(data)
     if fields[9] == _AT_END:
         raise damaged("VMDK", "no grain directory")
     return fields
