@@ -12,6 +12,7 @@ from holdfast.machine.devices.ports import DISK_PORTS, NIC_PORTS
 from holdfast.spec.units import format_size
 from holdfast.spec.vm import Acceleration, Dimm, DiskBus, Layout, VmSpec
 
+_MOST_QUEUES = 64
 _LEAST_CPUS = 8
 _TIMES = 4
 """Guests set memory aside for each processor that could come (Linux about 0.2 MiB): not for hundreds."""
@@ -25,6 +26,7 @@ def layout(spec: VmSpec) -> Layout:
         nic_ports=NIC_PORTS.count(NIC_PORTS.places(nic.id for nic in spec.nics).values()),
         disk_ports=DISK_PORTS.count(DISK_PORTS.places(on_ports).values()),
         max_cpus=cpus,
+        queues=min(spec.cpus, _MOST_QUEUES),
     )
 
 

@@ -122,10 +122,11 @@ def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
     layout = inputs.spec.layout
     parts = secrets(inputs.secrets) + [part for disk, fd in inputs.open_disks for part in opened(disk, fd)]
     parts += nics(inputs.nics, layout.nic_ports if layout else None)
-    parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=layout.disk_ports if layout else None)
+    ports, queues = (layout.disk_ports, layout.queues) if layout else (None, None)
+    parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=ports, queues=queues)
     return (
         parts
-        + cds(inputs.cds, inputs.spec.os)
+        + cds(inputs.cds, inputs.spec.os, queues)
         + display(inputs.runtime / "vnc.sock")
         + usb()
         + balloon()

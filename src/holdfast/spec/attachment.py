@@ -150,6 +150,8 @@ class DiskAttachment(Frozen):
     discard: bool = True
     limits: IoLimits = IoLimits()
     on_error: OnDiskError = OnDiskError.REPORT
+    queues: int | None = None
+    """Request queues of a virtio disk; None: one for each CPU that the machine has when it gets the disk."""
 
 
 class CdAttachment(Frozen):

@@ -196,6 +196,8 @@ class Layout(Frozen):
     """PCIe ports for disks, used and free."""
     max_cpus: int = Field(ge=1, le=MAX_CPUS)
     """CPUs that it can come to have."""
+    queues: int | None = None
+    """Request queues of each virtio disk and SCSI controller; None: one a CPU, as QEMU decides by itself."""
     dimms: tuple[Dimm, ...] = ()
     """What of its memory was added since it started."""
 

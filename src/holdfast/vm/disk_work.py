@@ -95,7 +95,7 @@ class PlugDisk(DiskPhase):
         elif not await machine.disks.has(disk.id):
             place = await free_place(owner, machine, disk)
             await owner.change(lambda row: change_both(row, with_disk(disk)))
-            opened = await asyncio.to_thread(open_disk, self._rooms, record.name, disk)
+            opened = await asyncio.to_thread(open_disk, self._rooms, record.name, disk, record.running_spec)
             try:
                 await machine.disks.know(await self._rooms.volumes.secrets(record.name, disk))
                 await machine.disks.add(opened.attachment, place, opened.fd)

@@ -73,7 +73,7 @@ async def _build(
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
         for disk in spec.disks:
-            disks.append(open_disk(rooms, record.name, disk))
+            disks.append(open_disk(rooms, record.name, disk, spec))
         boot = spec.boot
         inputs = MachineInputs(
             vm_id=record.id,

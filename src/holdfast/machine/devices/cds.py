@@ -6,6 +6,7 @@ The controller is not the disks', whose requests run in a thread of their own.
 
 from collections.abc import Sequence
 
+from holdfast.machine.devices.disks import scsi_controller
 from holdfast.machine.devices.quoting import blockdev, device
 from holdfast.spec.attachment import CdAttachment
 from holdfast.spec.vm import GuestOs
@@ -17,11 +18,12 @@ _TARGETS = 256
 _FIRST_BOOT = 1
 
 
-def cds(attachments: Sequence[CdAttachment], guest: GuestOs) -> list[str]:
+def cds(attachments: Sequence[CdAttachment], guest: GuestOs, queues: int | None = None) -> list[str]:
+    """`queues` are those of the SCSI controller; None: one a CPU."""
     at_ahci = attachments[:_AHCI_PORTS] if guest is GuestOs.WINDOWS else ()
     parts: list[str] = []
     if len(attachments) > len(at_ahci):
-        parts += device("virtio-scsi-pci", id="scsi-cds", bus="pcie.0", addr="0x8")
+        parts += scsi_controller("scsi-cds", "0x8", queues)
     for index, each in enumerate(attachments):
         node = f"cd{index}" if each.path else None
         if each.path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
-from holdfast.machine.devices.quoting import backend, blockdev, device, option
+from holdfast.machine.devices.quoting import backend, blockdev, option
 from holdfast.spec.attachment import BlockPlace, DiskAttachment, FilePlace, Layer, OnDiskError, Place
 from holdfast.spec.vm import DiskBus, IoLimits
 
@@ -27,12 +27,25 @@ _LOCAL = ("file", "block")
 _CACHE = {"direct": False, "no-flush": False}
 
 
-def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int | None = None) -> list[str]:
-    """`ports` is how many there are for disks; None: as many as these ones get. Raises TooManyDevices."""
+def disks(
+    attachments: Sequence[DiskAttachment],
+    *,
+    io_uring: bool,
+    ports: int | None = None,
+    queues: int | None = None,
+) -> list[str]:
+    """A machine's disks and their controller.
+
+    `ports` is how many there are for disks, None: as many as these ones get; `queues` how many request
+    queues the SCSI controller has, None: one a CPU.
+
+    Raises:
+        TooManyDevices
+    """
     parts = backend("iothread", id=IO_THREAD)  # also where no disk uses it: one may come later
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
     parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
-    parts += device("virtio-scsi-pci", id=SCSI_CONTROLLER, bus="pcie.0", addr="0x7", iothread=IO_THREAD)
+    parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, iothread=IO_THREAD)
     order = disk_numbers(each.id for each in attachments)
     for each in attachments:
         for node in chain_nodes(each, io_uring):
@@ -41,6 +54,13 @@ def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool, ports: int |
         parts += blockdev(throttle_node(each))
         parts += option("-device", front(each, order[each.id], places.get(each.id)))
     return parts
+
+
+def scsi_controller(name: str, address: str, queues: int | None, **more: Any) -> list[str]:
+    """Its number of queues is a part of the memory saved of a machine: it must not follow that of CPUs."""
+    told = {"num_queues": queues} if queues else {}
+    at = {"id": name, "bus": "pcie.0", "addr": address}
+    return option("-device", {"driver": "virtio-scsi-pci", **at, **told, **more})
 
 
 def disk_numbers(ids: Iterable[str]) -> dict[str, int]:
@@ -182,7 +202,8 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
     bus = DISK_PORTS.port(place)
     if attachment.bus is DiskBus.NVME:
         return {"driver": "nvme", "bus": bus, "ioeventfd": True, **shared}
-    return {"driver": "virtio-blk-pci", "bus": bus, "iothread": IO_THREAD, **shared}
+    queues = {"num-queues": attachment.queues} if attachment.queues else {}
+    return {"driver": "virtio-blk-pci", "bus": bus, "iothread": IO_THREAD, **queues, **shared}
 
 
 def _name(attachment: DiskAttachment, depth: int) -> str:
