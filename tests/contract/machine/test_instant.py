@@ -1,5 +1,6 @@
 """Instants of a real QEMU: disks switched with memory or without, the guest going on whatever happens."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -106,3 +107,28 @@ async def test_what_fails_at_the_instant_leaves_the_guest_running(rig: Rig, tmp_
         await rig.machine.instant.with_memory(nowhere, broken, lambda *_: None, runs=True)
     assert await rig.machine.status() == "running"
     await rig.write("disk0", 1, "0", "64k")
+
+
+async def test_what_a_daemon_that_died_left_of_a_stream_is_ended(rig: Rig, tmp_path: Path) -> None:
+    """The guest stands still and QEMU waits to be told to go on: `cont` alone is refused then."""
+    await rig.machine.cont()
+    memory, left = tmp_path / "memory", rig.machine.memory
+    memory.touch()
+    reached = asyncio.Event()
+
+    async def waits() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    stream = asyncio.create_task(left.stream(memory, waits, lambda *_: None))
+    await asyncio.wait_for(reached.wait(), 30)
+    assert await rig.machine.status() == "finish-migrate"
+    with pytest.raises(QmpRefused):
+        await rig.machine.cont()
+    await rig.machine.memory.cancel()
+    await rig.machine.cont()
+    assert await rig.machine.status() == "running"
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream
+    assert await rig.machine.status() == "running"
