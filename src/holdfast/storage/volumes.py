@@ -21,7 +21,7 @@ from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools, ids_of
-from holdfast.storage.pools.pool import Pool, VolumeId, require_room
+from holdfast.storage.pools.pool import Pool, VolumeId, VolumesInTheWay, require_room
 from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import Progress
 from holdfast.storage.volume_content import content_length, copy_bytes, flatten, make_volume, resize_volume
@@ -337,6 +337,21 @@ class Volumes:
         """Bytes of storage that are the VM's alone; a layer that is missing counts 0."""
         pool = self._pools.of(disk.pool)
         return sum([await pool.used(each) for each in ids_of(vm_name, disk)])
+
+    async def require_free(self, vm_name: str, disks: Iterable[Disk]) -> None:
+        """Pass where the pools of these disks hold nothing of a VM of that name, which is to be made.
+
+        Raises VolumesInTheWay, PoolNotFound, PoolVanished.
+        """
+        for name in sorted({disk.pool for disk in disks if disk.pool is not None}):
+            left = await self.listed(vm_name, name)
+            if left:
+                raise VolumesInTheWay(
+                    f"the pool {name!r} already has volumes of a VM {vm_name!r}: {', '.join(left[:5])}",
+                    value=vm_name,
+                    cure="Move them away, or choose another name.",
+                    detail={"pool": name},
+                )
 
     async def rename(self, old: str, new: str, disks: Iterable[Disk]) -> None:
         """Carry the volumes of these disks over to a VM's new name; run again it completes that.

@@ -205,13 +205,16 @@ def _set_aside_folder(rooms: Rooms, vm_id: str) -> Path:
 
 
 async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
-    """Folder first, as one rename, and all in it; then the record. Safe to run again.
+    """Volumes in pools; the folder, as one rename, and all in it; then the record. Safe to run again.
 
     What the folder held makes room for the record of its end, where the disk is full.
     """
     record = owner.record
     if record.state not in (VmState.OFF, VmState.FAILED, VmState.SAVED):
         await owner.kill()
+    for disk in disks_of(record):
+        if disk.pool is not None:
+            await rooms.volumes.delete(record.name, disk)
     folder, doomed = rooms.state.vm(record.name), _set_aside_folder(rooms, record.id)
 
     def set_aside() -> None:
@@ -219,9 +222,6 @@ async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
             folder.rename(doomed)
 
     await asyncio.to_thread(set_aside)
-    for disk in disks_of(record):
-        if disk.pool is not None:
-            await rooms.volumes.delete(record.name, disk)
     await rooms.vtpm.stop(record.id)
     for nic in record.spec.nics:
         with contextlib.suppress(HoldfastError):

@@ -136,6 +136,7 @@ class Planner:
             disks.append(disk)
             if image and wanted.full_copy:
                 full_copies[disk.id] = image.digest
+        await self._rooms.volumes.require_free(request.name, disks)
         cloud_init = request.cloud_init
         if cloud_init is not None:
             check_cloud_init(cloud_init)
@@ -169,6 +170,7 @@ class Planner:
             await self._require_room(disk.pool, await self._rooms.volumes.stored_size(source.name, disk))
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
+        await self._rooms.volumes.require_free(request.name, disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
         if isinstance(spec.boot, UefiBoot):
             identity = tpm_identity(source.spec, source.id) if request.same_tpm else None

@@ -58,12 +58,17 @@ def _firmware_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "choose_firmware", lambda secure_boot: None)
 
 
+async def _nothing(*_: Any) -> None:
+    pass
+
+
 def planner(folder: Path, images: Images, *records: Any) -> Planner:
     rooms = SimpleNamespace(
         state=SimpleNamespace(vms=folder, vm=lambda name: folder / name),
         images=images,
         records=Records(*records),
         machines=SimpleNamespace(max_cpus=8),
+        volumes=SimpleNamespace(require_free=_nothing),
         pools=SimpleNamespace(of=lambda _: SimpleNamespace(name=LOCAL, format=VolumeFormat.QCOW2)),
     )
     return Planner(cast(Rooms, rooms))
