@@ -68,6 +68,7 @@ from holdfast.vm import (
     checkpoint_export,
     checkpoints,
     create,
+    disk_moving,
     disk_work,
     guest_secrets,
     key_work,
@@ -266,6 +267,7 @@ def _register(
         *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
+        *disk_moving.procedures(rooms, registry.owner),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),

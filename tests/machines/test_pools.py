@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ceph_cluster import POOL, CephCluster, installed
 from invariants import check_invariants
 from live_host import LiveHost
 from loop_files import LoopFile
@@ -22,6 +23,11 @@ _WRITER = """
 dd if=/dev/urandom of=/tmp/part bs=1M count=8 2>/dev/null
 ( for at in 0 8 16 24 32; do dd if=/tmp/part of=/dev/vda bs=1M seek=$at conv=fsync || echo failed at $at; done
   echo written ) >/tmp/log 2>&1 </dev/null &
+"""
+
+_SUMS = """
+for at in 0 8 16 24 32; do dd if=/dev/vda bs=1M skip=$at count=8 iflag=direct 2>/dev/null | md5sum; done
+md5sum </tmp/part
 """
 
 
@@ -49,6 +55,15 @@ def wait_for(what: Any, limit: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def require_written(host: LiveHost, name: str) -> str:
+    """The writer saw no error, and all of it is on the disk; returns the digest of one part."""
+    assert "failed" not in host.run_in(name, "cat /tmp/log")
+    assert "I/O error" not in host.run_in(name, "dmesg")
+    sums = host.run_in(name, _SUMS).split("\n")
+    assert len({each for each in sums if each}) == 1, sums
+    return sums[0]
+
+
 def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) -> None:
     """The writer pauses and says so, also to a daemon that was killed meanwhile; with space it goes on."""
     request = {"name": "tight", "spec": {"kind": "directory", "path": str(small_pool.root)}}
@@ -68,23 +83,8 @@ def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) ->
     assert host.vm("web").state is VmState.PAUSED, "there is no space yet"
     filler.unlink()
     host.wait_state("web", VmState.RUNNING)
-    try:
-        wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"), 30)
-    except AssertionError:
-        print(
-            host.run_in("web", "cat /tmp/log; ps; free; dmesg | tail -5"),
-            host.call("GET", "/v1/events/recent", limit=50),
-            flush=True,
-        )
-        raise
-    assert "failed" not in host.run_in("web", "cat /tmp/log")
-    assert "I/O error" not in host.run_in("web", "dmesg")
-    parts = host.run_in(
-        "web",
-        "for at in 0 8 16 24 32; do dd if=/dev/vda bs=1M skip=$at count=8 2>/dev/null"
-        " | md5sum; done; md5sum </tmp/part",
-    ).split("\n")
-    assert len({part for part in parts if part}) == 1, parts
+    wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"))
+    part = require_written(host, "web")
     assert not [each for each in host.vm("web").notices if "Waits" in each]
     events = [(each["kind"], each["subject"]) for each in host.call("GET", "/v1/events/recent", limit=500)]
     assert ("vm.waits-for-space", "web") in events and ("vm.resumed", "web") in events
@@ -97,8 +97,39 @@ def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) ->
     assert [path.name for path in (small_pool.root / "web two").iterdir()] == ["disk0.qcow2"]
     host.do("POST", "/v1/vms/web%20two/start")
     host.wait_agent("web%20two")
-    assert parts[0] in host.run_in("web%20two", "dd if=/dev/vda bs=1M count=8 2>/dev/null | md5sum")
+    assert part in host.run_in("web%20two", "dd if=/dev/vda bs=1M count=8 2>/dev/null | md5sum")
     host.do("DELETE", "/v1/vms/web%20two", force="true")
     assert {entry.name for entry in small_pool.root.iterdir()} == {".holdfast-pool", "lost+found"}
     host.call("DELETE", "/v1/pools/tight")
     check_invariants(host)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed(), reason="needs Ceph's packages")
+def test_a_cluster_that_goes_away(host: LiveHost, small: SmallGuest) -> None:
+    """Its storage daemon is killed under a VM that writes: I/O waits, and goes on when it is back."""
+    cluster = CephCluster(host.state.root.parent / "ceph")
+    try:
+        CephCluster.make(cluster.folder)
+        spec = {"kind": "rbd", "ceph_pool": POOL, "user": "holdfast"}
+        spec |= {"conf": str(cluster.conf), "keyring": str(cluster.keyring)}
+        host.call("POST", "/v1/pools", {"name": "ceph", "spec": spec})
+        disks = [{"size": "64MiB", "pool": "ceph"}]
+        host.do("POST", "/v1/vms", small_vm("web", small.append, disks=disks, start=True))
+        host.wait_agent("web")
+        key = cluster.keyring.read_text().split("key = ")[1].split()[0]
+        assert not [part for qemu in host.qemus() for part in qemu.argv if key in part]
+        cluster.stop_storage()
+        host.run_in("web", _WRITER)
+        wait_for(lambda: host.call("GET", "/v1/pools/ceph")["health"] == "vanished")
+        assert host.vm("web").state is VmState.RUNNING, "it waits, and knows nothing of it"
+        cluster.start_storage()
+        host.wait_agent("web")
+        wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"), 120)
+        require_written(host, "web")
+        wait_for(lambda: host.call("GET", "/v1/pools/ceph")["health"] == "available")
+        host.do("DELETE", "/v1/vms/web", force="true")
+        host.call("DELETE", "/v1/pools/ceph")
+        check_invariants(host)
+    finally:
+        cluster.close()

@@ -6,9 +6,10 @@
 All of it can be asked for again: what is there already stays, what is gone already is passed over.
 """
 
+import base64
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.machine.devices.disks import (
@@ -57,6 +58,14 @@ class DiskPlug:
         self._session = session
         self._io_uring = io_uring
         self._hotplug = HotPlug(session)
+
+    async def know(self, secrets: Mapping[str, bytes]) -> None:
+        """Make the secret objects that layers need to be opened, where QEMU has none of that id."""
+        for name, secret in secrets.items():
+            there = await self._session.execute("qom-list", {"path": "/objects"})
+            if not any(each["name"] == name for each in there):
+                data = {"data": base64.b64encode(secret).decode(), "format": "base64"}
+                await self._session.execute("object-add", {"qom-type": "secret", "id": name, **data})
 
     async def has(self, disk: str) -> bool:
         """Whether the guest's machine has the disk's device."""

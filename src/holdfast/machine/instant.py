@@ -59,11 +59,23 @@ class Instant:
         return stall
 
     async def of_work(self, work: Callable[[], Awaitable[None]], *, runs: bool) -> Stall:
-        """Stop the guest, do the work, and let it go on. Raises what `work` raises."""
-        async with self._still(runs) as stall:
-            await self._session.execute("stop")
-            await work()
-        return stall
+        """Stop the guest, do the work, and let it go on; a cancellation waits until then.
+
+        Raises what `work` raises.
+        """
+
+        async def whole() -> Stall:
+            async with self._still(runs) as stall:
+                await self._session.execute("stop")
+                await work()
+            return stall
+
+        task = asyncio.ensure_future(whole())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
 
     async def with_memory(
         self, path: Path, work: Callable[[], Awaitable[None]], progress: Progress, *, runs: bool
@@ -71,7 +83,18 @@ class Instant:
         """Write the memory to `path` and do the work at the instant that it is of. Raises as `stream`."""
         async with self._still(runs) as stall:
             await self._memory.stream(path, work, progress)
+        if not runs:
+            await self.be_paused()
         return stall
+
+    async def be_paused(self) -> None:
+        """Bring a machine that has written its memory out back to where it was: paused, and owning its disks.
+
+        QEMU gives them back to a guest that goes on only, so it does, for as long as two commands are apart.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._session.execute("cont"))
+            group.create_task(self._session.execute("stop"))
 
     @asynccontextmanager
     async def _still(self, runs: bool) -> AsyncIterator[Stall]:

@@ -47,6 +47,8 @@ class FilePlace(Frozen):
 
     kind: Literal["file"] = "file"
     path: Path
+    direct: bool = False
+    """Past the host's page cache, so that what could not be written is known, and can be written again."""
 
     def protocol(self) -> dict[str, Any]:
         return {"driver": "file", "filename": str(self.path)}

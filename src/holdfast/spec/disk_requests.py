@@ -28,13 +28,16 @@ class DiskAdd(Frozen):
     """Copy the image whole instead."""
     device: str | None = Field(default=None, max_length=4096)
     """Path of a block device of the host that carries the disk directly."""
+    pool: Name | None = None
+    """Where its volume lies; None: in the VM's own folder."""
     bus: DiskBus = DiskBus.VIRTIO
     limits: IoLimits = IoLimits()
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if self.device is not None and (self.image or self.size is not None or self.full_copy):
-            raise ValueError("a host's device has its own size and place; leave out size and image")
+        given = self.image or self.size is not None or self.full_copy or self.pool
+        if self.device is not None and given:
+            raise ValueError("a host's device has its own size and place; leave out size, image and pool")
         if self.device is None and self.size is None and self.image is None:
             raise ValueError("a disk needs a size, an image, or a device")
         return self

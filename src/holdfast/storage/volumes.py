@@ -21,7 +21,7 @@ from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools, ids_of
-from holdfast.storage.pools.pool import Pool, VolumeId
+from holdfast.storage.pools.pool import Pool, VolumeId, require_room
 from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import Progress
 from holdfast.storage.volume_content import content_length, copy_bytes, flatten, make_volume, resize_volume
@@ -141,11 +141,12 @@ class Volumes:
         volume: str,
         pool: str | None,
         *,
+        name: str | None = None,
         identity: Identity | None,
         operation: str,
         progress: Progress,
     ) -> Layer:
-        """Copy one layer of a disk, which nobody writes to, to another pool under the same name.
+        """Copy one layer of a disk, which nobody writes to, to another pool; `name`: under another name.
 
         What only shows through from below it does so in the copy; bitmaps are kept.
 
@@ -156,8 +157,13 @@ class Volumes:
         source = next(each for each in ids_of(vm_name, disk) if each.name == volume)
         before, after = self._pools.of(disk.pool), self._pools.of(pool)
         await self._require_volume(before, source, disk)
-        await self._copied(before, source, after, source, disk.size, identity, operation, progress)
-        return Layer(place=after.place(source), format=source.format.value, name=volume)
+        target = VolumeId(vm_name, name or volume, source.format)
+        await self._copied(before, source, after, target, disk.size, identity, operation, progress)
+        return Layer(place=after.place(target), format=source.format.value, name=target.name)
+
+    async def require_room(self, pool: str | None, room: int) -> None:
+        """Pass where a pool is there and has `room` bytes. Raises PoolNotFound, PoolVanished, NoSpace."""
+        await require_room(self._pools.of(pool), room)
 
     async def _copied(
         self,

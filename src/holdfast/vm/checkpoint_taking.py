@@ -164,8 +164,11 @@ class TakeCheckpoint(CheckpointPhase):
             await machine.memory.cancel()
             if job.notes["intent"]["freezes"] and owner.guest:
                 await thaw(owner)
-            if job.notes["intent"]["runs"] and await machine.status() in ("paused", "postmigrate"):
+            status = await machine.status()
+            if job.notes["intent"]["runs"] and status in ("paused", "postmigrate"):
                 await machine.cont()
+            elif status == "postmigrate":
+                await machine.instant.be_paused()
             connected = await machine.layers.chains()
             kept = {disk: top for disk, top in tops.items() if top not in connected.get(disk, ())}
             await owner.change(

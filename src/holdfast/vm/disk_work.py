@@ -97,6 +97,7 @@ class PlugDisk(DiskPhase):
             await owner.change(lambda row: change_both(row, with_disk(disk)))
             opened = await asyncio.to_thread(open_disk, self._rooms, record.name, disk)
             try:
+                await machine.disks.know(await self._rooms.volumes.secrets(record.name, disk))
                 await machine.disks.add(opened.attachment, place, opened.fd)
             finally:
                 opened.close()

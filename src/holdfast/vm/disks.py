@@ -10,17 +10,19 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from holdfast.host.block_devices import BlockDevice, BlockDeviceInUse, look_at, number_of
-from holdfast.host.space import NoSpace, free_space
+from holdfast.host.space import NoSpace
 from holdfast.machine.devices.ports import DISK_PORTS
 from holdfast.machine.disk_plug import NotGrowableNow
-from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskView, IoLimitsChange
+from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskMove, DiskView, IoLimitsChange
 from holdfast.spec.errors import Conflict, InvalidInput
 from holdfast.spec.operation import Operation
-from holdfast.spec.units import format_size
+from holdfast.spec.pool import LOCAL
+from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import Disk, DiskBus, VmSpec, VolumeFormat
 from holdfast.spec.vm_requests import NewDisk
 from holdfast.storage.images import require_stored
-from holdfast.vm import records
+from holdfast.storage.pools.book import require_pools
+from holdfast.vm import disk_moving, records
 from holdfast.vm.admission import Verb
 from holdfast.vm.disk_settling import specs_of
 from holdfast.vm.disk_specs import (
@@ -33,8 +35,9 @@ from holdfast.vm.disk_specs import (
     with_update,
 )
 from holdfast.vm.disk_work import free_place
+from holdfast.vm.layers import chain_to
 from holdfast.vm.owner import VmOwner
-from holdfast.vm.planning import Planner
+from holdfast.vm.planning import Planner, require_volume
 from holdfast.vm.registry import VmChangedMeanwhile, VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -51,8 +54,16 @@ class DiskTooLarge(NoSpace):
     id = "disk-larger-than-storage"
 
 
+class DiskAlreadyThere(Conflict):
+    id = "disk-already-there"
+
+
 class DeviceHasItsSize(Conflict):
     id = "device-has-its-size"
+
+
+_OVERHEAD = 16 * MIB
+"""Tables of the copies."""
 
 
 class DiskWork:
@@ -101,6 +112,7 @@ class DiskWork:
             if disk_of(VmSpec.model_validate(row.spec), disk.id):
                 raise _changed_meanwhile(owner)
             require_stored(session, set(images.values()))
+            require_pools(session, [disk.pool])
 
         return await self._registry.begin("disk.add", owner, Verb.DISKS, params, actor, also)
 
@@ -119,10 +131,16 @@ class DiskWork:
                 limits=request.limits,
             )
             return disk, {}
-        wanted = NewDisk(size=request.size, image=request.image, bus=request.bus, full_copy=request.full_copy)
+        wanted = NewDisk(
+            size=request.size,
+            image=request.image,
+            bus=request.bus,
+            full_copy=request.full_copy,
+            pool=request.pool,
+        )
         disk, image = await self._planner.new_disk(disk_id, wanted)
         disk = disk.model_copy(update={"limits": request.limits})
-        await asyncio.to_thread(self._require_capacity, disk.size)
+        await self._require_capacity(disk.pool, disk.size)
         return disk, {disk_id: image.digest} if image else {}
 
     async def _require_lone(self, device: BlockDevice) -> None:
@@ -136,17 +154,47 @@ class DiskWork:
                         cure=f"Remove it there first: `holdfast disk remove {record.name} {disk.id}`.",
                     )
 
-    def _require_capacity(self, size: int) -> None:
+    async def _require_capacity(self, pool: str | None, size: int) -> None:
         """A disk may promise more than is free, as others do, but not more than could ever be."""
-        free, total = free_space(self._rooms.state.vms)
-        if size > total:
+        state = await self._rooms.pools.of(pool).state()
+        if state.capacity is not None and size > state.capacity:
             raise DiskTooLarge(
-                f"a disk of {format_size(size)} is larger than the {format_size(total)} of the storage it"
-                " would be on",
+                f"a disk of {format_size(size)} is larger than the {format_size(state.capacity)} of the"
+                " storage it would be on",
                 value=size,
-                cure=f"Ask for less; {format_size(free)} are free there.",
-                detail={"capacity": total, "free": free},
+                cure=f"Ask for less; {format_size(state.free or 0)} are free there.",
+                detail={"capacity": state.capacity, "free": state.free},
             )
+
+    async def move(self, name: str, disk: str, request: DiskMove, actor: str) -> Operation:
+        """All of its layers to another pool, while the VM runs or while it does not."""
+        owner = await self._registry.named(name)
+        owner.admits(Verb.DISKS)
+        found = named(owner.record, disk)
+        require_volume(owner.record.name, found)
+        target = self._rooms.pools.of(request.to)
+        pool = target.name if target.name != LOCAL else None
+        if pool == found.pool:
+            raise DiskAlreadyThere(
+                f"{disk} of VM {owner.record.name!r} lies in the pool {target.name!r} already",
+                value=target.name,
+                cure="Name another pool; see `holdfast pool list`.",
+            )
+        await self._rooms.volumes.require(owner.record.name, found)
+        specs = await specs_of(self._rooms, owner.record)
+        names = disk_moving.new_names(specs, disk)
+        room = _OVERHEAD
+        for layer in names:
+            there = chain_to(specs, disk, layer)
+            room += await self._rooms.volumes.layer_size(owner.record.name, there, layer)
+        await self._rooms.volumes.require_room(pool, room)
+        wire = found.model_dump(mode="json")
+        params = {"disk_id": disk, "disk": wire, "pool": pool, "names": names}
+
+        def also(session: Session) -> None:
+            require_pools(session, [pool])
+
+        return await self._registry.begin(disk_moving.KIND, owner, Verb.DISKS, params, actor, also)
 
     async def remove(self, name: str, disk: str, keep: bool, force: bool, actor: str) -> Operation:
         """`keep`: the volumes are set aside; `force`: also the first disk, and against a guest's will."""
@@ -185,7 +233,7 @@ class DiskWork:
                 value=request.size,
                 cure=f"Ask for more than {format_size(found.size)}, or make a smaller disk and copy inside.",
             )
-        await asyncio.to_thread(self._require_capacity, request.size)
+        await self._require_capacity(found.pool, request.size)
         plugged = owner.machine is not None and disk_of(owner.record.running_spec, disk)
         if plugged and found.bus is DiskBus.NVME:
             raise NotGrowableNow.of(disk)

@@ -21,6 +21,7 @@ from holdfast.host.files import remove_tree
 from holdfast.machine.disk_layers import DiskLayers, root_of
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
+from holdfast.qmp.errors import QmpRefused
 from holdfast.spec.attachment import Layer
 from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
@@ -146,9 +147,12 @@ async def _ended(machine: RunningMachine) -> bool:
 async def _close_unused(machine: RunningMachine, kept: frozenset[str]) -> None:
     """Layers that were merged, or prepared and not switched to."""
     used = kept.union(*(await machine.layers.chains()).values())
-    for node in await machine.layers.nodes():
-        if node.startswith("d-disk") and node.removeprefix("d-") not in used:
-            await machine.layers.drop(node.removeprefix("d-"))
+    opened = {node.removeprefix("d-") for node in await machine.layers.nodes() if node.startswith("d-disk")}
+    unused = opened - used
+    for _ in range(len(unused)):  # one that stands on another keeps that open
+        for layer in unused:
+            with contextlib.suppress(QmpRefused):
+                await machine.layers.drop(layer)
 
 
 class _Work:

@@ -143,6 +143,24 @@ def without(spec: VmSpec, disk_id: str, layer: str) -> VmSpec:
     return merged(spec, Merge(disk_id, layer, layer), Direction.UP)
 
 
+def carried(spec: VmSpec, disk_id: str, names: Mapping[str, str], pool: str | None) -> VmSpec:
+    """A specification after all layers of a disk were copied to another pool under new names."""
+    return _changed(
+        spec,
+        lambda disk: (
+            disk.model_copy(
+                update={
+                    "volume": names[disk.volume],
+                    "below": tuple(names[each] for each in disk.below),
+                    "pool": pool,
+                }
+            )
+            if disk.id == disk_id
+            else disk
+        ),
+    )
+
+
 def depth(spec: VmSpec) -> int:
     """Layers of the deepest disk."""
     return max((len(own_layers(disk)) for disk in spec.disks), default=0)

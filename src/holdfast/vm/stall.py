@@ -100,11 +100,11 @@ class StallWatch:
             self._task = None
 
     async def _go_on(self, machine: RunningMachine) -> None:
-        """Every attempt that was in vain makes the next one wait longer, for a defect may be lasting."""
-        now = asyncio.get_running_loop().time()
-        self._attempts = [each for each in self._attempts if now - each < _ROW_SECONDS] + [now]
-        wait = min(_LOOK * 2 ** (len(self._attempts) - 1), _LONGEST_PAUSE)
-        await asyncio.sleep(wait)
+        """Where storage failed, each attempt makes the next one wait longer, for a defect may be lasting."""
+        if self.stall and not all(self.stall.pools.values()):
+            now = asyncio.get_running_loop().time()
+            self._attempts = [each for each in self._attempts if now - each < _ROW_SECONDS] + [now]
+            await asyncio.sleep(min(_LOOK * 2 ** (len(self._attempts) - 1), _LONGEST_PAUSE))
         # Nothing reports that storage can be used again.
         while self.stall and not await self.stall.over(self._pools):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)

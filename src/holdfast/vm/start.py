@@ -61,16 +61,14 @@ async def _build(
     spec, folder, runtime = _spec(record), rooms.state.vm(record.name), rooms.state.vm_runtime(record.id)
     identity = rooms.identities.of(record.number)
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
-    for disk in spec.disks:
-        await rooms.volumes.grant(record.name, disk, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     disks: list[OpenedDisk] = []
     secrets: dict[str, int] = {}
     try:
         for disk in spec.disks:
-            for name, secret in (await rooms.volumes.secrets(record.name, disk)).items():
-                if name not in secrets:
-                    secrets[name] = in_memory(name, secret)
+            await rooms.volumes.grant(record.name, disk, identity)
+            needed = await rooms.volumes.secrets(record.name, disk)
+            secrets |= {name: in_memory(name, needed[name]) for name in needed.keys() - secrets.keys()}
         tpm = await _start_tpm(rooms, record, spec, identity, empty=image is not None)
         for nic in spec.nics:
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))

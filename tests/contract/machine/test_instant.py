@@ -61,6 +61,13 @@ async def test_memory_of_the_instant_is_restored_over_its_layers(rig: Rig, tmp_p
         stall = await rig.machine.instant.with_memory(memory, work, lambda *_: None, runs=True)
         assert await rig.machine.status() == "running" and stall.seconds is not None
         await rig.write("disk0", 9, "0", "64k")
+    await rig.machine.pause()
+    for number in (6, 7):  # of one that is paused: it can be done again, and layers can be merged
+        (tmp_path / "more").touch()
+        work = _switch(rig, number)
+        stall = await rig.machine.instant.with_memory(tmp_path / "more", work, lambda *_: None, runs=False)
+        assert await rig.machine.status() == "paused" and stall.seconds is None
+        await rig.write("disk0", 9, "0", "64k")
     await rig.machine.kill()
     processes = Processes(state_in(tmp_path))
     disks = []

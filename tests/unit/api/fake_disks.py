@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskView, IoLimitsChange
+from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskMove, DiskView, IoLimitsChange
 from holdfast.spec.operation import Operation
 from holdfast.spec.vm import DiskBus, IoLimits
 
@@ -47,6 +47,10 @@ class FakeDisks:
         return self._begin(
             "disk.grow", name, actor, {"disk_id": disk, "size": request.size, "guest_sees": False}
         )
+
+    async def move(self, name: str, disk: str, request: DiskMove, actor: str) -> Operation:
+        self.asked.append(request)
+        return self._begin("disk.move", name, actor, {"disk_id": disk, "pool": request.to})
 
     async def limit(self, name: str, disk: str, change: IoLimitsChange) -> DiskView:
         self.limits = change.applied(self.limits)

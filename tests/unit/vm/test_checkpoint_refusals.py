@@ -7,9 +7,9 @@ import pytest
 
 from holdfast.spec.units import GIB
 from holdfast.spec.vm import Disk, DiskBus, VmSpec, VmState
-from holdfast.vm.checkpoint_of_machine import MemoryNotMovable, require_movable
 from holdfast.vm.checkpoint_records import CheckpointNameTaken, CheckpointNotFound, CheckpointTree
 from holdfast.vm.checkpoints import ChainTooDeep, Checkpoints, GuardedVm, TooManyCheckpoints
+from holdfast.vm.disk_specs import MemoryNotMovable, require_movable_memory
 
 
 def checkpoint(hours: int) -> Any:
@@ -25,10 +25,10 @@ def owner(*, bus: DiskBus = DiskBus.VIRTIO, layers: int = 1, guarded: bool = Fal
 
 
 def test_a_disk_on_the_nvme_bus_rules_memory_out() -> None:
-    require_movable(owner())
+    require_movable_memory(owner().record)
     with pytest.raises(MemoryNotMovable) as caught:
-        require_movable(owner(bus=DiskBus.NVME))
-    assert caught.value.value == "disk0"
+        require_movable_memory(owner(bus=DiskBus.NVME).record)
+    assert caught.value.value == ["disk0"]
 
 
 def test_too_many_checkpoints_and_too_deep_chains_are_refused() -> None:

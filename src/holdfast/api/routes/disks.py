@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from holdfast.api.access import Admin, Viewer, With
-from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskView, IoLimitsChange
+from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskMove, DiskView, IoLimitsChange
 from holdfast.spec.operation import Operation
 
 router = APIRouter(prefix="/v1/vms/{name}/disks", tags=["devices"])
@@ -34,6 +34,11 @@ async def remove_disk(
 @router.post("/{disk}/grow", status_code=202)
 async def grow_disk(services: With, caller: Admin, name: str, disk: str, request: DiskGrow) -> Operation:
     return await services.disks.grow(name, disk, request, caller.name)
+
+
+@router.post("/{disk}/move", status_code=202)
+async def move_disk(services: With, caller: Admin, name: str, disk: str, request: DiskMove) -> Operation:
+    return await services.disks.move(name, disk, request, caller.name)
 
 
 @router.patch("/{disk}/limits")

@@ -2,4 +2,4 @@
 
 from holdfast.cli.lazy import group
 
-app = group("holdfast.cli.disk", "add list show grow limit remove", "Disks of a VM that exists.")
+app = group("holdfast.cli.disk", "add list show grow move limit remove", "Disks of a VM that exists.")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.names import VmArgument, complete_image
+from holdfast.cli.names import VmArgument, complete_image, complete_pool
 from holdfast.cli.output import Format, FormatOption
 from holdfast.cli.waiting import NoWait
 
@@ -23,6 +23,10 @@ def command(
     device: Annotated[
         str | None, typer.Option(help="A block device of the host that carries the disk directly.")
     ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="Pool of its volume; none: the VM's own folder.", autocompletion=complete_pool),
+    ] = None,
     bus: Annotated[str, typer.Option(help="virtio, scsi or nvme.")] = "virtio",
     no_wait: NoWait = False,
     format_: FormatOption = Format.TABLE,
@@ -32,6 +36,7 @@ def command(
     from holdfast.cli.disk_done import finish_disk
     from holdfast.cli.session import connect
 
-    body = {"size": size, "image": image, "full_copy": full_copy, "device": device, "bus": bus}
+    body = {"size": size, "image": image, "full_copy": full_copy, "device": device}
+    body |= {"pool": pool, "bus": bus}
     with connect() as client:
         finish_disk(client, client.wire("POST", vm_path(name, "disks"), body), format_, no_wait)

@@ -14,8 +14,9 @@ _NEEDED = {
     "lvm-thin": ("group", "thin-pool"),
     "block-device": ("device",),
     "nfs": ("server", "export"),
+    "rbd": ("ceph-pool", "keyring"),
 }
-_FIELDS = {"thin-pool": "thin_pool"}
+_MAY = {"rbd": ("user", "conf")}
 
 
 class PoolOptionsDoNotFit(InvalidInput):
@@ -30,18 +31,18 @@ def _spec(kind: str, given: dict[str, str | None], disk_format: str | None) -> d
             f"there is no kind of pool {kind!r}", value=kind, cure=f"Use one of {', '.join(_NEEDED)}."
         )
     named = {name for name, value in given.items() if value is not None}
-    if named != set(needed):
+    if not set(needed) <= named <= {*needed, *_MAY.get(kind, ())}:
         wanted = " and ".join(f"--{name}" for name in needed)
         raise PoolOptionsDoNotFit(
             f"a pool of kind {kind} takes {wanted}", value=sorted(named), cure=f"Give {wanted}, no other."
         )
-    spec: dict[str, Any] = {"kind": kind, **{_FIELDS.get(name, name): given[name] for name in needed}}
+    spec: dict[str, Any] = {"kind": kind, **{name.replace("-", "_"): given[name] for name in named}}
     return spec | ({"format": disk_format} if disk_format else {})
 
 
 def command(
     name: Annotated[str, typer.Argument(help="A name for the pool.")],
-    kind: Annotated[str, typer.Option(help="directory, lvm-thin, block-device or nfs.")] = "directory",
+    kind: Annotated[str, typer.Option(help="directory, lvm-thin, block-device, nfs or rbd.")] = "directory",
     path: Annotated[str | None, typer.Option(help="Directory: empty, and the daemon's alone.")] = None,
     group: Annotated[str | None, typer.Option(help="LVM: the volume group.")] = None,
     thin_pool: Annotated[str | None, typer.Option(help="LVM: its thin pool.")] = None,
@@ -49,6 +50,10 @@ def command(
     erase: Annotated[bool, typer.Option("--erase", help="Destroy what is on the device.")] = False,
     server: Annotated[str | None, typer.Option(help="NFS: name or address of the server.")] = None,
     export: Annotated[str | None, typer.Option(help="NFS: the directory that it exports.")] = None,
+    ceph_pool: Annotated[str | None, typer.Option(help="Ceph: the cluster's pool.")] = None,
+    user: Annotated[str | None, typer.Option(help="Ceph: the client, without `client.`.")] = None,
+    keyring: Annotated[str | None, typer.Option(help="Ceph: file on the host with its key.")] = None,
+    conf: Annotated[str | None, typer.Option(help="Ceph: the cluster's ceph.conf on the host.")] = None,
     disk_format: Annotated[
         str | None, typer.Option(help="qcow2 or raw, of new disks that stand alone (directory, nfs).")
     ] = None,
@@ -56,7 +61,9 @@ def command(
 ) -> None:
     """Make a pool."""
     given = {"path": path, "group": group, "thin-pool": thin_pool, "device": device}
-    spec = _spec(kind, {**given, "server": server, "export": export}, disk_format)
+    given |= {"server": server, "export": export}
+    given |= {"ceph-pool": ceph_pool, "user": user, "keyring": keyring, "conf": conf}
+    spec = _spec(kind, given, disk_format)
     from holdfast.cli.output import show
     from holdfast.cli.session import connect
     from holdfast.cli.sheets.pool import pool_sheet

@@ -84,6 +84,8 @@ def done(kind: str, result: dict[str, Any]) -> Iterator[str]:
     elif kind == "disk.grow":
         told = _seen(sees, "the guest sees it", "the guest does not see the new size yet")
         yield f"{result['disk_id']} has {size(result['size'])}{told}"
+    elif kind == "disk.move":
+        yield f"{result['disk_id']} lies in the pool {result['pool']}"
     elif kind == "disk.remove":
         if result["waits"]:
             yield f"{result['disk_id']} is gone from the next start on; the guest has yet to let go of it"

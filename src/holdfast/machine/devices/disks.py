@@ -15,7 +15,7 @@ from typing import Any
 
 from holdfast.machine.devices.ports import DISK_PORTS, numbers
 from holdfast.machine.devices.quoting import backend, blockdev, device, option
-from holdfast.spec.attachment import BlockPlace, DiskAttachment, Layer, OnDiskError
+from holdfast.spec.attachment import BlockPlace, DiskAttachment, FilePlace, Layer, OnDiskError, Place
 from holdfast.spec.vm import DiskBus, IoLimits
 
 IO_THREAD = "io0"
@@ -105,6 +105,7 @@ def layer_nodes(
 ) -> list[dict[str, Any]]:
     """The two nodes of one layer, with nothing below them. `fixed`: it is only read."""
     discards = discard and not fixed
+    cache = _CACHE | {"direct": _past_the_cache(layer.place)}
     protocol = layer.place.protocol()
     local = {"aio": "io_uring" if io_uring else "threads"} if layer.place.kind in _LOCAL else {}
     file = {
@@ -113,7 +114,7 @@ def layer_nodes(
         **protocol,
         **local,
         "read-only": fixed,
-        "cache": _CACHE,
+        "cache": cache,
         **({"discard": "unmap"} if discards else {}),
     }
     format_ = {
@@ -121,7 +122,7 @@ def layer_nodes(
         "node-name": f"d-{name}",
         "file": f"f-{name}",
         "read-only": fixed,
-        "cache": _CACHE,
+        "cache": cache,
         **({"discard": "unmap", "detect-zeroes": "unmap"} if discards else {}),
     }
     return [file, format_]
@@ -145,6 +146,10 @@ def throttle_limits(limits: IoLimits) -> dict[str, int]:
             told[f"{what}-{which}-max"] = burst or 0 if rate else 0
             told[f"{what}-{which}-max-length"] = limits.burst_seconds if rate and burst else 1
     return told
+
+
+def _past_the_cache(place: Place) -> bool:
+    return isinstance(place, BlockPlace) or (isinstance(place, FilePlace) and place.direct)
 
 
 def throttle_node(attachment: DiskAttachment) -> dict[str, Any]:

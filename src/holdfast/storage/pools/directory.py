@@ -99,7 +99,7 @@ class DirectoryPool:
         return self._root / volume.vm / f"{volume.name}.{volume.format}"
 
     def place(self, volume: VolumeId) -> Place:
-        return FilePlace(path=self._path(volume))
+        return FilePlace(path=self._path(volume), direct=self._mark is not None)
 
     def draft(self, volume: VolumeId) -> Place:
         return FilePlace(path=_part(self._path(volume)))

@@ -90,7 +90,11 @@ class NfsPool(DirectoryPool):
                 folder.chmod(0o711)
 
         await asyncio.to_thread(prepare)
-        await self._tool("mount", "-t", "nfs", "-o", OPTIONS, self._source, str(self._root))
+        try:
+            await self._tool("mount", "-t", "nfs", "-o", OPTIONS, self._source, str(self._root))
+        except BaseException:
+            self._root.rmdir()
+            raise
 
     async def unmake(self) -> None:
         await super().unmake()

@@ -37,7 +37,15 @@ class RootMark:
     """Mark of the daemon's state folder."""
 
     def write(self, root: Path) -> None:
+        """Raises PoolPathUnusable where the file system reads and writes by its cache only."""
         write_atomic(root / _MARK, json.dumps(asdict(self)).encode(), 0o644)
+        try:
+            os.close(os.open(root / _MARK, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+        except OSError as error:
+            remove_mark(root)
+            raise _unusable(
+                root, "its file system cannot write past the cache (O_DIRECT)", "Choose another file system."
+            ) from error
 
 
 def read_mark(root: Path) -> RootMark | None:
