@@ -40,6 +40,7 @@ def _measure(size: int, work: Path, rounds: int) -> list[Figure]:
     ova, vmdk, raw = ova_disk(size), vmdk_disk(size), raw_disk(size)
     ours: list[float] = []
     convert: list[float] = []
+    direct: list[float] = []
     unpack: list[float] = []
     extra = memory = 0
     for number in range(rounds):
@@ -51,11 +52,13 @@ def _measure(size: int, work: Path, rounds: int) -> list[Figure]:
         extra, memory = max(extra, more), max(memory, done.memory)
         target.unlink()
         convert.append(_convert(vmdk, work / "convert.qcow2"))
+        direct.append(_convert(vmdk, work / "direct.qcow2", "-t", "none"))
         unpack.append(_unpack(ova[0], work))
         say(f"round {number + 1}: {ours[-1]:.1f} s; convert {convert[-1]:.1f} s; unpack {unpack[-1]:.1f} s")
     rate = size / MIB / statistics.median(ours)
     return [
         _ratio("vs_convert", ours, convert, 0.8, "over qemu-img convert of the unpacked VMDK"),
+        _ratio("vs_convert_direct", ours, direct, None, "over the same with `-t none`, past the page cache"),
         _ratio("vs_unpack", ours, unpack, 0.5, "over tar and qemu-img convert"),
         Figure("extra_disk_mib", extra / MIB, "MiB", 0, "lower", rounds, "at the peak, beyond the volume"),
         Figure("rss_mib", memory / MIB, "MiB", 200, "lower", rounds, "of the process that reads and writes"),
@@ -63,7 +66,7 @@ def _measure(size: int, work: Path, rounds: int) -> list[Figure]:
     ]
 
 
-def _ratio(name: str, ours: list[float], theirs: list[float], aim: float, what: str) -> Figure:
+def _ratio(name: str, ours: list[float], theirs: list[float], aim: float | None, what: str) -> Figure:
     note = f"{what}; ours {spread(ours)} s, theirs {spread(theirs)} s"
     value = statistics.median(ours) / statistics.median(theirs)
     return Figure(name, value, "", aim, "lower", len(ours), note)
@@ -101,9 +104,10 @@ async def _import(processes: Processes, ova: tuple[Path, int], size: int, target
         os.close(fd)
 
 
-def _convert(vmdk: Path, target: Path) -> float:
+def _convert(vmdk: Path, target: Path, *options: str) -> float:
     began = time.perf_counter()
-    subprocess.run(["qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", str(vmdk), str(target)], check=True)
+    command = ["qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", *options, str(vmdk), str(target)]
+    subprocess.run(command, check=True)
     sync(target)
     seconds = time.perf_counter() - began
     target.unlink()

@@ -26,6 +26,11 @@ def test_an_empty_disk_has_no_grain() -> None:
     assert taken(stream(())) == {}
 
 
+def test_what_a_table_lists_beyond_the_disk_says_nothing() -> None:
+    data = stream()
+    assert taken(bytes(patched(data, tables(data)[1120] + 4, "<I", 5))) == taken(bytes(stream()))
+
+
 def patched(data: bytearray, at: int, form: str, value: int) -> bytearray:
     struct.pack_into(form, data, at, value)
     return data

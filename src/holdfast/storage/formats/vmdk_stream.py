@@ -122,10 +122,19 @@ def _listed(reader: Reader, made: Layout) -> int:
         raise damaged("VMDK", "two grain tables lie in one place")
     found = 0
     for sector in places:
-        table = _integers(reader, sector * SECTOR, made.per_table, "a grain table")
-        # 0 is no grain, 1 one of zeros.
-        found += made.per_table - table.count(0) - table.count(1)
+        found += _with_data(_integers(reader, sector * SECTOR, made.per_table, "a grain table"))
+    if made.directory[-1]:
+        # What the last table has room for beyond the end of the disk says nothing.
+        table = _integers(reader, made.directory[-1] * SECTOR, made.per_table, "a grain table")
+        found -= _with_data(
+            table[-(-made.capacity // made.grain) - (len(made.directory) - 1) * made.per_table :]
+        )
     return found
+
+
+def _with_data(table: "array[int]") -> int:
+    """Entries of a grain table but for 0, which is no grain, and 1, which is one of zeros."""
+    return len(table) - table.count(0) - table.count(1)
 
 
 def _integers(reader: Reader, offset: int, count: int, what: str) -> "array[int]":
