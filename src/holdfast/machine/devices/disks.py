@@ -33,7 +33,8 @@ def disks(attachments: Sequence[DiskAttachment], *, io_uring: bool) -> list[str]
         parts += backend("iothread", id=IO_THREAD)
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
     parts += DISK_PORTS.ports(places.values())
-    controller = IO_THREAD if any(each.bus is DiskBus.SCSI for each in attachments) else None
+    on_scsi = [each for each in attachments if each.bus is DiskBus.SCSI]
+    controller = IO_THREAD if on_scsi and not any(_waits(each) for each in on_scsi) else None
     parts += device("virtio-scsi-pci", id=SCSI_CONTROLLER, bus="pcie.0", addr="0x7", iothread=controller)
     order = numbers((each.id for each in attachments), _MOST)
     for each in attachments:
@@ -135,7 +136,7 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
         "serial": attachment.id,
         "bootindex": _FIRST_BOOT + number,
     }
-    if attachment.on_error is OnDiskError.STOP and attachment.bus is not DiskBus.NVME:
+    if _waits(attachment) and attachment.bus is not DiskBus.NVME:
         shared |= {"rerror": "stop", "werror": "stop"}
     if place is None:
         at = {"channel": 0, "scsi-id": number % _TARGETS, "lun": number // _TARGETS}
@@ -143,7 +144,13 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
     bus = DISK_PORTS.port(place)
     if attachment.bus is DiskBus.NVME:
         return {"driver": "nvme", "bus": bus, **shared}
-    return {"driver": "virtio-blk-pci", "bus": bus, "iothread": IO_THREAD, **shared}
+    thread = {} if _waits(attachment) else {"iothread": IO_THREAD}
+    return {"driver": "virtio-blk-pci", "bus": bus, **thread, **shared}
+
+
+def _waits(attachment: DiskAttachment) -> bool:
+    """Whether QEMU stops and tries again, which loses interrupts where an I/O thread serves the disk."""
+    return attachment.on_error is OnDiskError.STOP
 
 
 def _name(attachment: DiskAttachment, depth: int) -> str:
