@@ -12,6 +12,7 @@ from storage_rooms import Rooms
 from volume_life import live_through
 
 from holdfast.spec.pool import BlockDevicePoolSpec, LvmThinPoolSpec, PoolHealth
+from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.block_device import (
     BlockDevicePool,
     DeviceInUse,
@@ -20,7 +21,7 @@ from holdfast.storage.pools.block_device import (
     _require_unused,
 )
 from holdfast.storage.pools.lvm_thin import LvmThinPool, VolumeGroupTaken
-from holdfast.storage.pools.pool import PoolVanished, VolumeId
+from holdfast.storage.pools.pool import FormatNotHeld, PoolVanished, VolumeId
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes loop devices")
@@ -80,6 +81,8 @@ async def test_health_and_who_it_belongs_to(rooms: Rooms, lvm: LoopLvm) -> None:
     assert (await other.state()).health is PoolHealth.VANISHED
     with pytest.raises(VolumeGroupTaken):
         await other.make()
+    with pytest.raises(FormatNotHeld):
+        await pool.allocate(VolumeId("one", "disk0", VolumeFormat.RAW), MIB)
     lvm.away = True
     assert (await pool.state()).health is PoolHealth.VANISHED
     with pytest.raises(PoolVanished):

@@ -12,10 +12,11 @@ from example_machines import machines, with_descriptors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.machine.devices.disks import disks
 from holdfast.machine.devices.memory import memory
 from holdfast.machine.devices.ports import DISK_PORTS, NIC_PORTS, TooManyDevices
 from holdfast.machine.plan import MachineInputs, PlainQemu, arguments
-from holdfast.spec.attachment import CdAttachment, DiskAttachment, Layer, SlirpAttachment
+from holdfast.spec.attachment import CdAttachment, DiskAttachment, Layer, OnDiskError, SlirpAttachment
 from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.spec.vm import Acceleration, DiskBus, GuestOs, Nic, VmSpec
 
@@ -154,3 +155,18 @@ def test_a_raw_file_has_nothing_below_it(tmp_path: Path) -> None:
     inputs = MachineInputs("v", "n", spec, Acceleration.TCG, "q35", tmp_path, tmp_path, disks=(disk,))
     with pytest.raises(ValueError, match="nothing below it"):
         arguments(inputs)
+
+
+def test_disks_that_wait_have_no_io_thread(tmp_path: Path) -> None:
+    """QEMU 10.0 was seen to lose interrupts after it had stopped for such a disk."""
+    for bus in DiskBus:
+        waiting = DiskAttachment(
+            id="disk0",
+            bus=bus,
+            layers=(Layer.of_file(tmp_path / "a", "qcow2"),),
+            on_error=OnDiskError.STOP,
+        )
+        found = [json.loads(each) for each in disks([waiting], io_uring=False) if each.startswith("{")]
+        front = next(each for each in found if each.get("id") == "disk-disk0")
+        assert ("werror" in front) is (bus is not DiskBus.NVME)
+        assert not [each for each in found if "iothread" in each], bus

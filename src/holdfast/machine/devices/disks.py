@@ -45,7 +45,8 @@ def disks(
     parts = backend("iothread", id=IO_THREAD)  # also where no disk uses it: one may come later
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
     parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
-    parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, iothread=IO_THREAD)
+    waits = any(_waits(each) for each in attachments if each.bus is DiskBus.SCSI)
+    parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, **({} if waits else {"iothread": IO_THREAD}))
     order = disk_numbers(each.id for each in attachments)
     for each in attachments:
         for node in chain_nodes(each, io_uring):
@@ -194,7 +195,7 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
         "serial": attachment.id,
         "bootindex": _FIRST_BOOT + number,
     }
-    if attachment.on_error is OnDiskError.STOP and attachment.bus is not DiskBus.NVME:
+    if _waits(attachment) and attachment.bus is not DiskBus.NVME:
         shared |= {"rerror": "stop", "werror": "stop"}
     if place is None:
         at = {"channel": 0, "scsi-id": number % _TARGETS, "lun": number // _TARGETS}
@@ -203,7 +204,13 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
     if attachment.bus is DiskBus.NVME:
         return {"driver": "nvme", "bus": bus, "ioeventfd": True, **shared}
     queues = {"num-queues": attachment.queues} if attachment.queues else {}
-    return {"driver": "virtio-blk-pci", "bus": bus, "iothread": IO_THREAD, **queues, **shared}
+    thread = {} if _waits(attachment) else {"iothread": IO_THREAD}
+    return {"driver": "virtio-blk-pci", "bus": bus, **thread, **queues, **shared}
+
+
+def _waits(attachment: DiskAttachment) -> bool:
+    """Whether QEMU stops and tries again, which loses interrupts where an I/O thread serves the disk."""
+    return attachment.on_error is OnDiskError.STOP
 
 
 def _name(attachment: DiskAttachment, depth: int) -> str:

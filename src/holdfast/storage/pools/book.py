@@ -5,7 +5,6 @@ leaves between is taken over by the next pool at the same place.
 """
 
 import asyncio
-import contextlib
 import fnmatch
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -56,6 +55,7 @@ log = structlog.get_logger(__name__)
 _Pools = list[Pool]  # `list` is a verb of the book below
 _SORTS = ("name", "kind", "created", "health", "capacity", "used", "free", "provisioned")
 _SPEC: TypeAdapter[PoolSpec] = TypeAdapter(PoolSpec)
+_PATIENCE = 5.0  # seconds that the daemon's start waits for storage
 _LOOK = 15.0  # seconds between two looks at every pool's health; most storage reports nothing
 
 
@@ -102,9 +102,13 @@ class Pools:
         own = DirectoryPool(LOCAL, DirectoryPoolSpec(path=state.vms.absolute()), None, state.root)
         self._pools: dict[str, Pool] = {LOCAL: own}
         self._created: dict[str, datetime] = {}
+        self._opening: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Know what is recorded, and connect it; what cannot be is looked at again by `watch`."""
+        """Know what is recorded, and connect it.
+
+        What cannot be, or takes longer than some seconds, is looked at again by `watch`.
+        """
 
         def read(session: Session) -> Sequence[PoolRow]:
             return session.scalars(select(PoolRow)).all()
@@ -112,7 +116,8 @@ class Pools:
         for row in await self._catalog.read(read):
             self.add(self._made(row.id, row.name, _SPEC.validate_python(row.spec)), aware(row.created))
 
-        await asyncio.gather(*(pool.open() for pool in self.all()), return_exceptions=True)
+        self._opening = [asyncio.create_task(_opened(pool)) for pool in self.all()]
+        await asyncio.wait(self._opening, timeout=_PATIENCE)
 
     def add(self, pool: Pool, created: datetime | None = None) -> None:
         """Speak for one more pool; its record is the caller's."""
@@ -256,8 +261,9 @@ class Pools:
         """For ever: tell of pools that vanish, come back, fill up or have room again."""
         known = {pool.name: PoolHealth.AVAILABLE for pool in self.all()}
         while True:
-            for pool in self.all():
-                state = await self._reopened(pool)
+            pools = self.all()
+            states = await asyncio.gather(*(self._reopened(pool) for pool in pools))
+            for pool, state in zip(pools, states, strict=True):
                 if state.health is not known.get(pool.name, PoolHealth.AVAILABLE):
                     await self._events.emit(f"pool.{state.health}", pool.name, {"reason": state.reason})
                 known[pool.name] = state.health
@@ -267,8 +273,7 @@ class Pools:
         state = await pool.state()
         if state.health is not PoolHealth.VANISHED:
             return state
-        with contextlib.suppress(HoldfastError):
-            await pool.open()
+        await _opened(pool)
         return await pool.state()
 
     def _disks(self, session: Session, pool: Pool) -> Sequence[tuple[str, Disk]]:
@@ -308,6 +313,13 @@ def ids_of(vm: str, disk: Disk) -> tuple[VolumeId, ...]:
     """The volumes of a disk, top first; a host's device has none."""
     own = own_layers(disk)
     return tuple(VolumeId(vm, name, disk.format if name == own[-1] else VolumeFormat.QCOW2) for name in own)
+
+
+async def _opened(pool: Pool) -> None:
+    try:
+        await pool.open()
+    except HoldfastError as error:
+        log.warning("a pool could not be connected", pool=pool.name, error=error.message)
 
 
 async def _volumes(pool: Pool, vm: str, disk: Disk, there: bool) -> PoolVolumes:

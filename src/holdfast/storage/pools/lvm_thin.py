@@ -18,7 +18,7 @@ from holdfast.spec.units import MIB
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.lvm import Lvm, report
 from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, state_of, vanished
+from holdfast.storage.pools.pool import PoolState, VolumeId, require_qcow2, state_of, vanished
 
 _TAG = "holdfast_pool_"
 _THIN_POOL = "t"  # first letter of lv_attr, lvs(8)
@@ -109,6 +109,7 @@ class LvmThinPool:
         return self.draft(volume)
 
     async def _begin(self, volume: VolumeId) -> None:
+        require_qcow2(self.name, volume)
         state = await self.state()
         if state.health is PoolHealth.VANISHED:
             raise vanished(self.name, state.reason)

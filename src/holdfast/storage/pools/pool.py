@@ -17,7 +17,7 @@ from typing import Protocol
 from holdfast.host.processes import Identity
 from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import Place
-from holdfast.spec.errors import Conflict, InvalidInput
+from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.pool import PoolHealth, PoolSpec
 from holdfast.spec.units import GIB, format_size
 from holdfast.spec.vm import VolumeFormat
@@ -31,6 +31,10 @@ class BadVolumeName(InvalidInput):
 
 class PoolVanished(Conflict):
     id = "pool-vanished"
+
+
+class FormatNotHeld(Unsupported):
+    id = "format-not-held"
 
 
 class VolumesInTheWay(Conflict):
@@ -91,6 +95,16 @@ async def require_room(pool: "Pool", room: int) -> None:
             value=room,
             cure="Give it more space, or choose another pool.",
             detail={"pool": pool.name, "free": state.free},
+        )
+
+
+def require_qcow2(pool: str, volume: VolumeId) -> None:
+    """For kinds whose volumes are longer than their disks. Raises FormatNotHeld."""
+    if volume.format is not VolumeFormat.QCOW2:
+        raise FormatNotHeld(
+            f"the pool {pool!r} holds no {volume.format} volumes",
+            value=volume.format,
+            cure="Choose a pool of kind directory or nfs.",
         )
 
 

@@ -17,7 +17,7 @@ from holdfast.spec.errors import Conflict, Failed, HoldfastError, TimedOut
 from holdfast.spec.pool import PoolHealth, PoolSpec, RbdPoolSpec
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, state_of, vanished
+from holdfast.storage.pools.pool import PoolState, VolumeId, require_qcow2, state_of, vanished
 
 _MARK = "holdfast-pool"
 _ID = "id"
@@ -100,6 +100,7 @@ class RbdPool:
         return self.draft(volume)
 
     async def _begin(self, volume: VolumeId) -> None:
+        require_qcow2(self.name, volume)
         state = await self.state()
         if state.health is PoolHealth.VANISHED:
             raise vanished(self.name, state.reason)
