@@ -100,9 +100,12 @@ class Merging:
             await machine.jobs.cancel(job_id(disk.id))
         connected = await machine.layers.chains()
         for disk in disks:
+            has, told = connected.get(disk.id, ()), own_layers(disk)
+            if set(has).isdisjoint(told):
+                continue  # not this disk's layers: nothing can be said of those
             # A layer that the machine went on without was merged, and the record not told.
-            for layer in own_layers(disk):
-                if disk.id in connected and layer not in connected[disk.id]:
+            for layer in told:
+                if layer not in has:
                     await forget(owner, disk.id, layer)
         if job.notes.get("merge_stopped") and await machine.status() == "paused":
             await machine.cont()
