@@ -1,7 +1,8 @@
 """How far a conversion has come, on disk, so that it goes on there after a crash.
 
-Two slots of one small file, written in turn: whichever was being written when the power went has a
-wrong checksum, and the other one holds.
+Two slots in the first cluster of the volume itself, behind its header, where qcow2 has room for nothing
+else of ours (QEMU, docs/interop/qcow2.txt, "Header"). They are written in turn: whichever was being written
+when the power went has a wrong checksum, and the other one holds. In a whole volume they say nothing.
 """
 
 import os
@@ -9,7 +10,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-_SLOT = 512
+_SLOT = 4096
+_FIRST = 64 * 1024
 _RECORD = struct.Struct("<8s32sQQQQ")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"hf-mark1"
@@ -31,7 +33,7 @@ def read_mark(fd: int, key: bytes) -> Mark | None:
     """The latest whole mark of the work that `key` (32 bytes) names; None where there is none."""
     found = []
     for slot in range(2):
-        raw = os.pread(fd, _SLOT, slot * _SLOT)
+        raw = os.pread(fd, _SLOT, _FIRST + slot * _SLOT)
         if len(raw) < _RECORD.size + _CHECKSUM.size:
             continue
         (checksum,) = _CHECKSUM.unpack_from(raw, _RECORD.size)
@@ -42,8 +44,8 @@ def read_mark(fd: int, key: bytes) -> Mark | None:
 
 
 def write_mark(fd: int, key: bytes, mark: Mark) -> None:
-    """Make a mark durable; what it vouches for must be so already."""
+    """Make a mark durable; what it vouches for must be so already. `fd` is the volume's."""
     raw = _RECORD.pack(_MAGIC, key, mark.number, mark.position, mark.seen, mark.end)
     raw += _CHECKSUM.pack(zlib.crc32(raw))
-    os.pwrite(fd, raw.ljust(_SLOT, b"\0"), mark.number % 2 * _SLOT)
+    os.pwrite(fd, raw.ljust(_SLOT, b"\0"), _FIRST + mark.number % 2 * _SLOT)
     os.fdatasync(fd)

@@ -1,10 +1,7 @@
 """From a streamOptimized VMDK, alone or inside an archive, straight to a volume.
 
-The work is done by a process without rights (`stream_work`), on all CPUs. After a crash it goes on at its
-last durable mark, which stands in a file beside the target:
-
-    TARGET           no disk until it is whole
-    TARGET.marks     how far it is; gone once it is whole
+The work is done by a process without rights (`stream_work`), on all CPUs. The target is no disk until it is
+whole. After a crash the work goes on at its last durable mark, which stands in the target itself.
 """
 
 import asyncio
@@ -66,7 +63,7 @@ async def stream_to_volume(
     """Make `target` a volume with the disk of a streamOptimized VMDK, durable and 0600.
 
     Where an earlier run over the same unchanged file was interrupted it goes on, and it is left to be
-    gone on with when this one is cancelled; `forget` removes what is left then.
+    gone on with when this one is cancelled.
 
     Args:
         volume_size: bytes that the guest will see, a multiple of 512. The VMDK's disk must fit.
@@ -79,8 +76,7 @@ async def stream_to_volume(
         ImageTruncated, ImageDamaged and others: as `formats.vmdk_stream.layout`; nothing is left behind.
         NoSpace, ConversionFailed: it could not be made; nothing is left behind.
     """
-    marks = _marks(target)
-    fds = await asyncio.to_thread(_open_all, target, marks)
+    fds = await asyncio.to_thread(_open_both, target)
     try:
         had = os.fstat(fds[0]).st_blocks * 512
         room = max(free_space(target.parent)[0] + had - _RESERVE, _FLOOR)
@@ -100,12 +96,11 @@ async def stream_to_volume(
                 raise no_room(target) from error
             raise
     except HoldfastError:
-        await asyncio.to_thread(forget, target)
+        target.unlink(missing_ok=True)
         raise
     finally:
         for fd in fds:
             os.close(fd)
-    await asyncio.to_thread(_finish, marks)
     return Unpacked(**ended)
 
 
@@ -123,8 +118,7 @@ def _order(
         size=source.size,
         name=source.name,
         target=fds[0],
-        marks=fds[1],
-        direct=fds[2] if len(fds) > 2 else None,
+        direct=fds[1] if len(fds) > 1 else None,
         key=_key(source, volume_size),
         volume_size=volume_size,
         largest=largest,
@@ -135,25 +129,10 @@ def _order(
     )
 
 
-def forget(target: Path) -> None:
-    """Remove what an interrupted run has left."""
-    target.unlink(missing_ok=True)
-    _marks(target).unlink(missing_ok=True)
-
-
-def _marks(target: Path) -> Path:
-    return target.with_name(f"{target.name}.marks")
-
-
-def _finish(marks: Path) -> None:
-    marks.unlink(missing_ok=True)
-    sync_folder(marks.parent)
-
-
-def _open_all(target: Path, marks: Path) -> list[int]:
-    """Descriptors of the target, of its marks, and of the target with O_DIRECT where that can be had."""
+def _open_both(target: Path) -> list[int]:
+    """Descriptors of the target: one, and another with O_DIRECT where that can be had."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fds = [os.open(path, flags, 0o600) for path in (target, marks)]
+    fds = [os.open(target, flags, 0o600)]
     with contextlib.suppress(OSError):
         fds.append(os.open(target, os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_CLOEXEC))
     sync_folder(target.parent)

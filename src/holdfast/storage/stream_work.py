@@ -43,8 +43,6 @@ class Order:
     """Descriptor of the volume, for reading and writing."""
     direct: int | None
     """Another descriptor of it, opened with O_DIRECT, where its file system has that."""
-    marks: int
-    """Descriptor of the file of marks."""
     key: str
     """Hex; names this very work: a mark of another is none."""
     volume_size: int
@@ -105,7 +103,7 @@ class Unpacking:
 
     def _resumed(self) -> Mark:
         """Where to begin: at the mark of an earlier run, if it holds."""
-        mark = read_mark(self._order.marks, self._key)
+        mark = read_mark(self._order.target, self._key)
         if mark and mark.position <= self._order.size:
             try:
                 self._writer.go_on(mark.end)
@@ -113,10 +111,7 @@ class Unpacking:
                 self._writer = self._new_writer()
             else:
                 return mark
-        # First the marks: one of an earlier run must not vouch for what this one writes.
-        os.ftruncate(self._order.marks, 0)
-        os.fsync(self._order.marks)
-        os.ftruncate(self._order.target, 0)
+        os.ftruncate(self._order.target, 0)  # with its marks
         return Mark(0, 0, 0, 0)
 
     def _catch_up(self, digests: Digests, end: int) -> None:
@@ -169,7 +164,7 @@ class Unpacking:
 
     def _sync(self, mark: Mark) -> None:
         os.fdatasync(self._order.target)
-        write_mark(self._order.marks, self._key, mark)
+        write_mark(self._order.target, self._key, mark)
 
     def _tell(self, position: int) -> None:
         now = time.monotonic()
