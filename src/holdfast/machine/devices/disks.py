@@ -45,8 +45,10 @@ def disks(
     parts = backend("iothread", id=IO_THREAD)  # also where no disk uses it: one may come later
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
     parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
-    waits = any(_waits(each) for each in attachments if each.bus is DiskBus.SCSI)
-    parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, **({} if waits else {"iothread": IO_THREAD}))
+    on_scsi = [each for each in attachments if each.bus is DiskBus.SCSI]
+    # One that has no disks yet may get some that wait.
+    thread = {"iothread": IO_THREAD} if on_scsi and not any(_waits(each) for each in on_scsi) else {}
+    parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, **thread)
     order = disk_numbers(each.id for each in attachments)
     for each in attachments:
         for node in chain_nodes(each, io_uring):
