@@ -100,6 +100,11 @@ async def require_room(pool: "Pool", room: int) -> None:
         )
 
 
+def device_size(size: int) -> int:
+    """Bytes of a device whose qcow2 shows `size`: tables, reference counts and bitmaps beside the data."""
+    return size + size // 1024 + 64 * MIB
+
+
 def require_qcow2(pool: str, volume: VolumeId) -> None:
     """For kinds whose volumes are longer than their disks. Raises FormatNotHeld."""
     if volume.format is not VolumeFormat.QCOW2:
