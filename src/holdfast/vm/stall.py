@@ -13,13 +13,11 @@ from holdfast.catalog.events import EventLog
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.pool import LOCAL, PoolHealth
-from holdfast.spec.units import MIB
 from holdfast.spec.vm import VmSpec, VmState
 from holdfast.storage.pools.book import Pools
+from holdfast.storage.pools.pool import ENOUGH
 from holdfast.vm.records import VmRecord
 
-_ENOUGH = 4 * MIB
-"""Bytes that must be free before a guest that wrote into a full pool is let on."""
 _LOOK = 1.0  # seconds
 _LONGEST_PAUSE = 30.0  # seconds before what failed again and again is tried once more
 _ROW_SECONDS = 120.0  # attempts within it count as a row
@@ -56,7 +54,7 @@ class Stall:
                 state = await pools.of(name).state()
             except HoldfastError:
                 return False
-            if state.health is PoolHealth.VANISHED or (room and (state.free or 0) < _ENOUGH):
+            if state.health is PoolHealth.VANISHED or (room and (state.free or 0) < ENOUGH):
                 return False
         return True
 

@@ -14,11 +14,10 @@ from holdfast.host.processes import Identity
 from holdfast.spec.attachment import BlockPlace, Place
 from holdfast.spec.errors import Conflict, HoldfastError, NotFound
 from holdfast.spec.pool import LvmThinPoolSpec, PoolHealth, PoolSpec
-from holdfast.spec.units import MIB
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.lvm import Lvm, report
 from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, require_qcow2, state_of, vanished
+from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, require_qcow2, state_of, vanished
 
 _TAG = "holdfast_pool_"
 _THIN_POOL = "t"  # first letter of lv_attr, lvs(8)
@@ -103,7 +102,7 @@ class LvmThinPool:
         await self._begin(volume)
         await self._lvm.run(
             *("lvcreate", "--yes", "--wipesignatures", "n", "--setactivationskip", "n"),
-            *("--virtualsize", f"{max(_device_size(size), length)}b", "--name", flat_name(volume) + PART),
+            *("--virtualsize", f"{max(device_size(size), length)}b", "--name", flat_name(volume) + PART),
             *("--thinpool", self._thin),
         )
         return self.draft(volume)
@@ -128,9 +127,9 @@ class LvmThinPool:
 
     async def grow(self, volume: VolumeId, size: int) -> None:
         found = (await self._volumes()).get(flat_name(volume))
-        if found is not None and int(found["lv_size"]) < _device_size(size):
+        if found is not None and int(found["lv_size"]) < device_size(size):
             await self._lvm.run(
-                "lvextend", "--yes", "--size", f"{_device_size(size)}b", f"{self._group}/{flat_name(volume)}"
+                "lvextend", "--yes", "--size", f"{device_size(size)}b", f"{self._group}/{flat_name(volume)}"
             )
 
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
@@ -180,11 +179,6 @@ class LvmThinPool:
         except HoldfastError as error:
             raise vanished(self.name, error.message) from error
         return {row["lv_name"]: row for row in rows if row["lv_name"].startswith(PREFIX)}
-
-
-def _device_size(size: int) -> int:
-    """Bytes of a device whose qcow2 shows `size`: tables, reference counts and bitmaps beside the data."""
-    return size + size // 1024 + 64 * MIB
 
 
 def _percent(text: str) -> float:

@@ -19,9 +19,11 @@ from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import Place
 from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.pool import PoolHealth, PoolSpec
-from holdfast.spec.units import GIB, format_size
+from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import VolumeFormat
 
+ENOUGH = 4 * MIB
+"""Bytes that must be free before a guest that wrote into a full pool is let on."""
 _VOLUME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -69,8 +71,8 @@ class PoolState:
 
 
 def state_of(capacity: int, free: int) -> PoolState:
-    """Full: less than a hundredth is left, and less than a GiB."""
-    full = free < min(capacity // 100, GIB)
+    """Full: less than a hundredth is left, and less than a GiB, or not enough for a guest to go on."""
+    full = free < max(min(capacity // 100, GIB), ENOUGH)
     reason = "next to no space is left" if full else ""
     return PoolState(PoolHealth.FULL if full else PoolHealth.AVAILABLE, reason, capacity, free)
 
@@ -96,6 +98,11 @@ async def require_room(pool: "Pool", room: int) -> None:
             cure="Give it more space, or choose another pool.",
             detail={"pool": pool.name, "free": state.free},
         )
+
+
+def device_size(size: int) -> int:
+    """Bytes of a device whose qcow2 shows `size`: tables, reference counts and bitmaps beside the data."""
+    return size + size // 1024 + 64 * MIB
 
 
 def require_qcow2(pool: str, volume: VolumeId) -> None:

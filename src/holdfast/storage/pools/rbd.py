@@ -1,8 +1,8 @@
 """Volumes as images of a Ceph cluster (RADOS block device): `<Ceph pool>/hf.<VM name>.<volume>`.
 
-What is in each is qcow2, which grows its image as it needs room. QEMU's own client speaks to the
-cluster; Ceph's `rbd` and `ceph` do what a client for disks cannot. An image of our own carries the
-pool's id.
+What is in each is qcow2, which finds room for all of its disk in its image from the beginning. QEMU's
+own client speaks to the cluster; Ceph's `rbd` and `ceph` do what a client for disks cannot. An image
+of our own carries the pool's id.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from holdfast.spec.errors import Conflict, Failed, HoldfastError, TimedOut
 from holdfast.spec.pool import PoolHealth, PoolSpec, RbdPoolSpec
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, require_qcow2, state_of, vanished
+from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, require_qcow2, state_of, vanished
 
 _MARK = "holdfast-pool"
 _ID = "id"
@@ -46,6 +46,7 @@ class RbdPool:
         self._ceph = spec
         self._id = pool_id
         self._processes = processes
+        self._lengths: dict[str, int] = {}
 
     @property
     def format(self) -> VolumeFormat:
@@ -95,8 +96,9 @@ class RbdPool:
         return self._place(flat_name(volume) + PART)
 
     async def allocate(self, volume: VolumeId, size: int, length: int = 0) -> Place:
-        """qemu-img makes the image itself."""
+        """qemu-img makes the image itself; it is given its full length when it is published."""
         await self._begin(volume)
+        self._lengths[flat_name(volume)] = max(device_size(size), length)
         return self.draft(volume)
 
     async def _begin(self, volume: VolumeId) -> None:
@@ -115,7 +117,13 @@ class RbdPool:
         return True
 
     async def grow(self, volume: VolumeId, size: int) -> None:
-        """Nothing: images grow as they are written to."""
+        await self._lengthen(flat_name(volume), device_size(size))
+
+    async def _lengthen(self, image: str, length: int) -> None:
+        """QEMU would stand still while it lengthens an image whose cluster is away; room costs nothing."""
+        found = json.loads(await self._rbd("info", "--format", "json", f"{self._pool}/{image}"))
+        if int(found["size"]) < length:
+            await self._rbd("resize", "--no-progress", "--size", f"{length}B", f"{self._pool}/{image}")
 
     async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
         """Nothing: who has the key may."""
@@ -123,6 +131,7 @@ class RbdPool:
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
         name, there = flat_name(volume), await self._volumes()
         if name + PART in there:
+            await self._lengthen(name + PART, self._lengths.pop(name, 0))
             if name in there:
                 await self._remove(name)
             await self._rbd("mv", f"{self._pool}/{name}{PART}", f"{self._pool}/{name}")
