@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.machine.devices.disks import (
+    IO_THREAD,
     chain_nodes,
     descriptor_set,
     device_id,
@@ -62,10 +63,12 @@ class DiskPlug:
     async def know(self, secrets: Mapping[str, bytes]) -> None:
         """Make the secret objects that layers need to be opened, where QEMU has none of that id."""
         for name, secret in secrets.items():
-            there = await self._session.execute("qom-list", {"path": "/objects"})
-            if not any(each["name"] == name for each in there):
+            if name not in await self._objects():
                 data = {"data": base64.b64encode(secret).decode(), "format": "base64"}
                 await self._session.execute("object-add", {"qom-type": "secret", "id": name, **data})
+
+    async def _objects(self) -> set[str]:
+        return {each["name"] for each in await self._session.execute("qom-list", {"path": "/objects"})}
 
     async def has(self, disk: str) -> bool:
         """Whether the guest's machine has the disk's device."""
@@ -107,7 +110,8 @@ class DiskPlug:
             await self._session.execute("object-add", throttle_object(attachment))
             await self._session.execute("blockdev-add", throttle_node(attachment))
             number = disk_numbers([attachment.id])[attachment.id]
-            await self._hotplug.add(front(attachment, number, place))
+            threaded = IO_THREAD in await self._objects()
+            await self._hotplug.add(front(attachment, number, place, threaded))
         except BaseException:
             await self.close(attachment.id)
             raise

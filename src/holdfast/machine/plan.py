@@ -122,8 +122,10 @@ def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
     layout = inputs.spec.layout
     parts = secrets(inputs.secrets) + [part for disk, fd in inputs.open_disks for part in opened(disk, fd)]
     parts += nics(inputs.nics, layout.nic_ports if layout else None)
+    # Emulated, QEMU 10.0 loses requests of I/O threads when a disk moves or waits; they bring nothing there.
+    threaded = inputs.acceleration is Acceleration.KVM
     ports, queues = (layout.disk_ports, layout.queues) if layout else (None, None)
-    parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=ports, queues=queues)
+    parts += disks(inputs.disks, io_uring=qemu.io_uring, ports=ports, queues=queues, threaded=threaded)
     return (
         parts
         + cds(inputs.cds, inputs.spec.os, queues)

@@ -33,21 +33,25 @@ def disks(
     io_uring: bool,
     ports: int | None = None,
     queues: int | None = None,
+    threaded: bool = True,
 ) -> list[str]:
     """A machine's disks and their controller.
 
-    `ports` is how many there are for disks, None: as many as these ones get; `queues` how many request
-    queues the SCSI controller has, None: one a CPU.
+    Args:
+        ports: how many there are for disks; None: as many as these ones get.
+        queues: request queues of the SCSI controller; None: one a CPU.
+        threaded: requests run in an I/O thread, also those of disks that come later.
 
     Raises:
         TooManyDevices
     """
-    parts = backend("iothread", id=IO_THREAD)  # also where no disk uses it: one may come later
+    parts = backend("iothread", id=IO_THREAD) if threaded else []
     places = DISK_PORTS.places(each.id for each in attachments if each.bus is not DiskBus.SCSI)
     parts += DISK_PORTS.ports(DISK_PORTS.count(places.values()) if ports is None else ports)
     on_scsi = [each for each in attachments if each.bus is DiskBus.SCSI]
     # One that has no disks yet may get some that wait.
-    thread = {"iothread": IO_THREAD} if on_scsi and not any(_waits(each) for each in on_scsi) else {}
+    threads = threaded and on_scsi and not any(_waits(each) for each in on_scsi)
+    thread = {"iothread": IO_THREAD} if threads else {}
     parts += scsi_controller(SCSI_CONTROLLER, "0x7", queues, **thread)
     order = disk_numbers(each.id for each in attachments)
     for each in attachments:
@@ -55,7 +59,7 @@ def disks(
             parts += blockdev(node)
         parts += option("-object", throttle_object(each))
         parts += blockdev(throttle_node(each))
-        parts += option("-device", front(each, order[each.id], places.get(each.id)))
+        parts += option("-device", front(each, order[each.id], places.get(each.id), threaded))
     return parts
 
 
@@ -186,10 +190,13 @@ def throttle_node(attachment: DiskAttachment) -> dict[str, Any]:
     }
 
 
-def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[str, Any]:
+def front(
+    attachment: DiskAttachment, number: int, place: int | None, threaded: bool = True
+) -> dict[str, Any]:
     """What the guest sees: the device, as `device_add` takes it.
 
-    `number` is the disk's own in this VM; `place` that of its PCIe port, None on the SCSI bus.
+    `number` is the disk's own in this VM; `place` that of its PCIe port, None on the SCSI bus;
+    `threaded` whether the machine has an I/O thread.
     """
     shared: dict[str, Any] = {
         "id": device_id(attachment.id),
@@ -206,7 +213,7 @@ def front(attachment: DiskAttachment, number: int, place: int | None) -> dict[st
     if attachment.bus is DiskBus.NVME:
         return {"driver": "nvme", "bus": bus, "ioeventfd": True, **shared}
     queues = {"num-queues": attachment.queues} if attachment.queues else {}
-    thread = {} if _waits(attachment) else {"iothread": IO_THREAD}
+    thread = {"iothread": IO_THREAD} if threaded and not _waits(attachment) else {}
     return {"driver": "virtio-blk-pci", "bus": bus, **thread, **queues, **shared}
 
 
