@@ -86,7 +86,7 @@ class MachineCheckpoint:
         freezes = self._wish is not CheckpointWish.STANDARD
         switched = {disk.volume: tops[disk.id] for disk in self._spec.disks}
         await self._open(tops)
-        self._job.notes["intent"] = {"runs": self._runs, "freezes": freezes}
+        self._job.notes["intent"] = {"runs": self._runs, "freezes": freezes and self._runs}
         await self._job.keep()
         await self._owner.change(
             lambda row: change_specs(row, lambda spec: layers.with_tops(spec, tops), checkpoints=False)
