@@ -18,9 +18,10 @@ from holdfast.storage.seed_disc import write_seed_disc
 from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.key_stores import carry_pending
 from holdfast.vm.cloud_init import seed_files
+from holdfast.vm.disk_settling import in_pools, specs_of
 from holdfast.vm.lifecycle import Find, StartMachine
 from holdfast.vm.owner import VmOwner
-from holdfast.vm.records import VmNotFound, disks_of
+from holdfast.vm.records import VmNotFound
 from holdfast.vm.rooms import Rooms
 
 Forget = Callable[[str], Awaitable[None]]
@@ -212,9 +213,9 @@ async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
     record = owner.record
     if record.state not in (VmState.OFF, VmState.FAILED, VmState.SAVED):
         await owner.kill()
-    for disk in disks_of(record):
-        if disk.pool is not None:
-            await rooms.volumes.delete(record.name, disk)
+    for disk in in_pools(await specs_of(rooms, record)):
+        found = await rooms.volumes.layers_found(record.name, disk.pool)
+        await rooms.volumes.delete_layers(record.name, disk, found)
     folder, doomed = rooms.state.vm(record.name), _set_aside_folder(rooms, record.id)
 
     def set_aside() -> None:

@@ -6,6 +6,8 @@ names; what it has less is forgotten here. The volumes of a disk that no specifi
 go with it.
 """
 
+from collections.abc import Iterable
+
 import structlog
 
 from holdfast.machine.running import RunningMachine
@@ -62,6 +64,11 @@ async def forget_unnamed(rooms: Rooms, record: VmRecord, disks: list[Disk]) -> N
             except (HoldfastError, OSError) as error:
                 names = own_layers(disk)
                 log.warning("volumes could not be deleted", vm=record.name, volumes=names, error=str(error))
+
+
+def in_pools(specs: Iterable[VmSpec]) -> list[Disk]:
+    """One disk for each pool that specifications of a VM name, beside its own folder."""
+    return list({disk.pool: disk for spec in specs for disk in spec.disks if disk.pool is not None}.values())
 
 
 async def specs_of(rooms: Rooms, record: VmRecord) -> list[VmSpec]:

@@ -28,10 +28,10 @@ from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView
 from holdfast.vm.admission import AlreadySo, Refused, Verb, admit
 from holdfast.vm.device_settling import settle_devices
-from holdfast.vm.disk_settling import forget_unnamed, settle_disks
+from holdfast.vm.disk_settling import forget_unnamed, in_pools, settle_disks, specs_of
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.records import VmRecord, disks_of, require_lone_identity
+from holdfast.vm.records import VmRecord, require_lone_identity
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.stall import Stall, StallWatch
 from holdfast.vm.start import bring_up, settle_restore, take_down
@@ -311,7 +311,8 @@ class VmOwner:
     async def rename(self, name: str) -> None:
         """Volumes in pools, folder, record, in this order; running it again completes a half-done one."""
         old, new = self._rooms.state.vm(self.record.name), self._rooms.state.vm(name)
-        await self._rooms.volumes.rename(self.record.name, name, disks_of(self.record))
+        in_others = in_pools(await specs_of(self._rooms, self.record))
+        await self._rooms.volumes.rename(self.record.name, name, in_others)
         if old != new and old.exists():
             await asyncio.to_thread(old.rename, new)
 

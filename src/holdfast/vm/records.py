@@ -17,7 +17,7 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import VmRow
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.paging import BadSort, Page, PageQuery
-from holdfast.spec.vm import Acceleration, Disk, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView, VmSummary
 
 _SORTS = {"name", "state", "cpus", "memory", "created"}
@@ -120,11 +120,6 @@ def require_free(session: Session, name: str) -> None:
         raise VmNameTaken(
             f"there is already a VM named {taken.name!r}", value=name, cure="Choose another name."
         )
-
-
-def disks_of(record: VmRecord) -> tuple[Disk, ...]:
-    """Every disk that the VM has or, once it starts anew, will have."""
-    return (*record.spec.disks, *(record.running_spec.disks if record.running_spec else ()))
 
 
 def tpm_identity(spec: VmSpec, vm_id: str) -> str | None:

@@ -36,13 +36,15 @@ class VmUsage:
     def disks_in(self, session: Session, pool: str | None) -> Sequence[tuple[str, Disk]]:
         """VM's name and disk, for each disk that a pool holds; None: in the VMs' own folders.
 
-        A disk of a machine under way counts where the next start will have it elsewhere or not at all.
+        A disk of a machine under way or of a checkpoint counts where the next start will have it elsewhere
+        or not at all.
         """
         found: list[tuple[str, Disk]] = []
         for row in session.scalars(select(VmRow).order_by(VmRow.number)):
             record = to_record(row)
-            running = record.running_spec.disks if record.running_spec else ()
-            disks = {(disk.id, disk.pool): disk for disk in (*running, *record.spec.disks)}
+            running = (record.running_spec,) if record.running_spec else ()
+            specs = (*tree_of(session, row.id).specs(), *running, record.spec)
+            disks = {(disk.id, disk.pool): disk for spec in specs for disk in spec.disks}
             found += [(row.name, disk) for disk in disks.values() if _same(disk.pool, pool)]
         return found
 
