@@ -19,6 +19,7 @@ from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_errors import BlockErrors
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
+from holdfast.machine.cd_plug import CdPlug
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_move import DiskMove
 from holdfast.machine.disk_plug import DiskPlug
@@ -107,6 +108,11 @@ class RunningMachine:
         return NicPlug(self._session)
 
     @property
+    def cds(self) -> CdPlug:
+        """CD drives that come while it runs, and their discs."""
+        return CdPlug(self._session)
+
+    @property
     def disks(self) -> DiskPlug:
         """Disks that come, go and change while it runs."""
         return DiskPlug(self._session, io_uring=self._capabilities.io_uring)
@@ -190,17 +196,6 @@ class RunningMachine:
             return await asyncio.to_thread(_read_whole, path)
         finally:
             path.unlink(missing_ok=True)
-
-    async def set_medium(self, drive: str, path: Path | None) -> None:
-        """Put an ISO file into a CD drive, or empty it."""
-        device = f"cd-{drive}"
-        if path is None:
-            await self._session.execute("eject", {"id": device, "force": True})
-            return
-        await self._session.execute(
-            "blockdev-change-medium",
-            {"id": device, "filename": str(path), "format": "raw", "read-only-mode": "read-only"},
-        )
 
 
 class Machines:

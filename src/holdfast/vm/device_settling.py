@@ -23,6 +23,7 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     if running is None:
         return record
     record = await settle_size(rooms, record, machine)
+    record = await _settle_drives(rooms, record, machine)
     gone = [nic for nic in running.nics if not await machine.nics.has(nic.id)]
     for nic in gone:
         await machine.nics.close(nic.id)
@@ -33,6 +34,20 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     data = {"nics": [nic.id for nic in gone]}
     return await rooms.records.change(
         record.id, lambda row: set_running(row, nics=kept), "vm.unplugged", data
+    )
+
+
+async def _settle_drives(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    running = record.running_spec
+    drives = running.cd_drives if running else ()
+    kept = tuple([drive for drive in drives if await machine.cds.has(drive.id)])
+    if kept == drives:
+        return record
+    for drive in set(drives) - set(kept):
+        await machine.cds.close(drive.id)
+    data = {"cd_drives": [drive.id for drive in drives if drive not in kept]}
+    return await rooms.records.change(
+        record.id, lambda row: set_running(row, cd_drives=kept), "vm.unplugged", data
     )
 
 

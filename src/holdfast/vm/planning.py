@@ -221,9 +221,10 @@ class Planner:
     async def _changed_drive(self, record: VmRecord, iso: str) -> tuple[CdDrive, ...]:
         digest = await self._iso(iso) if iso else None
         drives = record.spec.cd_drives
-        if not drives and record.running_spec is not None:
+        plain = record.spec.os is GuestOs.WINDOWS or record.state is VmState.SAVED
+        if not drives and record.running_spec is not None and plain:
             raise NoCdDrive(
-                f"VM {record.name!r} has no CD drive, and it runs",
+                f"VM {record.name!r} has no CD drive, and its machine cannot be given one now",
                 value=iso,
                 cure="Stop the VM; the drive is added at the change and is there at the next start.",
             )

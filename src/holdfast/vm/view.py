@@ -11,7 +11,7 @@ from holdfast.vm.records import VmRecord
 from holdfast.vm.waiting import waits
 
 _HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
-_NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
+_NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "cd_drives", "guest_agent")
 
 
 def show(

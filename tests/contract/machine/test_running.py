@@ -111,6 +111,6 @@ async def test_a_medium_is_changed_and_taken_out(processes: Processes, tmp_path:
     machine = await machines_of(processes).launch(inputs, None, tmp_path / "log")
     iso = tmp_path / "x.iso"
     iso.write_bytes(b"\0" * 65536)
-    await machine.set_medium("cd0", iso)
-    await machine.set_medium("cd0", None)
+    await machine.cds.set_medium("cd0", iso)
+    await machine.cds.set_medium("cd0", None)
     await machine.kill()
