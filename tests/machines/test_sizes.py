@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from invariants import check_invariants
 from live_host import LiveHost
 from small_guest import SmallGuest
 from small_vms import small_vm
 
+from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 
 NAME = "sizes"
@@ -68,6 +70,16 @@ def test_sizes_and_a_drive_come_and_go(host: LiveHost, small: SmallGuest, tmp_pa
     disc = host_disc(host, tmp_path)
     assert change(host, iso="disc")["pending"] == {}
     until(lambda: cd(host) == disc)
+
+    # A device of the host that is not there changes nothing.
+    for method, path, body, why in (
+        ("POST", "usb", {"device": "ffff:fffe"}, "usb-device-not-found"),
+        ("DELETE", "usb/usb0", None, "usb-not-found"),
+    ):
+        with pytest.raises(HoldfastError) as refusal:
+            host.call(method, f"/v1/vms/{NAME}/{path}", body)
+        assert refusal.value.as_dict()["id"] == why
+    assert host.call("GET", f"/v1/vms/{NAME}/usb") == [] and host.vm(NAME).pending == {}
 
     # Saved and started again: the same processors, the same pieces of memory, the same disc.
     host.do("POST", f"/v1/vms/{NAME}/save")

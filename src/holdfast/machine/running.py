@@ -29,6 +29,7 @@ from holdfast.machine.memory_stream import MemoryStream
 from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.machine.size_plug import SizePlug
+from holdfast.machine.usb_plug import UsbPlug
 from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -111,6 +112,11 @@ class RunningMachine:
     def cds(self) -> CdPlug:
         """CD drives that come while it runs, and their discs."""
         return CdPlug(self._session)
+
+    @property
+    def usb(self) -> UsbPlug:
+        """USB devices of the host that come and go while it runs."""
+        return UsbPlug(self._session)
 
     @property
     def disks(self) -> DiskPlug:

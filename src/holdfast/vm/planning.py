@@ -171,7 +171,7 @@ class Planner:
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         await self._rooms.volumes.require_free(request.name, disks)
-        spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
+        spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "usb": (), "template": False})
         if isinstance(spec.boot, UefiBoot):
             identity = tpm_identity(source.spec, source.id) if request.same_tpm else None
             spec = spec.model_copy(update={"boot": spec.boot.model_copy(update={"tpm_identity": identity})})
