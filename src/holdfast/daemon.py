@@ -94,6 +94,7 @@ from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
+from holdfast.vm.usb import UsbWork
 from holdfast.vm.vm_export import VmExports
 
 log = structlog.get_logger(__name__)
@@ -212,6 +213,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     services = Services(
         vms=registry,
         nics=NicWork(rooms, registry.named),
+        usb=UsbWork(rooms, registry.named),
         disks=DiskWork(rooms, registry),
         firmware=firmware,
         vm_counts=rooms.records,

@@ -1,18 +1,24 @@
-"""Processors and memory given to a guest that runs and taken back, seen from inside it."""
+"""Processors, memory and discs given to a guest that runs and taken back, seen from inside it."""
 
+import hashlib
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from invariants import check_invariants
 from live_host import LiveHost
 from small_guest import SmallGuest
 from small_vms import small_vm
 
+from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import VmState
 
 NAME = "sizes"
 _SETTLED = 30.0
+NO_DISC = hashlib.sha256(b"").hexdigest()
 
 
 def change(host: LiveHost, **wanted: object) -> dict[str, Any]:
@@ -36,7 +42,22 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_processors_and_memory_come_and_go(host: LiveHost, small: SmallGuest) -> None:
+def cd(host: LiveHost) -> str:
+    """Digest of the beginning of what is in the guest's drive."""
+    return host.run_in(NAME, "dd if=/dev/sr0 bs=2048 count=32 2>/dev/null | sha256sum").split()[0]
+
+
+def host_disc(host: LiveHost, folder: Path) -> str:
+    """Bring an ISO image into the host; returns what `cd` says of it."""
+    (folder / "files").mkdir()
+    (folder / "files" / "mark").write_text("here")
+    iso = folder / "disc.iso"
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", iso, folder / "files"], check=True)
+    host.add_image(iso, "disc")
+    return hashlib.sha256(iso.read_bytes()[: 32 * 2048]).hexdigest()
+
+
+def test_sizes_and_a_drive_come_and_go(host: LiveHost, small: SmallGuest, tmp_path: Path) -> None:
     host.do("POST", "/v1/vms", small_vm(NAME, small.append, memory="512MiB", start=True))
     host.wait_agent(NAME)
     base = memory(host)
@@ -45,11 +66,31 @@ def test_processors_and_memory_come_and_go(host: LiveHost, small: SmallGuest) ->
     assert cpus(host) == 2
     until(lambda: memory(host) > base + 200)
 
-    # Saved and started again: the same processors, the same pieces of memory.
+    # A CD drive where there was none, with its disc.
+    disc = host_disc(host, tmp_path)
+    assert change(host, iso="disc")["pending"] == {}
+    until(lambda: cd(host) == disc)
+
+    # A device of the host that is not there changes nothing.
+    for method, path, body, why in (
+        ("POST", "usb", {"device": "ffff:fffe"}, "usb-device-not-found"),
+        ("DELETE", "usb/usb0", None, "usb-not-found"),
+    ):
+        with pytest.raises(HoldfastError) as refusal:
+            host.call(method, f"/v1/vms/{NAME}/{path}", body)
+        assert refusal.value.as_dict()["id"] == why
+    assert host.call("GET", f"/v1/vms/{NAME}/usb") == [] and host.vm(NAME).pending == {}
+
+    # Saved and started again: the same processors, the same pieces of memory, the same disc.
     host.do("POST", f"/v1/vms/{NAME}/save")
     host.do("POST", f"/v1/vms/{NAME}/start")
     host.wait_agent(NAME)
     assert cpus(host) == 2 and memory(host) > base + 200
+    assert cd(host) == disc
+    change(host, iso="")
+    assert cd(host) == NO_DISC and host.vm(NAME).pending == {}
+    change(host, iso="disc")
+    until(lambda: cd(host) == disc)
 
     # More than there is room for waits for the next start, and says why.
     waits = change(host, cpus=64)

@@ -27,6 +27,7 @@ from holdfast.api.routes import (
     switches,
     tokens,
     trust,
+    usb,
     vms,
 )
 from holdfast.api.services import Services
@@ -34,6 +35,7 @@ from holdfast.api.services import Services
 ROUTERS = (
     vms,
     nics,
+    usb,
     disks,
     trust,
     firmware_state,

@@ -15,7 +15,7 @@ from holdfast.spec.checkpoint import (
     CheckpointSchedule,
     CheckpointView,
 )
-from holdfast.spec.devices import NicChange, NicDone, NicView
+from holdfast.spec.devices import NewUsb, NicChange, NicDone, NicView, UsbView
 from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskMove, DiskView, IoLimitsChange
 from holdfast.spec.event import Event
 from holdfast.spec.firmware_state import (
@@ -114,6 +114,14 @@ class Nics(Protocol):
     async def remove(self, name: str, nic: str, force: bool) -> NicDone: ...
     async def change(self, name: str, nic: str, change: NicChange) -> NicDone: ...
     async def list(self, name: str) -> tuple[NicView, ...]: ...
+
+
+class Usb(Protocol):
+    """USB devices of the host in a VM, running or not."""
+
+    async def add(self, name: str, wanted: NewUsb) -> UsbView: ...
+    async def remove(self, name: str, device: str) -> UsbView: ...
+    async def list(self, name: str) -> tuple[UsbView, ...]: ...
 
 
 class VmCounts(Protocol):
@@ -274,6 +282,7 @@ class Trust(Protocol):
 class Services:
     vms: Vms
     nics: Nics
+    usb: Usb
     disks: Disks
     firmware: Firmware
     vm_counts: VmCounts

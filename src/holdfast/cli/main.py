@@ -13,7 +13,19 @@ from holdfast.spec.errors import HoldfastError
 
 _COMMANDS = {
     name: f"holdfast.cli.{name}"
-    for name in ("vm", "checkpoint", "disk", "nic", "image", "pool", "switch", "trust", "certs", "host")
+    for name in (
+        "vm",
+        "checkpoint",
+        "disk",
+        "nic",
+        "usb",
+        "image",
+        "pool",
+        "switch",
+        "trust",
+        "certs",
+        "host",
+    )
 }
 _COMMANDS |= {name: f"holdfast.cli.{name}" for name in ("operation", "event", "token", "serve", "completion")}
 

@@ -35,7 +35,7 @@ from holdfast.spec.attachment import (
     NicAttachment,
     TpmAttachment,
 )
-from holdfast.spec.vm import Acceleration, KernelBoot, Nic, VmSpec
+from holdfast.spec.vm import Acceleration, KernelBoot, Nic, UsbDevice, VmSpec
 
 # What a guest that breaks out of QEMU can no longer ask of the host's kernel.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -82,6 +82,8 @@ class MachineInputs:
     """Id of each secret object that the disks need, and a descriptor that it is read from."""
     cds: tuple[CdAttachment, ...] = ()
     nics: tuple[tuple[Nic, NicAttachment], ...] = ()
+    usb: tuple[tuple[UsbDevice, int], ...] = ()
+    """Devices of the host, each with an inheritable descriptor of its node."""
     firmware: FirmwareAttachment | None = None
     tpm: TpmAttachment | None = None
     kernel: Path | None = None
@@ -130,7 +132,7 @@ def _attached(inputs: MachineInputs, qemu: Qemu) -> list[str]:
         parts
         + cds(inputs.cds, inputs.spec.os, queues)
         + display(inputs.runtime / "vnc.sock")
-        + usb()
+        + usb(inputs.usb)
         + balloon()
         + rng()
     )

@@ -19,6 +19,7 @@ from holdfast.host.unix_sockets import listening
 from holdfast.machine.block_errors import BlockErrors
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
+from holdfast.machine.cd_plug import CdPlug
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_move import DiskMove
 from holdfast.machine.disk_plug import DiskPlug
@@ -28,6 +29,7 @@ from holdfast.machine.memory_stream import MemoryStream
 from holdfast.machine.nic_plug import NicPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.machine.size_plug import SizePlug
+from holdfast.machine.usb_plug import UsbPlug
 from holdfast.qmp.errors import QmpLost
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -105,6 +107,16 @@ class RunningMachine:
     def nics(self) -> NicPlug:
         """Network cards that come and go while it runs."""
         return NicPlug(self._session)
+
+    @property
+    def cds(self) -> CdPlug:
+        """CD drives that come while it runs, and their discs."""
+        return CdPlug(self._session)
+
+    @property
+    def usb(self) -> UsbPlug:
+        """USB devices of the host that come and go while it runs."""
+        return UsbPlug(self._session)
 
     @property
     def disks(self) -> DiskPlug:
@@ -190,17 +202,6 @@ class RunningMachine:
             return await asyncio.to_thread(_read_whole, path)
         finally:
             path.unlink(missing_ok=True)
-
-    async def set_medium(self, drive: str, path: Path | None) -> None:
-        """Put an ISO file into a CD drive, or empty it."""
-        device = f"cd-{drive}"
-        if path is None:
-            await self._session.execute("eject", {"id": device, "force": True})
-            return
-        await self._session.execute(
-            "blockdev-change-medium",
-            {"id": device, "filename": str(path), "format": "raw", "read-only-mode": "read-only"},
-        )
 
 
 class Machines:

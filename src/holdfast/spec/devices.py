@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from holdfast.spec.model import Frozen
+from holdfast.spec.vm import USB_NAME
 from holdfast.spec.vm_requests import station
 
 
@@ -44,3 +45,13 @@ class NicDone(NicView):
 
     free_ports: int | None = None
     """How many NICs more the machine that runs has room for; None: none runs."""
+
+
+class NewUsb(Frozen):
+    device: str = Field(pattern=USB_NAME, max_length=40)
+    """`VENDOR:PRODUCT` in hex, or `BUS.PORT` such as `1.2` or `1.2.3`."""
+
+
+class UsbView(Plugged):
+    device: str
+    """As it was named: `VENDOR:PRODUCT` or `BUS.PORT`."""

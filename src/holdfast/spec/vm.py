@@ -22,6 +22,9 @@ from holdfast.spec.units import GIB, MIB, TIB, Size
 
 MAX_CPUS = 2048
 MAX_NICS = 64
+MAX_USB = 7
+USB_NAME = r"^([0-9a-fA-F]{4}:[0-9a-fA-F]{4}|[0-9]{1,3}(\.[0-9]{1,3}){1,7})$"
+"""Of a device of the host: VENDOR:PRODUCT in hex, or BUS.PORT."""
 MIN_MEMORY = 16 * MIB
 MAX_RATE = 10**9
 """Of requests a second; QEMU takes up to 10^15 (include/qemu/throttle.h, THROTTLE_VALUE_MAX)."""
@@ -169,6 +172,15 @@ class Nic(Frozen):
     """Of a machine under way only: its port is gone, and its guest has yet to let go of the card."""
 
 
+class UsbDevice(Frozen):
+    """A USB device of the host that the VM has to itself."""
+
+    id: str
+    """Stable within the VM: `usb0`, `usb1`, ..., which its port follows from."""
+    host: str = Field(pattern=USB_NAME)
+    """Lower case; looked up anew at each start."""
+
+
 class CloudInit(Frozen):
     """What the NoCloud seed holds. Text given whole (`user_data`) wins over the parts."""
 
@@ -214,6 +226,7 @@ class VmSpec(Frozen):
     disks: tuple[Disk, ...] = ()
     cd_drives: tuple[CdDrive, ...] = ()
     nics: tuple[Nic, ...] = Field(default=(), max_length=MAX_NICS)
+    usb: tuple[UsbDevice, ...] = Field(default=(), max_length=MAX_USB)
     cloud_init: CloudInit | None = None
     guest_agent: bool = True
     require_attested_host: bool = False

@@ -23,6 +23,8 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     if running is None:
         return record
     record = await settle_size(rooms, record, machine)
+    record = await _settle_drives(rooms, record, machine)
+    record = await _settle_usb(rooms, record, machine)
     gone = [nic for nic in running.nics if not await machine.nics.has(nic.id)]
     for nic in gone:
         await machine.nics.close(nic.id)
@@ -34,6 +36,32 @@ async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine
     return await rooms.records.change(
         record.id, lambda row: set_running(row, nics=kept), "vm.unplugged", data
     )
+
+
+async def _settle_drives(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    running = record.running_spec
+    drives = running.cd_drives if running else ()
+    kept = tuple([drive for drive in drives if await machine.cds.has(drive.id)])
+    if kept == drives:
+        return record
+    for drive in set(drives) - set(kept):
+        await machine.cds.close(drive.id)
+    data = {"cd_drives": [drive.id for drive in drives if drive not in kept]}
+    return await rooms.records.change(
+        record.id, lambda row: set_running(row, cd_drives=kept), "vm.unplugged", data
+    )
+
+
+async def _settle_usb(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
+    running = record.running_spec
+    devices = running.usb if running else ()
+    kept = tuple([device for device in devices if await machine.usb.has(device.id)])
+    if kept == devices:
+        return record
+    for device in set(devices) - set(kept):
+        await machine.usb.close(device.id)
+    data = {"usb": [device.id for device in devices if device not in kept]}
+    return await rooms.records.change(record.id, lambda row: set_running(row, usb=kept), "vm.unplugged", data)
 
 
 async def settle_size(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:

@@ -93,6 +93,13 @@ def require_movable_memory(record: VmRecord) -> None:
         MemoryNotMovable: a device has state that QEMU cannot carry over (its `nvme` is unmigratable).
     """
     spec = record.running_spec or record.spec
+    if spec.usb:
+        raise MemoryNotMovable(
+            f"the memory of VM {record.name!r} cannot be written out while it has USB devices of the host:"
+            f" {', '.join(each.id for each in spec.usb)}",
+            value=[each.id for each in spec.usb],
+            cure=f"Take them out first: `holdfast usb remove {record.name} {spec.usb[0].id}`.",
+        )
     blocking = [disk.id for disk in spec.disks if disk.bus is DiskBus.NVME]
     if blocking:
         raise MemoryNotMovable(

@@ -171,7 +171,7 @@ class Planner:
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         await self._rooms.volumes.require_free(request.name, disks)
-        spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
+        spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "usb": (), "template": False})
         if isinstance(spec.boot, UefiBoot):
             identity = tpm_identity(source.spec, source.id) if request.same_tpm else None
             spec = spec.model_copy(update={"boot": spec.boot.model_copy(update={"tpm_identity": identity})})
@@ -221,9 +221,10 @@ class Planner:
     async def _changed_drive(self, record: VmRecord, iso: str) -> tuple[CdDrive, ...]:
         digest = await self._iso(iso) if iso else None
         drives = record.spec.cd_drives
-        if not drives and record.running_spec is not None:
+        plain = record.spec.os is GuestOs.WINDOWS or record.state is VmState.SAVED
+        if not drives and record.running_spec is not None and plain:
             raise NoCdDrive(
-                f"VM {record.name!r} has no CD drive, and it runs",
+                f"VM {record.name!r} has no CD drive, and its machine cannot be given one now",
                 value=iso,
                 cure="Stop the VM; the drive is added at the change and is there at the next start.",
             )

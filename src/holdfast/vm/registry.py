@@ -29,6 +29,7 @@ from holdfast.storage.pools.book import require_pools
 from holdfast.vm import records
 from holdfast.vm.admission import Refused, Verb, admit
 from holdfast.vm.attested_host import guard_key, require_guardable
+from holdfast.vm.cd_drives import change_disc
 from holdfast.vm.guest import AgentNotThere
 from holdfast.vm.owner import VmDied, VmOwner
 from holdfast.vm.planning import Planner
@@ -258,7 +259,7 @@ class VmRegistry:
             if key and not guarded:
                 await vtpm.unguard(owner.record.id, folder, key)
             if change.iso is not None and owner.machine is not None:
-                await owner.machine.set_medium(spec.cd_drives[0].id, await self._planner.medium(spec))
+                await change_disc(self._rooms, owner, spec, await self._planner.medium(spec))
             await owner.change(lambda row: records.set_spec(row, spec), "vm.changed")
             if sized:
                 await resize(self._rooms, owner)

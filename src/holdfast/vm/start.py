@@ -22,7 +22,7 @@ from holdfast.spec.attachment import (
     TpmAttachment,
 )
 from holdfast.spec.host import AccelerationVerdict
-from holdfast.spec.vm import KernelBoot, Nic, UefiBoot, VmSpec
+from holdfast.spec.vm import Boot, KernelBoot, Nic, UefiBoot, UsbDevice, VmSpec
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm.attested_host import key_for_start
 from holdfast.vm.disk_attachments import OpenedDisk, descriptors_of, open_disk
@@ -30,6 +30,7 @@ from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.pending_keys import before_start
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.usb_devices import open_all
 
 
 async def bring_up(
@@ -63,6 +64,7 @@ async def _build(
     await asyncio.to_thread(_prepare_runtime, runtime, identity)
     ports: list[tuple[Nic, NicAttachment]] = []
     disks: list[OpenedDisk] = []
+    usb: list[tuple[UsbDevice, int]] = []
     secrets: dict[str, int] = {}
     try:
         for disk in spec.disks:
@@ -74,6 +76,7 @@ async def _build(
             ports.append((nic, await rooms.ports.attach(record.id, record.name, nic)))
         for disk in spec.disks:
             disks.append(open_disk(rooms, record.name, disk, spec))
+        usb = await open_all(rooms, record.id, spec)
         boot = spec.boot
         inputs = MachineInputs(
             vm_id=record.id,
@@ -87,20 +90,20 @@ async def _build(
             cds=await _cds(rooms, spec, folder),
             secrets=tuple(secrets.items()),
             nics=tuple(ports),
+            usb=tuple(usb),
             firmware=_firmware(boot, folder) if isinstance(boot, UefiBoot) else None,
             tpm=tpm,
             runtime=runtime,
             console_log=folder / "console.log",
             kernel=await rooms.images.path(boot.kernel) if isinstance(boot, KernelBoot) else None,
-            initrd=await rooms.images.path(boot.initrd)
-            if isinstance(boot, KernelBoot) and boot.initrd
-            else None,
+            initrd=await _initrd(rooms, boot),
             incoming=image is not None,
         )
-        fds = [*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()]
-        machine = await rooms.machines.launch(inputs, identity, folder / "qemu.log", fds)
+        machine = await rooms.machines.launch(
+            inputs, identity, folder / "qemu.log", _fds(ports, disks, secrets, usb)
+        )
     finally:
-        for fd in (*descriptors(port for _, port in ports), *descriptors_of(disks), *secrets.values()):
+        for fd in _fds(ports, disks, secrets, usb):
             os.close(fd)
     await rooms.groups.place(machine.ref.pid, f"vm:{record.id}")
     if image is not None:
@@ -110,6 +113,21 @@ async def _build(
             await asyncio.shield(machine.kill())
             raise
     return machine
+
+
+async def _initrd(rooms: Rooms, boot: Boot) -> Path | None:
+    return await rooms.images.path(boot.initrd) if isinstance(boot, KernelBoot) and boot.initrd else None
+
+
+def _fds(
+    ports: list[tuple[Nic, NicAttachment]],
+    disks: list[OpenedDisk],
+    secrets: dict[str, int],
+    usb: list[tuple[UsbDevice, int]],
+) -> list[int]:
+    """What QEMU inherits, and is closed here afterwards."""
+    cards = descriptors(port for _, port in ports)
+    return [*cards, *descriptors_of(disks), *secrets.values(), *(fd for _, fd in usb)]
 
 
 async def _start_tpm(

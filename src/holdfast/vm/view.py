@@ -11,7 +11,7 @@ from holdfast.vm.records import VmRecord
 from holdfast.vm.waiting import waits
 
 _HAS_MACHINE = frozenset({VmState.RUNNING, VmState.PAUSED, VmState.STOPPING, VmState.SAVING})
-_NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "guest_agent")
+_NEXT_START = ("cpus", "memory", "os", "boot", "nics", "disks", "cd_drives", "usb", "guest_agent")
 
 
 def show(
@@ -80,6 +80,8 @@ def _notices(record: VmRecord, verdict: AccelerationVerdict | None) -> list[str]
         notices.append(f"Took over the TPM identity of VM {boot.tpm_identity}: never run both")
     for disk in (record.running_spec or record.spec).disks:
         notices += disk_notices(disk)
+    if (record.running_spec or record.spec).usb:
+        notices.append("Has USB devices of the host: while it runs it cannot be saved or migrated")
     if record.spec.require_attested_host:
         notices.append("Starts only while this host's verifier trusts it")
     if record.spec.template:

@@ -1,6 +1,7 @@
 """A real QEMU: launched, adopted, saved, restored, killed, and one that cannot start."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
 from holdfast.machine.capabilities import CapabilityProbe
+from holdfast.machine.devices.usb import front
 from holdfast.machine.plan import MachineInputs
 from holdfast.machine.running import Machines, QemuEnded
+from holdfast.qmp.errors import QmpRefused
 from holdfast.spec.attachment import CdAttachment, DiskAttachment, Layer, SlirpAttachment
-from holdfast.spec.vm import Acceleration, DiskBus, Nic, VmSpec
+from holdfast.spec.vm import MAX_USB, Acceleration, DiskBus, Nic, UsbDevice, VmSpec
 
 
 class Forgetful:
@@ -111,6 +114,31 @@ async def test_a_medium_is_changed_and_taken_out(processes: Processes, tmp_path:
     machine = await machines_of(processes).launch(inputs, None, tmp_path / "log")
     iso = tmp_path / "x.iso"
     iso.write_bytes(b"\0" * 65536)
-    await machine.set_medium("cd0", iso)
-    await machine.set_medium("cd0", None)
+    await machine.cds.set_medium("cd0", iso)
+    await machine.cds.set_medium("cd0", None)
+    await machine.kill()
+
+
+async def test_usb_devices_come_and_go(processes: Processes, tmp_path: Path) -> None:
+    """What is no USB device is refused whole; each port takes a device, and gives it back."""
+    inputs = inputs_in(tmp_path, str(uuid.uuid4()))
+    fd = os.open("/dev/null", os.O_RDWR)
+    try:
+        with pytest.raises(QemuEnded, match="failed to open host usb device"):
+            bad = replace(inputs, usb=((UsbDevice(id="usb0", host="1.1"), fd),))
+            await machines_of(processes).launch(bad, None, tmp_path / "log", [fd])
+        machine = await machines_of(processes).launch(inputs, None, tmp_path / "log")
+        with pytest.raises(QmpRefused, match="failed to open host usb device"):
+            await machine.usb.add("usb0", fd)
+    finally:
+        os.close(fd)
+    assert not await machine.usb.has("usb0")
+    names = [f"usb{number}" for number in range(MAX_USB)]
+    for name in names:
+        emulated = {key: value for key, value in front(name).items() if key != "hostdevice"}
+        await machine.hotplug.add({**emulated, "driver": "usb-kbd"})
+        assert await machine.usb.has(name)
+    for name in names:
+        await machine.usb.remove(name)
+        assert not await machine.usb.has(name)
     await machine.kill()

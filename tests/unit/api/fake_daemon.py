@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from fake_devices import FakeNics
+from fake_devices import FakeNics, FakeUsb
 from fake_pools import FakePools
 
 from holdfast.api.app import build_app
@@ -544,7 +544,7 @@ class FakeDaemon:
             checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
             vm_exports=self.vm_exports,
             vm_counts=self.vms,
-            nics=FakeNics(),
+            nics=FakeNics(), usb=FakeUsb(),
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),

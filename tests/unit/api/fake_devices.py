@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from holdfast.spec.devices import NicChange, NicDone, NicView
+from holdfast.spec.devices import NewUsb, NicChange, NicDone, NicView, UsbView
 from holdfast.spec.errors import NotFound
 from holdfast.spec.vm_requests import NewNic
 
@@ -29,3 +29,25 @@ class FakeNics:
 
     async def list(self, name: str) -> tuple[NicView, ...]:
         return tuple(NicView(plugged=True, after_next_start=True, **card) for card in self.cards.values())
+
+
+class FakeUsb:
+    def __init__(self) -> None:
+        self.devices: dict[str, str] = {}
+
+    async def add(self, name: str, wanted: NewUsb) -> UsbView:
+        device = f"usb{len(self.devices)}"
+        self.devices[device] = wanted.device
+        return UsbView(id=device, device=wanted.device, plugged=True, after_next_start=True)
+
+    async def remove(self, name: str, device: str) -> UsbView:
+        if device not in self.devices:
+            raise NotFound(f"no {device}", value=device)
+        gone = self.devices.pop(device)
+        return UsbView(id=device, device=gone, plugged=False, after_next_start=False)
+
+    async def list(self, name: str) -> tuple[UsbView, ...]:
+        return tuple(
+            UsbView(id=each, device=device, plugged=True, after_next_start=True)
+            for each, device in self.devices.items()
+        )

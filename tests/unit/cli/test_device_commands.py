@@ -22,3 +22,13 @@ def test_a_nic_is_added_moved_listed_and_removed(daemon: Any) -> None:
         nic["id"] for nic in json.loads(run(daemon, "nic", "list", "web", "--format", "json").stdout)
     ] == ["nic1"]
     assert run(daemon, "nic", "remove", "web", "nic0").returncode == 3
+
+
+def test_a_usb_device_is_added_listed_and_removed(daemon: Any) -> None:
+    run(daemon, "vm", "create", "web")
+    added = json.loads(run(daemon, "usb", "add", "web", "046d:c31c", "--format", "json").stdout)
+    assert (added["id"], added["device"], added["plugged"]) == ("usb0", "046d:c31c", True)
+    assert run(daemon, "usb", "add", "web", "../046d").returncode == 2
+    assert "046d:c31c" in run(daemon, "usb", "list", "web").stdout
+    assert "Next start" in run(daemon, "usb", "remove", "web", "usb0").stdout
+    assert run(daemon, "usb", "remove", "web", "usb0").returncode == 3

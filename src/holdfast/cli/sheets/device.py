@@ -42,3 +42,15 @@ def nic_sheet(nic: dict[str, Any]) -> str:
     where(sheet, nic)
     sheet.line("Free ports", nic["free_ports"])
     return sheet.text()
+
+
+def usb_path(device: str) -> str:
+    return f"usb/{quote(device, safe='')}"
+
+
+def usb_sheet(device: dict[str, Any]) -> str:
+    sheet = Sheet()
+    sheet.line("USB device", device["id"])
+    sheet.line("Of the host", device["device"])
+    where(sheet, device)
+    return sheet.text()
