@@ -44,7 +44,7 @@ def until(what: Callable[[], bool]) -> None:
 
 def cd(host: LiveHost) -> str:
     """Digest of the beginning of what is in the guest's drive."""
-    return host.run_in(NAME, "dd if=/dev/sr0 bs=2048 count=32 2>/dev/null | sha256sum").split()[0]
+    return host.run_in(NAME, "dd if=/dev/sr1 bs=2048 count=32 2>/dev/null | sha256sum").split()[0]
 
 
 def host_disc(host: LiveHost, folder: Path) -> str:
@@ -58,7 +58,9 @@ def host_disc(host: LiveHost, folder: Path) -> str:
 
 
 def test_sizes_and_a_drive_come_and_go(host: LiveHost, small: SmallGuest, tmp_path: Path) -> None:
-    host.do("POST", "/v1/vms", small_vm(NAME, small.append, memory="512MiB", start=True))
+    host.do(
+        "POST", "/v1/vms", small_vm(NAME, small.append, memory="512MiB", cloud_init={"user": "x"}, start=True)
+    )
     host.wait_agent(NAME)
     base = memory(host)
     grown = change(host, cpus=2, memory="768MiB")
@@ -66,7 +68,8 @@ def test_sizes_and_a_drive_come_and_go(host: LiveHost, small: SmallGuest, tmp_pa
     assert cpus(host) == 2
     until(lambda: memory(host) > base + 200)
 
-    # A CD drive where there was none, with its disc.
+    # A CD drive beside the seed's, with its disc.
+    assert "cidata" in host.run_in(NAME, "dd if=/dev/sr0 bs=2048 skip=16 count=1 2>/dev/null | strings")
     disc = host_disc(host, tmp_path)
     assert change(host, iso="disc")["pending"] == {}
     until(lambda: cd(host) == disc)

@@ -1,5 +1,6 @@
 """From a request to a plan: what the planner chooses by itself, and what it refuses."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from holdfast.spec.vm import CdDrive, GuestOs, VmSpec, VmState, VolumeFormat
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmCreate
 from holdfast.storage.images import ImageNotFound
 from holdfast.vm import planning
-from holdfast.vm.planning import MacTaken, Planner, WrongImageKind
+from holdfast.vm.planning import MacTaken, NoCdDrive, Planner, WrongImageKind
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.view import show
@@ -138,6 +139,22 @@ async def test_a_mac_of_another_vm_is_refused(tmp_path: Path) -> None:
     other = planner(tmp_path, Images(), record_of(first))
     with pytest.raises(MacTaken):
         await other.plan(VmCreate(name="b", nics=(NewNic(mac=mac.upper()),)))
+
+
+async def test_only_a_machine_that_can_take_a_drive_is_given_one(tmp_path: Path) -> None:
+    chooser = planner(tmp_path, Images(setup=ImageKind.ISO))
+    for guest, state, refused in (
+        (GuestOs.LINUX, VmState.RUNNING, False),
+        (GuestOs.LINUX, VmState.SAVED, True),
+        (GuestOs.WINDOWS, VmState.RUNNING, True),
+    ):
+        spec = VmSpec(cpus=1, memory=GIB, os=guest)
+        record = replace(record_of(spec), state=state, running_spec=spec)
+        if refused:
+            with pytest.raises(NoCdDrive):
+                await chooser.changed(record, VmChange(iso="setup"))
+        else:
+            assert (await chooser.changed(record, VmChange(iso="setup"))).cd_drives[0].id == "cd0"
 
 
 def record_of(spec: VmSpec) -> VmRecord:
