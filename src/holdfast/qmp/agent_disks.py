@@ -22,8 +22,11 @@ class GuestDisk:
     """Empty where the guest does not tell; Linux tells what udev found (ID_SERIAL)."""
 
     def is_disk(self, disk: str) -> bool:
-        """Whether it has the serial number of this disk of ours, which udev puts behind a model's name."""
-        return self.serial == disk or self.serial.endswith(f"_{disk}")
+        """Whether it has the serial number of this disk of ours.
+
+        udev puts that behind a model's name, and the number of an NVMe namespace behind that.
+        """
+        return re.fullmatch(rf"(.*_)?{re.escape(disk)}(_[0-9]+)?", self.serial) is not None
 
 
 async def guest_disks(agent: GuestAgent, limit: float) -> tuple[GuestDisk, ...]:
