@@ -47,7 +47,8 @@ async def to_qcow2(
     """
     layers = (Layer(path=source, format="raw"),)  # only its path is used
     described = {**_node(layers), "driver": format}
-    await _convert(processes, described, source, target, owner, identity, progress, virtual_size, options)
+    size = source.stat().st_size
+    await _convert(processes, described, size, target, owner, identity, progress, virtual_size, options)
 
 
 async def flatten(
@@ -64,13 +65,47 @@ async def flatten(
     await _convert(
         processes,
         _node(layers),
-        layers[0].path,
+        layers[0].path.stat().st_size,
         target,
         owner,
         identity,
         progress,
         virtual_size,
         VOLUME_OPTIONS,
+    )
+
+
+async def to_volume(
+    processes: Processes,
+    node: dict[str, Any],
+    target: Path,
+    *,
+    source_size: int,
+    virtual_size: int,
+    largest: int,
+    owner: str,
+    identity: Identity | None,
+    progress: Progress,
+) -> None:
+    """Make `target` a volume with what a node of QEMU's block layer shows (QAPI BlockdevOptions).
+
+    Args:
+        source_size: bytes that will be read, for the patience with it.
+        largest: bytes that `target` may have, however much `node` turns out to hold.
+
+    Raises as `to_qcow2`.
+    """
+    await _convert(
+        processes,
+        node,
+        source_size,
+        target,
+        owner,
+        identity,
+        progress,
+        virtual_size,
+        VOLUME_OPTIONS,
+        largest,
     )
 
 
@@ -86,13 +121,14 @@ def _node(layers: Sequence[Layer]) -> dict[str, Any]:
 async def _convert(
     processes: Processes,
     node: dict[str, Any],
-    source: Path,
+    source_size: int,
     target: Path,
     owner: str,
     identity: Identity | None,
     progress: Progress | None,
     virtual_size: int | None,
     options: str,
+    largest: int | None = None,
 ) -> None:
     if node["driver"] == "qcow2":
         node.setdefault("backing", None)
@@ -104,8 +140,8 @@ async def _convert(
             owner=owner,
             target=target,
             identity=identity,
-            largest=_largest(virtual_size),
-            cpu_seconds=_patience(source, virtual_size),
+            largest=largest if largest is not None else _largest(virtual_size),
+            cpu_seconds=_patience(source_size, virtual_size),
             progress=progress,
         )
         await asyncio.to_thread(_take_back, target)
@@ -119,9 +155,9 @@ def _largest(virtual_size: int | None) -> int | None:
     return None if virtual_size is None else virtual_size + virtual_size // 512 + 64 * MIB
 
 
-def _patience(source: Path, virtual_size: int | None) -> int:
+def _patience(source_size: int, virtual_size: int | None) -> int:
     """CPU seconds: generous for slow hosts and compressed input, yet an end."""
-    return 600 + source.stat().st_size // (2 * MIB) + (virtual_size or 0) // GIB
+    return 600 + source_size // (2 * MIB) + (virtual_size or 0) // GIB
 
 
 def _make_empty(target: Path, identity: Identity | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from holdfast.spec.image import ImageKind
 from holdfast.spec.units import TIB, format_size
@@ -50,9 +50,21 @@ class Reader:
                 f"{path.name!r} is not a regular file", value=path.name, cure="Give an image file."
             )
         self.size = found.st_size
+        self._start = 0
         self._entries = 0
 
-    def __enter__(self) -> "Reader":
+    @classmethod
+    def within(cls, fd: int, start: int, size: int, name: str) -> Self:
+        """Reads `size` bytes of an open file from byte `start` on, as if they were a file of this name.
+
+        `fd` stays open when the reader is closed.
+        """
+        reader = cls.__new__(cls)
+        reader.path, reader._fd = Path(name), os.dup(fd)
+        reader.size, reader._start, reader._entries = size, start, 0
+        return reader
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -60,11 +72,13 @@ class Reader:
 
     def peek(self, offset: int, length: int) -> bytes:
         """What there is of these bytes; empty beyond the end."""
-        return os.pread(self._fd, length, offset) if 0 <= offset < self.size else b""
+        if not 0 <= offset < self.size:
+            return b""
+        return os.pread(self._fd, min(length, self.size - offset), self._start + offset)
 
     def read(self, offset: int, length: int, what: str) -> bytes:
         self.require(offset, length, what)
-        return os.pread(self._fd, length, offset)
+        return os.pread(self._fd, length, self._start + offset)
 
     def require(self, offset: int, length: int, what: str) -> None:
         """Pass where the file reaches that far."""
@@ -86,7 +100,7 @@ class Reader:
         entries = array(code)
         self._entries += count
         if not self.seen_enough:
-            entries.frombytes(os.pread(self._fd, count * entries.itemsize, offset))
+            entries.frombytes(os.pread(self._fd, count * entries.itemsize, self._start + offset))
             if big is (sys.byteorder == "little"):
                 entries.byteswap()
         return entries
