@@ -17,7 +17,9 @@ from typing import Any
 from holdfast.host.log_tail import tail
 from holdfast.host.processes import Identity, Marked, Processes, ProcessRef
 from holdfast.host.unix_sockets import listening
+from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
+from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.plan import MachineInputs, arguments
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
 from holdfast.qmp.session import QmpSession
@@ -66,6 +68,16 @@ class RunningMachine:
         self.ref = ref
         self.ended = asyncio.Event()
         self._watch = asyncio.create_task(self._watch_process())
+
+    @property
+    def jobs(self) -> BlockJobs:
+        """Background jobs on the disks."""
+        return BlockJobs(self._session)
+
+    @property
+    def hotplug(self) -> HotPlug:
+        """Devices that come and go while it runs."""
+        return HotPlug(self._session)
 
     @property
     def console_path(self) -> Path:

@@ -38,6 +38,8 @@ class Layer(Frozen):
 
     path: Path
     format: Literal["qcow2", "raw"]
+    name: str = ""
+    """Unique in its VM; QEMU's nodes are named by it. Empty: they are named by its place in the chain."""
 
 
 class DiskAttachment(Frozen):

@@ -80,12 +80,27 @@ class KernelBoot(Frozen):
 Boot = Annotated[UefiBoot | KernelBoot, Field(discriminator="kind")]
 
 
+class VolumeFormat(StrEnum):
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
 class Disk(Frozen):
-    """One disk. `volume` is the id of a volume in the VM's own folder."""
+    """One disk: a chain of volumes, of which the guest writes to the first only.
+
+    volume ──▶ below[0] ──▶ below[1] ──▶ ... ──▶ image
+    """
 
     id: str
     """Stable within the VM: `disk0`, `disk1`, ... Also the guest-visible serial number."""
     volume: str
+    """Name of the volume on top: `disk0` at first, `disk0-1`, `disk0-2`, ... after checkpoints."""
+    below: tuple[str, ...] = ()
+    """Names of the VM's own volumes under it, from the top down; they are never written to again."""
+    pool: str | None = None
+    """Name of the pool of all these volumes; None: the VM's own folder."""
+    format: VolumeFormat = VolumeFormat.QCOW2
+    """Of the lowest of the VM's own volumes; those above it are qcow2."""
     size: int
     """Bytes the guest sees."""
     bus: DiskBus = DiskBus.VIRTIO

@@ -7,6 +7,7 @@ the chain from `chain`; the backing name in a header is for people who look with
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -113,7 +114,7 @@ class Volumes:
         source, target = self._path(source_vm, source_disk), self._path(vm_name, disk)
         part = _part(target)
         try:
-            if disk.image is None and source_disk.image is not None:
+            if len(self.chain(source_vm, source_disk)) > len(self.chain(vm_name, disk)):
                 await flatten(
                     self._processes,
                     self.chain(source_vm, source_disk),
@@ -131,10 +132,19 @@ class Volumes:
 
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
         """The files of a disk, top first."""
-        top = Layer(path=self._path(vm_name, disk), format="qcow2")
-        if disk.image is None:
-            return (top,)
-        return (top, Layer(path=self._images.content(disk.image), format="qcow2"))
+        own = (disk.volume, *disk.below)
+        layers = [
+            Layer(
+                path=self._path(vm_name, disk, volume),
+                format=disk.format.value if volume == own[-1] else "qcow2",
+                name=volume,
+            )
+            for volume in own
+        ]
+        if disk.image is not None:
+            image = self._images.content(disk.image)
+            layers.append(Layer(path=image, format="qcow2", name=f"{disk.id}.image"))
+        return tuple(layers)
 
     async def released(self, vm_name: str, disks: Iterable[Disk], limit: float = _RELEASE_SECONDS) -> None:
         """Return once no process holds the disks' locks any more, or after `limit` seconds.
@@ -152,17 +162,19 @@ class Volumes:
         """Pass where every file of a disk is there.
 
         Raises:
-            VolumeMissing: the VM's own file is not; the value is its path.
+            VolumeMissing: one of the VM's own files is not; the value is its path.
             ImageChainBroken: the image below is not; the value is its path.
         """
-        top, *below = self.chain(vm_name, disk)
-        if not top.path.is_file():
-            raise VolumeMissing(
-                f"the file of {disk.id} of VM {vm_name!r} is missing: {top.path}",
-                value=str(top.path),
-                cure="Put the file back from a backup.",
-            )
-        for layer in below:
+        chain = self.chain(vm_name, disk)
+        own = 1 + len(disk.below)
+        for layer in chain[:own]:
+            if not layer.path.is_file():
+                raise VolumeMissing(
+                    f"a file of {disk.id} of VM {vm_name!r} is missing: {layer.path}",
+                    value=str(layer.path),
+                    cure="Put the file back from a backup.",
+                )
+        for layer in chain[own:]:
             if not layer.path.is_file():
                 raise ImageChainBroken(
                     f"{disk.id} of VM {vm_name!r} needs an image whose file is missing: {layer.path}",
@@ -171,24 +183,27 @@ class Volumes:
                 )
 
     def stored_size(self, vm_name: str, disk: Disk) -> int:
-        """Bytes on this host's disk that are the VM's alone; 0 where the file is missing."""
-        try:
-            return self._path(vm_name, disk).stat().st_blocks * 512
-        except FileNotFoundError:
-            return 0
+        """Bytes on this host's disk that are the VM's alone; a file that is missing counts 0."""
+        size = 0
+        for volume in (disk.volume, *disk.below):
+            with contextlib.suppress(FileNotFoundError):
+                size += self._path(vm_name, disk, volume).stat().st_blocks * 512
+        return size
 
     async def delete(self, vm_name: str, disk: Disk) -> None:
-        """Remove a disk's file; nothing happens where it is not there."""
-        path = self._path(vm_name, disk)
+        """Remove a disk's files; nothing happens where they are not there."""
+        paths = [self._path(vm_name, disk, volume) for volume in (disk.volume, *disk.below)]
 
         def remove() -> None:
-            path.unlink(missing_ok=True)
-            _part(path).unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
+                _part(path).unlink(missing_ok=True)
 
         await asyncio.to_thread(remove)
 
-    def _path(self, vm_name: str, disk: Disk) -> Path:
-        return self._state.vm(vm_name) / f"{disk.volume}.qcow2"
+    def _path(self, vm_name: str, disk: Disk, volume: str | None = None) -> Path:
+        """`volume` is one of the disk's; None: the one on top."""
+        return self._state.vm(vm_name) / f"{volume or disk.volume}.qcow2"
 
 
 def _part(target: Path) -> Path:

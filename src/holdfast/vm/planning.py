@@ -17,7 +17,18 @@ from holdfast.spec.errors import Conflict, InvalidInput, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.image import Image, ImageKind
 from holdfast.spec.units import MIB, format_size
-from holdfast.spec.vm import CdDrive, CloudInit, Disk, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm import (
+    CdDrive,
+    CloudInit,
+    Disk,
+    GuestOs,
+    KernelBoot,
+    Nic,
+    UefiBoot,
+    VmSpec,
+    VmState,
+    VolumeFormat,
+)
 from holdfast.spec.vm_requests import NewDisk, NewNic, VmChange, VmClone, VmCreate
 from holdfast.storage.images import ImageNotFound
 from holdfast.trust.firmware import choose_firmware
@@ -145,10 +156,7 @@ class Planner:
         room = sum(self._rooms.volumes.stored_size(source.name, disk) for disk in source.spec.disks)
         await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
         nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
-        disks = tuple(
-            disk.model_copy(update={"image": None}) if request.full_copy else disk
-            for disk in source.spec.disks
-        )
+        disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
         if isinstance(spec.boot, UefiBoot):
             identity = tpm_identity(source.spec, source.id) if request.same_tpm else None
@@ -316,6 +324,13 @@ class Planner:
             taken[mac] = "this one"
             nics.append(Nic(id=f"nic{index}", mac=mac, switch=new.switch, vlan=new.vlan))
         return tuple(nics)
+
+
+def _cloned(disk: Disk, full_copy: bool) -> Disk:
+    """The disk of a clone: one volume, which is thin only where the source's is one over an image."""
+    whole = full_copy or bool(disk.below)
+    update = {"volume": disk.id, "below": (), "format": VolumeFormat.QCOW2}
+    return disk.model_copy(update=update | ({"image": None} if whole else {}))
 
 
 def _free_mac(taken: Iterable[str]) -> str:

@@ -20,6 +20,22 @@ class TooManyDevices(InvalidInput):
     id = "too-many-devices"
 
 
+def numbers(ids: Iterable[str], most: int) -> dict[str, int]:
+    """Numbers below `most` by id: the one that the id ends in, else the lowest free one.
+
+    `most` is at least the count of the ids.
+    """
+    wanted = list(ids)
+    taken: dict[str, int] = {}
+    for each in wanted:
+        match = re.search(r"\d{1,4}$", each, re.ASCII)
+        number = int(match[0]) if match else most
+        if number < most and number not in taken.values():
+            taken[each] = number
+    free = iter(sorted(set(range(most)) - set(taken.values())))
+    return {each: taken[each] if each in taken else next(free) for each in wanted}
+
+
 @dataclass(frozen=True)
 class PortRange:
     """Ports of one kind; `first_slot` and `slots` are device numbers on pcie.0."""
@@ -51,14 +67,7 @@ class PortRange:
                 value=len(wanted),
                 cure="Use the SCSI bus for disks, or fewer devices.",
             )
-        taken: dict[str, int] = {}
-        for each in wanted:
-            match = re.search(r"\d{1,4}$", each, re.ASCII)
-            number = int(match[0]) if match else self.most
-            if number < self.most and number not in taken.values():
-                taken[each] = number
-        free = iter(sorted(set(range(self.most)) - set(taken.values())))
-        return {each: taken[each] if each in taken else next(free) for each in wanted}
+        return numbers(wanted, self.most)
 
     def ports(self, used: Iterable[int]) -> list[str]:
         """All ports up to the last used one, at least `SPARE` more (as far as there are any), whole slots."""

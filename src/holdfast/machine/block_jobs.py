@@ -1,0 +1,155 @@
+"""QEMU's background jobs on disks (mirror, commit, stream, create): begun or found, followed, ended.
+
+    created ▶ running ▶ ready ──job-complete──▶ waiting ▶ pending ▶ concluded ──job-dismiss──▶ null
+    (QEMU, docs/interop and qapi/job.json; only mirror and a commit of the active layer become ready)
+
+A job belongs to QEMU: it outlives the daemon, and is found again by its id.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.qmp.errors import QmpRefused, QmpTimedOut
+from holdfast.qmp.session import Listener, QmpSession
+from holdfast.spec.errors import Failed, HoldfastError
+
+Progress = Callable[[int, int], None]
+"""Told how far a job is: done and total, in the job's own unit (bytes, for jobs on disks)."""
+
+_LOOK = 0.5  # seconds between two looks at how far it is
+_CANCEL_SECONDS = 60.0
+
+
+class BlockJobFailed(Failed):
+    id = "block-job-failed"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job as QEMU tells of it (qapi/job.json, JobInfo)."""
+
+    id: str
+    kind: str
+    status: str
+    done: int
+    total: int
+    error: str | None
+
+
+class BlockJobs:
+    """The jobs of one QEMU."""
+
+    def __init__(self, session: QmpSession) -> None:
+        self._session = session
+
+    async def all(self) -> dict[str, JobState]:
+        found = await self._session.execute("query-jobs")
+        return {
+            job["id"]: JobState(
+                job["id"],
+                job["type"],
+                job["status"],
+                job["current-progress"],
+                job["total-progress"],
+                job.get("error"),
+            )
+            for job in found
+        }
+
+    async def run(
+        self,
+        job_id: str,
+        command: str,
+        arguments: dict[str, Any],
+        progress: Progress = lambda *_: None,
+        when_ready: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Begin a job and return once it has ended well; where we are cancelled, so is the job.
+
+        Args:
+            job_id: also given to `command` as `job-id`; `auto-dismiss` is switched off for it.
+            when_ready: called once the job is ready, before it is completed.
+
+        Raises:
+            BlockJobFailed: it ended with an error; the value is what QEMU said.
+            QmpRefused: it could not begin.
+        """
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+            await self._followed(job_id, listener, progress, when_ready)
+
+    async def follow(
+        self,
+        job_id: str,
+        progress: Progress = lambda *_: None,
+        when_ready: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """As `run`, for a job that is under way or has ended without having been dismissed."""
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            await self._followed(job_id, listener, progress, when_ready)
+
+    async def cancel(self, job_id: str) -> None:
+        """End a job and dismiss it; nothing happens where there is none of that id.
+
+        What a mirror had copied stays in its target, which is not switched to.
+        """
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            job = (await self.all()).get(job_id)
+            if job is None:
+                return
+            if job.status != "concluded":
+                with contextlib.suppress(QmpRefused):  # it may just have ended
+                    await self._session.execute("block-job-cancel", {"device": job_id, "force": True})
+                async with asyncio.timeout(_CANCEL_SECONDS):
+                    while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+                        with contextlib.suppress(QmpTimedOut):
+                            await listener.get(_LOOK)
+            await self._dismiss(job_id)
+
+    async def _followed(
+        self,
+        job_id: str,
+        listener: Listener,
+        progress: Progress,
+        when_ready: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        try:
+            await self._to_its_end(job_id, listener, progress, when_ready)
+        except BaseException:
+            with contextlib.suppress(HoldfastError, TimeoutError):
+                await asyncio.shield(self.cancel(job_id))
+            raise
+
+    async def _to_its_end(
+        self,
+        job_id: str,
+        listener: Listener,
+        progress: Progress,
+        when_ready: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        completed = False
+        while job := (await self.all()).get(job_id):
+            progress(job.done, job.total)
+            if job.status == "concluded":
+                await self._dismiss(job_id)
+                if job.error:
+                    raise BlockJobFailed(
+                        f"QEMU could not finish the {job.kind} of a disk: {job.error}",
+                        value=job.error,
+                        cure="See that the disk's storage works and has space left, and try again.",
+                    )
+                return
+            if job.status == "ready" and not completed:
+                if when_ready:
+                    await when_ready()
+                await self._session.execute("job-complete", {"id": job_id})
+                completed = True
+            with contextlib.suppress(QmpTimedOut):
+                await listener.get(_LOOK)
+
+    async def _dismiss(self, job_id: str) -> None:
+        with contextlib.suppress(QmpRefused):
+            await self._session.execute("job-dismiss", {"id": job_id})
