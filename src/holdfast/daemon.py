@@ -18,6 +18,8 @@ import structlog
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import Certificate, load_or_make, server_context
+from holdfast.api.handing import HandingDoor, SourceFileBook
+from holdfast.api.handing_client import handing_path
 from holdfast.api.server import ApiServer
 from holdfast.api.services import Services
 from holdfast.api.tokens import TokenStore
@@ -39,10 +41,12 @@ from holdfast.machine.capabilities import CapabilityProbe
 from holdfast.machine.running import Machines
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
+from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.storage.appliances.exposure import remove_sockets
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
@@ -61,13 +65,14 @@ from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.tpm.sealing import HostTpmSealer
 from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
-from holdfast.vm import attest_work, create, guest_secrets, key_work, lifecycle
+from holdfast.vm import attest_work, create, guest_secrets, import_work, key_work, lifecycle
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
 from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.importing import Imports
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
@@ -102,6 +107,7 @@ class _Composition:
     schedule: AttestSchedule
     firmware: VmFirmware
     attested_host: AttestedHost
+    files: SourceFileBook
 
 
 def configure_logs() -> None:
@@ -183,6 +189,8 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
+    uploads = UploadFolder(state.scratch / "uploads")
+    files = SourceFileBook(uploads)
     services = Services(
         vms=registry,
         firmware=firmware,
@@ -190,7 +198,9 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         operations=operations,
         images=rooms.images,
         image_work=image_operations.ImageWork(operations, rooms.images),
-        uploads=UploadFolder(state.scratch / "uploads"),
+        uploads=uploads,
+        imports=Imports(rooms, operations, files, ground.users.converter),
+        fetcher=fetch.SourceFetcher(operations, state),
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -205,7 +215,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
     return _Composition(
-        rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host
+        rooms, registry, operations, services, ground.facts, schedule, firmware, attested.host, files
     )
 
 
@@ -223,6 +233,8 @@ def _register(
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *key_work.procedures(rooms, registry.owner),
+        *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
+        *fetch.procedures(rooms.state, Downloader()),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),
@@ -276,7 +288,9 @@ async def _come_back(made: _Composition) -> None:
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]
+    uploads += [Path(path) for params in unfinished.values() for path in params.get("uploads", ())]
     await asyncio.to_thread(clean, rooms.state.scratch, unfinished, uploads)
+    await asyncio.to_thread(remove_sockets, rooms.state.runtime)
 
 
 async def run(config: DaemonConfig) -> None:
@@ -311,7 +325,8 @@ async def run(config: DaemonConfig) -> None:
         loop.add_signal_handler(number, ended.set)
     app = build_app(made.services)
     tls = server_context(certificate) if certificate else None
-    async with ApiServer(app, config.unix_socket, config.tcp, tls):
+    door = HandingDoor(handing_path(config.unix_socket), made.files.add)
+    async with door, ApiServer(app, config.unix_socket, config.tcp, tls):
         fingerprint = certificate.fingerprint if certificate else None
         log.info("serving", state=str(state.root), fingerprint=fingerprint)
         await ended.wait()

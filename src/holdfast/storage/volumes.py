@@ -9,7 +9,7 @@ the chain from `chain`; the backing name in a header is for people who look with
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from holdfast.host.file_locks import is_locked
@@ -78,6 +78,32 @@ class Volumes:
                 await self._resize(part, disk.size, owner)
             else:
                 await self._make(part, disk, owner)
+            await asyncio.to_thread(_settle, part, target, identity)
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def put(
+        self,
+        vm_name: str,
+        disk: Disk,
+        write: Callable[[Path], Awaitable[int]],
+        *,
+        identity: Identity | None,
+        operation: str,
+    ) -> None:
+        """Make a disk by `write`, which makes the qcow2 file it is told and returns the bytes a guest sees.
+
+        A disk that has its file already is whole and stays. Raises what `write` raises, and nothing is
+        left behind then.
+        """
+        target = self._path(vm_name, disk)
+        if await asyncio.to_thread(target.is_file):
+            return
+        part = _part(target)
+        try:
+            size = await write(part)
+            if size < disk.size:
+                await self._resize(part, disk.size, f"operation:{operation}")
             await asyncio.to_thread(_settle, part, target, identity)
         finally:
             part.unlink(missing_ok=True)

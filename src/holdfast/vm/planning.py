@@ -138,7 +138,7 @@ class Planner:
             boot=boot,
             disks=tuple(disks),
             cd_drives=await self._drives(request),
-            nics=await self._nics(request.nics),
+            nics=await self.nics(request.nics),
             cloud_init=cloud_init,
             guest_agent=request.guest_agent,
         )
@@ -155,7 +155,7 @@ class Planner:
             )
         room = sum(self._rooms.volumes.stored_size(source.name, disk) for disk in source.spec.disks)
         await asyncio.to_thread(require_space, self._rooms.state.vms, room + _VM_OVERHEAD)
-        nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
+        nics = await self.nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "template": False})
         if isinstance(spec.boot, UefiBoot):
@@ -306,7 +306,8 @@ class Planner:
         base = image.digest if image and not wanted.full_copy else None
         return Disk(id=disk_id, volume=disk_id, size=size, bus=wanted.bus, image=base), image
 
-    async def _nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
+    async def nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
+        """With addresses that no other VM has. Raises SwitchMissing, MacTaken."""
         taken = {
             nic.mac: record.name for record in await self._rooms.records.all() for nic in record.spec.nics
         }

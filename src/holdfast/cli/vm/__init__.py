@@ -4,7 +4,7 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.vm",
-    "create list show start stop kill restart pause resume save rename set clone delete"
+    "create import_ list show start stop kill restart pause resume save rename set clone delete"
     " console screenshot exec log events wait",
     "Virtual machines.",
 )

@@ -16,7 +16,7 @@ from holdfast.host.processes import Identity, Limits, Processes
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.spec.units import GIB, MIB
-from holdfast.storage.appliances.exposure import exposed
+from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.formats.fat import Fat, NotFat
 from holdfast.storage.formats.partitions import SECTOR, Partition, partitions
@@ -86,11 +86,17 @@ class _Pieces:
 
 
 class BootLooker:
-    """Looks at disks, with files in `folder` that are gone afterwards."""
+    """Looks at disks, with files in `folder` and `sockets` that are gone afterwards.
 
-    def __init__(self, processes: Processes, folder: Path, identity: Identity | None, owner: str) -> None:
+    Others may pass through both; `sockets` has a short path.
+    """
+
+    def __init__(
+        self, processes: Processes, folder: Path, sockets: Path, identity: Identity | None, owner: str
+    ) -> None:
         self._processes = processes
         self._folder = folder
+        self._sockets = sockets
         self._identity = identity
         self._owner = owner
 
@@ -119,7 +125,7 @@ class BootLooker:
             return max(looks, key=lambda each: (each.fallback, bool(each.vendor), each.system_partition))
 
         try:
-            path = stem.with_suffix(".sock")
+            path = self._sockets / socket_name()
             return await exposed(
                 self._processes, held, path, work, owner=self._owner, identity=self._identity
             )
@@ -137,6 +143,7 @@ class BootLooker:
         node = {"driver": "raw", "offset": start, "size": length, "file": described}
         made.append(target)
         target.touch(mode=0o600)
+        os.truncate(target, length)
         if self._identity:
             os.chown(target, self._identity.uid, self._identity.gid)
         done = await self._processes.run(

@@ -20,12 +20,13 @@ from holdfast.host.threads import to_its_end
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
 from holdfast.spec.units import GIB, MIB, format_size
-from holdfast.storage.appliances.exposure import exposed
+from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.convert import to_volume
-from holdfast.storage.formats.reading import Reader
-from holdfast.storage.inspect import inspect_reader
+from holdfast.storage.formats import vmdk
+from holdfast.storage.formats.reading import MAX_DISK, SECTOR, Reader, damaged
+from holdfast.storage.inspect import inspect, inspect_reader
 from holdfast.storage.qemu_img import Progress
 
 _CHUNK = 4 * MIB
@@ -63,6 +64,18 @@ def examine(held: HeldFile) -> DiskContent:
     return DiskContent(found.format, found.virtual_size)
 
 
+def peek_gzip(held: HeldFile) -> DiskContent | None:
+    """What a compressed file holds, by its head; None where only unpacking tells. Raises GzipDamaged."""
+    try:
+        head = zlib.decompressobj(31).decompress(os.pread(held.fd, 64 * 1024, held.offset), 4096)
+    except zlib.error as error:
+        raise _bad_gzip(held) from error
+    if head.startswith(vmdk.MAGIC) and len(head) >= 20:
+        sectors = int.from_bytes(head[12:20], "little")
+        return DiskContent("vmdk", min(sectors * SECTOR, MAX_DISK))
+    return None
+
+
 def most_written(held: HeldFile, virtual_size: int) -> int:
     """Bytes that the volume of a disk may come to: all that it shows, or what its file can honestly hold."""
     honest = held.size * _MOST_EXPANSION + GIB
@@ -74,8 +87,8 @@ class Bringing:
     """What it takes to bring disks of one operation."""
 
     processes: Processes
-    folder: Path
-    """For sockets and what must be inflated first; the converting user may pass through it."""
+    sockets: Path
+    """A folder with a short path that the converting user may pass through."""
     identity: Identity | None
     owner: str
 
@@ -87,6 +100,7 @@ class Bringing:
         Raises:
             ManifestMismatch: the bytes are not those of the manifest.
             NoSpace, DiskExpandsAbsurdly, ConversionFailed: it could not be made.
+            and what `inspect` raises: the converter made something else than a disk of that size.
         """
         stop = threading.Event()
         try:
@@ -94,23 +108,32 @@ class Bringing:
                 if digest is not None:
                     group.create_task(to_its_end(_verify, held, digest, stop))
                 group.create_task(self._convert(held, content, target, progress))
+            # The converter read a foreign file: what it wrote is looked at as if it were one too.
+            made = await asyncio.to_thread(inspect, target, ImageKind.DISK)
+            if (made.format, made.virtual_size) != ("qcow2", content.size):
+                raise damaged(content.format, f"a disk of {made.virtual_size} bytes came of {content.size}")
         except BaseException:
             target.unlink(missing_ok=True)
             raise
         finally:
             stop.set()
 
-    async def inflate(self, held: HeldFile, target: Path, largest: int, progress: Progress) -> None:
+    async def unpack(
+        self, held: HeldFile, digest: Digest | None, target: Path, largest: int, progress: Progress
+    ) -> None:
         """Unpack a file that is compressed as a whole (RFC 1952): nothing within it can be reached in place.
 
         Raises:
             GzipDamaged: it is none, or is cut off.
             DiskExpandsAbsurdly: it holds more than `largest` bytes.
-            NoSpace
+            ManifestMismatch, NoSpace
         """
         stop = threading.Event()
         try:
-            await to_its_end(_inflate, held, target, largest, progress, stop)
+            async with asyncio.TaskGroup() as group:
+                if digest is not None:
+                    group.create_task(to_its_end(_verify, held, digest, stop))
+                group.create_task(to_its_end(_inflate, held, target, largest, progress, stop))
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -134,8 +157,7 @@ class Bringing:
                 progress=progress,
             )
 
-        # A socket's path must be short, so it is not named after the disk.
-        path = self.folder / f"{target.stem[-8:]}.sock"
+        path = self.sockets / socket_name()
         try:
             await exposed(self.processes, held, path, use, owner=self.owner, identity=self.identity)
         except NoSpace as error:
@@ -171,7 +193,7 @@ def _inflate(held: HeldFile, target: Path, largest: int, progress: Progress, sto
                 try:
                     data = packer.decompress(chunk, _CHUNK)
                 except zlib.error as error:
-                    raise _damaged(held) from error
+                    raise _bad_gzip(held) from error
                 chunk = packer.unconsumed_tail
                 written += len(data)
                 if written > largest:
@@ -185,10 +207,10 @@ def _inflate(held: HeldFile, target: Path, largest: int, progress: Progress, sto
                 file.write(data)
             progress((at - held.offset) / held.size, "unpacking")
     if not packer.eof and not stop.is_set():
-        raise _damaged(held)
+        raise _bad_gzip(held)
 
 
-def _damaged(held: HeldFile) -> GzipDamaged:
+def _bad_gzip(held: HeldFile) -> GzipDamaged:
     return GzipDamaged(
         f"{held.name!r} is no whole gzip file", value=held.name, cure="Copy or download the source again."
     )

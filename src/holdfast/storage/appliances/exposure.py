@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from holdfast.host.processes import Completed, Identity, Processes
+from holdfast.spec.ids import new_id
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.formats.reading import SECTOR
 from holdfast.storage.qemu_img import ConversionFailed
@@ -24,6 +25,18 @@ Node = dict[str, Any]
 T = TypeVar("T")
 _EXPORT = "part"
 _CONNECTIONS = 8
+_PREFIX = "part-"
+
+
+def socket_name() -> str:
+    """A short name that no other socket has (unix(7): a path has at most 107 bytes)."""
+    return f"{_PREFIX}{new_id()[:8]}.sock"
+
+
+def remove_sockets(folder: Path) -> None:
+    """What a crash left of them."""
+    for path in folder.glob(f"{_PREFIX}*.sock"):
+        path.unlink(missing_ok=True)
 
 
 async def exposed(
