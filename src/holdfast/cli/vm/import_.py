@@ -34,6 +34,16 @@ def _switches(pairs: list[str]) -> dict[str, str]:
     return found
 
 
+def _require_one_name(name: str | None, sources: int) -> None:
+    """Raises NameForSeveral."""
+    if name is not None and sources > 1:
+        raise NameForSeveral(
+            f"one name cannot be that of {sources} VMs",
+            value=name,
+            cure="Leave out --name, or give one source.",
+        )
+
+
 def command(
     source: Annotated[
         list[str],
@@ -83,12 +93,7 @@ def command(
     }
     importer = Importer(connect, body, checksum, format_)
     sources = importer.sources(source, with_ or [])
-    if name is not None and len(sources) > 1:
-        raise NameForSeveral(
-            f"one name cannot be that of {len(sources)} VMs",
-            value=name,
-            cure="Leave out --name, or give one source.",
-        )
+    _require_one_name(name, len(sources))
     if plan:
         importer.plan(sources)
     elif len(sources) == 1:
