@@ -18,6 +18,8 @@ import structlog
 
 from holdfast.api.app import build_app
 from holdfast.api.certificate import Certificate, load_or_make, server_context
+from holdfast.api.handing import HandingDoor, SourceFileBook
+from holdfast.api.handing_client import handing_path
 from holdfast.api.server import ApiServer
 from holdfast.api.services import Services
 from holdfast.api.tokens import TokenStore
@@ -40,10 +42,12 @@ from holdfast.machine.running import Machines
 from holdfast.machine.storage_daemon import StorageDaemons
 from holdfast.network.ports import Ports
 from holdfast.network.switches import SwitchBoard
+from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.storage.appliances.exposure import remove_sockets
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
 from holdfast.storage.images import ImageStore
@@ -71,6 +75,7 @@ from holdfast.vm import (
     disk_moving,
     disk_work,
     guest_secrets,
+    import_work,
     key_work,
     lifecycle,
     vm_export,
@@ -86,6 +91,7 @@ from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
 from holdfast.vm.housekeeping import keep_house
+from holdfast.vm.importing import Imports
 from holdfast.vm.nics import NicWork
 from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
@@ -124,6 +130,7 @@ class _Composition:
     firmware: VmFirmware
     attested_host: AttestedHost
     checkpoints: CheckpointScheduler
+    files: SourceFileBook
 
 
 def configure_logs() -> None:
@@ -210,6 +217,8 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
+    uploads = UploadFolder(state.scratch / "uploads")
+    files = SourceFileBook(uploads)
     services = Services(
         vms=registry,
         nics=NicWork(rooms, registry.named),
@@ -220,8 +229,10 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         operations=operations,
         images=rooms.images,
         image_work=image_operations.ImageWork(operations, rooms.images),
-        uploads=UploadFolder(state.scratch / "uploads"),
+        uploads=uploads,
         pools=rooms.pools,
+        imports=Imports(rooms, operations, files, ground.users.converter),
+        fetcher=fetch.SourceFetcher(operations, state),
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -248,6 +259,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         firmware,
         attested.host,
         CheckpointScheduler(kept_states, rooms.checkpoints, registry),
+        files,
     )
 
 
@@ -270,6 +282,8 @@ def _register(
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),
+        *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
+        *fetch.procedures(rooms.state, Downloader()),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
         ),
@@ -324,7 +338,9 @@ async def _come_back(made: _Composition) -> None:
     await rooms.images.recover()
     unfinished = await made.operations.unfinished()
     uploads = [Path(params["path"]) for params in unfinished.values() if "path" in params]
+    uploads += [Path(path) for params in unfinished.values() for path in params.get("uploads", ())]
     await asyncio.to_thread(clean, rooms.state.scratch, unfinished, uploads)
+    await asyncio.to_thread(remove_sockets, rooms.state.runtime)
 
 
 async def run(config: DaemonConfig) -> None:
@@ -361,7 +377,8 @@ async def run(config: DaemonConfig) -> None:
         loop.add_signal_handler(number, ended.set)
     app = build_app(made.services)
     tls = server_context(certificate) if certificate else None
-    async with ApiServer(app, config.unix_socket, config.tcp, tls):
+    door = HandingDoor(handing_path(config.unix_socket), made.files.add)
+    async with door, ApiServer(app, config.unix_socket, config.tcp, tls):
         fingerprint = certificate.fingerprint if certificate else None
         log.info("serving", state=str(state.root), fingerprint=fingerprint)
         await ended.wait()

@@ -62,7 +62,8 @@ def _clear_stale(path: Path) -> None:
     raise in_use
 
 
-def _unix_socket(path: Path) -> socket.socket:
+def listen_unix(path: Path) -> socket.socket:
+    """A socket bound at `path`, for the daemon's user and the group. Raises SocketInUse, CannotListen."""
     _clear_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)
@@ -146,7 +147,7 @@ class ApiServer:
         """
         self._config.load()
         loop = asyncio.get_running_loop()
-        sock = await asyncio.to_thread(_unix_socket, self._unix_path)
+        sock = await asyncio.to_thread(listen_unix, self._unix_path)
         self._servers.append(await loop.create_unix_server(self._protocol, sock=sock, backlog=256))
         if self._tcp:
             try:

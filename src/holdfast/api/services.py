@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from holdfast.spec.access import Principal
+from holdfast.spec.appliance import ImportFetch, ImportPlan, VmImport
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import CertsEnrol, CertsUpdate, KeyPlans, VmCertificates
 from holdfast.spec.checkpoint import (
@@ -152,6 +153,17 @@ class ImageWork(Protocol):
         ...
 
 
+class Imports(Protocol):
+    """VMs of other platforms."""
+
+    async def plan(self, request: VmImport) -> ImportPlan: ...
+    async def begin(self, request: VmImport, actor: str) -> Operation: ...
+
+
+class Fetcher(Protocol):
+    async def fetch(self, request: ImportFetch, actor: str) -> Operation: ...
+
+
 class Uploads(Protocol):
     async def receive(self, chunks: AsyncIterator[bytes]) -> Upload: ...
     def take(self, upload_id: str) -> Path: ...
@@ -291,6 +303,8 @@ class Services:
     image_work: ImageWork
     uploads: Uploads
     pools: Pools
+    imports: Imports
+    fetcher: Fetcher
     switches: Switches
     certificates: Certificates
     events: Events

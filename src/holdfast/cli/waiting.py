@@ -68,11 +68,16 @@ def finish(client: Any, wire: dict[str, Any], format_: Format, no_wait: bool = F
     return result
 
 
-def ended(client: Any, wire: dict[str, Any]) -> Any:
-    """Follow the operation to its good end, and return it. Raises as `finish` does."""
+def ended(client: Any, wire: dict[str, Any], quiet: bool = False) -> Any:
+    """Follow the operation to its good end, and return it; `quiet` draws no bar. Raises as `finish` does."""
     from holdfast.spec.operation import Operation, OperationState
 
-    operation = _follow(client, Operation.model_validate(wire))
+    operation = Operation.model_validate(wire)
+    if quiet:
+        for operation in client.follow(operation):  # noqa: B007, B020
+            pass
+    else:
+        operation = _follow(client, operation)
     if operation.state is OperationState.CANCELLED:
         raise OperationCancelled(f"{operation.kind} of {operation.subject!r} was cancelled and undone")
     if operation.state is OperationState.FAILED:

@@ -42,7 +42,12 @@ def inspect(path: Path, kind: ImageKind | None = None) -> Inspection:
         ImageEncrypted, ImageFeatureUnknown: it cannot be read.
     """
     with Reader(path) as reader:
-        found = _recognized(reader, kind)
+        return inspect_reader(reader, kind)
+
+
+def inspect_reader(reader: Reader, kind: ImageKind | None = None) -> Inspection:
+    """As `inspect`, of a file that is open already or a part of one."""
+    found = _recognized(reader, kind)
     if kind not in (None, found.kind):
         raise ImageKindMismatch(
             f"the file is of kind {found.kind} ({found.format}), not {kind}",

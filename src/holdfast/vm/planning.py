@@ -149,7 +149,7 @@ class Planner:
             boot=boot,
             disks=tuple(disks),
             cd_drives=await self._drives(request),
-            nics=await self._nics(request.nics),
+            nics=await self.nics(request.nics),
             cloud_init=cloud_init,
             guest_agent=request.guest_agent,
         )
@@ -168,7 +168,7 @@ class Planner:
         for disk in source.spec.disks:
             require_volume(source.name, disk)
             await self._require_room(disk.pool, await self._rooms.volumes.stored_size(source.name, disk))
-        nics = await self._nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
+        nics = await self.nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         await self._rooms.volumes.require_free(request.name, disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "usb": (), "template": False})
@@ -245,12 +245,12 @@ class Planner:
                 cure="Remove one of them first.",
             )
         free = next(f"nic{number}" for number in range(len(taken) + 1) if f"nic{number}" not in taken)
-        (nic,) = await self._nics([wanted])
+        (nic,) = await self.nics([wanted])
         return nic.model_copy(update={"id": free})
 
     async def require_free_mac(self, mac: str) -> None:
         """Raises MacTaken."""
-        await self._nics([NewNic(mac=mac)])
+        await self.nics([NewNic(mac=mac)])
 
     async def require_free_name(self, name: str) -> None:
         """No folder of that name may be in the way. Raises VmFolderExists."""
@@ -364,7 +364,8 @@ class Planner:
         else:
             await require_room(self._rooms.pools.of(pool), room)
 
-    async def _nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
+    async def nics(self, wanted: Iterable[NewNic]) -> tuple[Nic, ...]:
+        """With addresses that no other VM has. Raises SwitchMissing, MacTaken."""
         taken = {
             nic.mac: record.name
             for record in await self._rooms.records.all()

@@ -22,6 +22,7 @@ from holdfast.api.tokens import TokenStore
 from holdfast.api.uploads import UploadFolder
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
+from holdfast.spec.appliance import ImportFetch, ImportPlan, SourceKind, VmImport
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import (
     CertificateStatus,
@@ -52,7 +53,7 @@ from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy
-from holdfast.spec.vm import VmSpec, VmState
+from holdfast.spec.vm import GuestOs, VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
 from holdfast.trust.tpm.refusals import NoTpm
@@ -472,6 +473,30 @@ class FakeCertificates:
         return _page([self.known], query)
 
 
+class FakeImports:
+    """Knows one source, which can be imported."""
+
+    def __init__(self, operations: FakeOperations) -> None:
+        self.operations = operations
+        self.asked: list[Any] = []
+
+    async def plan(self, request: VmImport) -> ImportPlan:
+        self.asked.append(request)
+        return ImportPlan(
+            importable=True, name=request.name or "web", kind=SourceKind.OVF, cpus=1, memory=1,
+            os=GuestOs.LINUX, firmware=None, secure_boot=False, tpm=False, disks=(), nics=(),
+            space_needed=1, space_free=2, seconds=1,
+        )  # fmt: skip
+
+    async def begin(self, request: VmImport, actor: str) -> Operation:
+        self.asked.append(request)
+        return self.operations.begin("vm.import", request.name or "web", actor, lambda: None)
+
+    async def fetch(self, request: ImportFetch, actor: str) -> Operation:
+        self.asked.append(request)
+        return self.operations.begin("appliance.fetch", "web.ova", actor, lambda: None)
+
+
 class FakeHost:
     async def check(self) -> tuple[CheckLine, ...]:
         return (
@@ -536,6 +561,7 @@ class FakeDaemon:
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
+        self.imports = FakeImports(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
@@ -548,6 +574,7 @@ class FakeDaemon:
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
+            imports=self.imports, fetcher=self.imports,
             certificates=self.certificates,
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,

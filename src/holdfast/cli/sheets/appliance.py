@@ -1,0 +1,67 @@
+"""`vm import --plan`: what maps, what changes, what is lost."""
+
+from typing import Any
+
+from holdfast.cli.sheets.sheet import Sheet
+from holdfast.spec.units import format_size
+
+
+def plan_sheet(plan: dict[str, Any]) -> str:
+    """An ImportPlan in wire form."""
+    sheet = Sheet()
+    sheet.line("Name", plan["name"])
+    sheet.line("Importable", "yes" if plan["importable"] else "NO")
+    sheet.line("From", f"{plan['kind']} {plan['dialect']}".strip())
+    product = plan.get("product") or {}
+    sheet.line_if(
+        "Product", " ".join(filter(None, (product.get(key) for key in ("vendor", "name", "version"))))
+    )
+    sheet.line("CPUs", plan["cpus"])
+    sheet.line("Memory", format_size(plan["memory"]))
+    sheet.line("Guest", plan["os"])
+    sheet.line("Firmware", f"{plan['firmware'] or 'not said'} there, uefi here")
+    sheet.line("Secure Boot", "on" if plan["secure_boot"] else "off")
+    sheet.line("TPM", "yes" if plan["tpm"] else "no")
+    sheet.line("Manifest", f"{plan['manifest']}, verified while it is read" if plan["manifest"] else None)
+    if plan["signature"]:
+        signature = plan["signature"]
+        state = "holds" if signature["fits"] else f"does NOT hold: {signature['text']}"
+        sheet.line("Signed by", f"{signature['subject']} (issued by {signature['issuer']}); it {state}")
+    sheet.line("Space", f"{format_size(plan['space_needed'])} of {format_size(plan['space_free'])} free")
+    sheet.line("Time", f"about {plan['seconds']} s")
+    sheet.rows(
+        "Disks",
+        ("id", "source", "file", "format", "size", "bus"),
+        (
+            [
+                *(each[key] for key in ("id", "source", "file", "format")),
+                format_size(each["size"]),
+                each["bus"],
+            ]
+            for each in plan["disks"]
+        ),
+    )
+    sheet.rows(
+        "Networks",
+        ("id", "network", "switch", "vlan", "mac"),
+        (
+            [
+                each["id"],
+                each["network"],
+                each["switch"] or "(user-mode)",
+                each["vlan"],
+                each["mac"] or "(a new one)",
+            ]
+            for each in plan["nics"]
+        ),
+    )
+    sheet.rows(
+        "Findings",
+        ("severity", "id", "text"),
+        ([each["severity"], each["id"], each["text"]] for each in plan["findings"]),
+    )
+    if plan["eulas"]:
+        sheet.list(
+            "Licence agreements (shown whole with --format json)", [text[:400] for text in plan["eulas"]]
+        )
+    return sheet.text()

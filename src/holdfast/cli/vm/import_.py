@@ -1,0 +1,102 @@
+"""`holdfast vm import`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli.names import complete_switch
+from holdfast.cli.output import Format, FormatOption
+from holdfast.cli.waiting import NoWait
+from holdfast.spec.errors import InvalidInput
+
+EXAMPLE = "holdfast vm import web.ova --switch 'VM Network=lan' --start"
+
+
+class SwitchNotMapped(InvalidInput):
+    id = "switch-not-mapped"
+
+
+class NameForSeveral(InvalidInput):
+    id = "name-for-several"
+
+
+def _switches(pairs: list[str]) -> dict[str, str]:
+    """`NETWORK=SWITCH`; a switch alone is for every network. Raises SwitchNotMapped."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        network, equals, switch = pair.rpartition("=")
+        if not switch or (equals and not network):
+            raise SwitchNotMapped(
+                f"{pair!r} names no network and switch", value=pair, cure="Write --switch 'NETWORK=SWITCH'."
+            )
+        found[network or "*"] = switch
+    return found
+
+
+def _require_one_name(name: str | None, sources: int) -> None:
+    """Raises NameForSeveral."""
+    if name is not None and sources > 1:
+        raise NameForSeveral(
+            f"one name cannot be that of {sources} VMs",
+            value=name,
+            cure="Leave out --name, or give one source.",
+        )
+
+
+def command(
+    source: Annotated[
+        list[str],
+        typer.Argument(help="OVA, OVF, Hyper-V export, libvirt XML, Proxmox conf, disk, folder or URL."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the VM; none: the source's.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what would map, change and be lost.")
+    ] = False,
+    switch: Annotated[
+        list[str] | None,
+        typer.Option(help="NETWORK=SWITCH, or a switch for all networks.", autocompletion=complete_switch),
+    ] = None,
+    with_: Annotated[
+        list[Path] | None, typer.Option("--with", help="A disk that belongs to it and lies elsewhere.")
+    ] = None,
+    machine: Annotated[str | None, typer.Option(help="Which one, where the source has several.")] = None,
+    secure_boot: Annotated[
+        bool | None, typer.Option("--secure-boot/--no-secure-boot", help="None: as it was.")
+    ] = None,
+    tpm: Annotated[bool | None, typer.Option("--tpm/--no-tpm", help="None: as it was.")] = None,
+    accept_eulas: Annotated[
+        bool, typer.Option("--accept-eulas", help="Accept its licence agreements.")
+    ] = False,
+    checksum: Annotated[str | None, typer.Option(help="Of a URL: sha256:... or sha512:...")] = None,
+    at_once: Annotated[int, typer.Option(min=1, max=32, help="Of several sources, so many at a time.")] = 2,
+    start: Annotated[bool, typer.Option("--start", help="Start it when it is there.")] = False,
+    no_wait: NoWait = False,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Bring VMs over from VMware, Hyper-V, VirtualBox, Xen, Proxmox or libvirt.
+
+    Nothing is unpacked: disks are read straight out of the archive, and its checksums are verified
+    meanwhile. Several sources, or a folder with several, are imported each by an operation of its own.
+    """
+    from holdfast.cli.importing import Importer
+    from holdfast.cli.session import connect
+
+    body: dict[str, Any] = {
+        "name": name,
+        "machine": machine,
+        "switches": _switches(switch or []),
+        "secure_boot": secure_boot,
+        "tpm": tpm,
+        "accept_eulas": accept_eulas,
+        "start": start,
+    }
+    importer = Importer(connect, body, checksum, format_)
+    sources = importer.sources(source, with_ or [])
+    _require_one_name(name, len(sources))
+    if plan:
+        importer.plan(sources)
+    elif len(sources) == 1:
+        importer.import_one(sources[0], no_wait)
+    else:
+        importer.import_all(sources, at_once)

@@ -1,0 +1,224 @@
+"""One disk of a source into one volume: straight out of its archive, checked while its bytes flow by.
+
+    source ──▶ qemu-img ──▶ volume          a file with a format of its own, reached in place
+       └─────▶ checksum                     at the same time, against the manifest
+
+The volume gets its name only once both have ended well: a disk that has its name is done and true.
+"""
+
+import asyncio
+import os
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.host.processes import Identity, Processes
+from holdfast.host.space import NoSpace, free_space
+from holdfast.host.threads import to_its_end
+from holdfast.spec.errors import InvalidInput
+from holdfast.spec.image import ImageKind
+from holdfast.spec.units import GIB, MIB, format_size
+from holdfast.storage.appliances.exposure import exposed, socket_name
+from holdfast.storage.appliances.manifest import Digest
+from holdfast.storage.appliances.source import HeldFile
+from holdfast.storage.convert import to_volume
+from holdfast.storage.formats import vmdk
+from holdfast.storage.formats.reading import MAX_DISK, SECTOR, Reader, damaged
+from holdfast.storage.inspect import inspect, inspect_reader
+from holdfast.storage.qemu_img import Progress
+
+_CHUNK = 4 * MIB
+_MOST_EXPANSION = 200
+"""Times its size that a compressed disk may become. Zeros take no room, and real data packs far less well."""
+_RESERVE = 512 * MIB
+"""Bytes of the file system that are left to others."""
+
+
+class DiskExpandsAbsurdly(InvalidInput):
+    id = "disk-expands-absurdly"
+
+
+class GzipDamaged(InvalidInput):
+    id = "gzip-damaged"
+
+
+@dataclass(frozen=True)
+class DiskContent:
+    """What a disk's file turned out to be."""
+
+    format: str
+    """QEMU's name; `vpc` is VHD."""
+    size: int
+    """Bytes that the guest sees."""
+
+
+def examine(held: HeldFile) -> DiskContent:
+    """By its own headers, which are believed rather than any description; blocks for some ms.
+
+    Raises what `inspect` raises.
+    """
+    with Reader.within(held.fd, held.offset, held.size, held.name) as reader:
+        found = inspect_reader(reader, ImageKind.DISK)
+    return DiskContent(found.format, found.virtual_size)
+
+
+def peek_gzip(held: HeldFile) -> DiskContent | None:
+    """What a compressed file holds, by its head; None where only unpacking tells. Raises GzipDamaged."""
+    try:
+        head = zlib.decompressobj(31).decompress(os.pread(held.fd, 64 * 1024, held.offset), 4096)
+    except zlib.error as error:
+        raise _bad_gzip(held) from error
+    if head.startswith(vmdk.MAGIC) and len(head) >= 20:
+        sectors = int.from_bytes(head[12:20], "little")
+        return DiskContent("vmdk", min(sectors * SECTOR, MAX_DISK))
+    return None
+
+
+def most_written(held: HeldFile, virtual_size: int) -> int:
+    """Bytes that the volume of a disk may come to: all that it shows, or what its file can honestly hold."""
+    honest = held.size * _MOST_EXPANSION + GIB
+    return min(virtual_size + virtual_size // 512 + 64 * MIB, honest)
+
+
+@dataclass(frozen=True)
+class Bringing:
+    """What it takes to bring disks of one operation."""
+
+    processes: Processes
+    sockets: Path
+    """A folder with a short path that the converting user may pass through."""
+    identity: Identity | None
+    owner: str
+
+    async def bring(
+        self, held: HeldFile, content: DiskContent, digest: Digest | None, target: Path, progress: Progress
+    ) -> None:
+        """Make `target` (replaced if there) the volume of a disk.
+
+        Raises:
+            ManifestMismatch: the bytes are not those of the manifest.
+            NoSpace, DiskExpandsAbsurdly, ConversionFailed: it could not be made.
+            and what `inspect` raises: the converter made something else than a disk of that size.
+        """
+        stop = threading.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                if digest is not None:
+                    group.create_task(to_its_end(_verify, held, digest, stop))
+                group.create_task(self._convert(held, content, target, progress))
+            # The converter read a foreign file: what it wrote is looked at as if it were one too.
+            made = await asyncio.to_thread(inspect, target, ImageKind.DISK)
+            if (made.format, made.virtual_size) != ("qcow2", content.size):
+                raise damaged(content.format, f"a disk of {made.virtual_size} bytes came of {content.size}")
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        finally:
+            stop.set()
+
+    async def unpack(
+        self, held: HeldFile, digest: Digest | None, target: Path, largest: int, progress: Progress
+    ) -> None:
+        """Unpack a file that is compressed as a whole (RFC 1952): nothing within it can be reached in place.
+
+        Raises:
+            GzipDamaged: it is none, or is cut off.
+            DiskExpandsAbsurdly: it holds more than `largest` bytes.
+            ManifestMismatch, NoSpace
+        """
+        stop = threading.Event()
+        try:
+            async with asyncio.TaskGroup() as group:
+                if digest is not None:
+                    group.create_task(to_its_end(_verify, held, digest, stop))
+                group.create_task(to_its_end(_inflate, held, target, largest, progress, stop))
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        finally:
+            stop.set()
+
+    async def _convert(self, held: HeldFile, content: DiskContent, target: Path, progress: Progress) -> None:
+        largest = most_written(held, content.size)
+        has_room = free_space(target.parent)[0] - _RESERVE > largest
+
+        async def use(node: dict[str, Any]) -> None:
+            await to_volume(
+                self.processes,
+                {"driver": content.format, "file": node},
+                target,
+                source_size=held.size,
+                virtual_size=content.size,
+                largest=largest,
+                owner=self.owner,
+                identity=self.identity,
+                progress=progress,
+            )
+
+        path = self.sockets / socket_name()
+        try:
+            await exposed(self.processes, held, path, use, owner=self.owner, identity=self.identity)
+        except NoSpace as error:
+            if has_room and "No space left" not in str(error.detail.get("log")):
+                raise _expands(held, largest) from error
+            raise
+
+
+def _verify(held: HeldFile, digest: Digest, stop: threading.Event) -> None:
+    """In a thread beside the conversion: what one of them read the other finds in the page cache."""
+    hasher = digest.begin()
+    at, end = held.offset, held.offset + held.size
+    while at < end and not stop.is_set():
+        chunk = os.pread(held.fd, min(_CHUNK, end - at), at)
+        if not chunk:
+            break
+        hasher.update(chunk)
+        at += len(chunk)
+    if not stop.is_set():
+        digest.require(hasher.hexdigest(), held.name)
+
+
+def _inflate(held: HeldFile, target: Path, largest: int, progress: Progress, stop: threading.Event) -> None:
+    packer = zlib.decompressobj(31)
+    at, end, written = held.offset, held.offset + held.size, 0
+    with target.open("wb") as file:
+        while at < end and not packer.eof:
+            chunk = os.pread(held.fd, min(MIB, end - at), at)
+            if not chunk or stop.is_set():
+                break
+            at += len(chunk)
+            while chunk and not packer.eof:
+                try:
+                    data = packer.decompress(chunk, _CHUNK)
+                except zlib.error as error:
+                    raise _bad_gzip(held) from error
+                chunk = packer.unconsumed_tail
+                written += len(data)
+                if written > largest:
+                    raise _expands(held, largest)
+                if free_space(target.parent)[0] < _RESERVE + len(data):
+                    raise NoSpace(
+                        f"no room is left at {target.parent} to unpack {held.name!r}",
+                        value=str(target.parent),
+                        cure="Free some space there.",
+                    )
+                file.write(data)
+            progress((at - held.offset) / held.size, "unpacking")
+    if not packer.eof and not stop.is_set():
+        raise _bad_gzip(held)
+
+
+def _bad_gzip(held: HeldFile) -> GzipDamaged:
+    return GzipDamaged(
+        f"{held.name!r} is no whole gzip file", value=held.name, cure="Copy or download the source again."
+    )
+
+
+def _expands(held: HeldFile, largest: int) -> DiskExpandsAbsurdly:
+    return DiskExpandsAbsurdly(
+        f"{held.name!r} has {format_size(held.size)} and holds more than {format_size(largest)}",
+        value=held.name,
+        cure="No real disk packs so well. If you trust it, convert it where it was made: `qemu-img convert`.",
+    )

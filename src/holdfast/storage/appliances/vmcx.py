@@ -1,0 +1,164 @@
+"""Hyper-V's configuration files (`.vmcx`): a tree of keys in HyperVStorage, a binary key-value store.
+
+Layout as OpenVMM documents it (its guide, "HyperV Storage File Format"): two headers of which the one
+with the higher sequence counts, object tables, key tables. Values that stand outside the key tables
+(2 KiB and more) and changes that wait in the replay log are not read; `Vmcx` says so.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from holdfast.spec.units import MIB
+from holdfast.storage.appliances.bounded_xml import damaged, too_large
+
+LARGEST = 16 * MIB
+_SIGNATURE = 0x01282014
+_HEADER = struct.Struct("<IIHIIIIQQI")
+_HEADERS = (0, 4096)
+_FIRST_TABLE = 8192
+_OBJECTS, _OBJECT = struct.Struct("<II"), struct.Struct("<BIQIB")
+_OBJECT_TABLE, _KEY_TABLE = 1, 2
+_TABLE = struct.Struct("<HHHI")
+_ENTRY = struct.Struct("<BBIHIIIB")
+_OLD_ENTRY_VERSION = 0x0300
+_MOST_ENTRIES = 50_000
+_MOST_TABLES = 1024
+_INT, _UINT, _DOUBLE, _STRING, _ARRAY, _BOOL, _NODE = 3, 4, 5, 6, 7, 8, 9
+_OUTSIDE = 0x01
+
+Value = int | bool | str
+
+
+@dataclass(frozen=True)
+class Vmcx:
+    values: dict[str, Value]
+    """Path (`configuration/properties/name`, lower case) to number, truth or text."""
+    partly: bool
+    """Some values stand where they were not read, or the last change was not finished."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    kind: int
+    flags: int
+    parent: tuple[int, int]
+    name: str
+    data: bytes
+
+
+def is_vmcx(data: bytes) -> bool:
+    return any(data[at : at + 4] == _SIGNATURE.to_bytes(4, "little") for at in _HEADERS)
+
+
+def read_vmcx(data: bytes, name: str) -> Vmcx:
+    """Every value that can be read.
+
+    Raises:
+        DescriptorTooLarge, DescriptorDamaged: it is none, or contradicts itself.
+    """
+    if len(data) > LARGEST:
+        raise too_large(name, f"has {len(data)} bytes; {LARGEST} are read")
+    version, unfinished = _header(data, name)
+    keys: dict[tuple[int, int], _Key] = {}
+    for at, size in _key_tables(data, name):
+        _read_table(data, at, size, name, keys)
+    values: dict[str, Value] = {}
+    outside = False
+    for key in keys.values():
+        if key.kind in (_NODE, _ARRAY):
+            continue
+        if key.flags & _OUTSIDE:
+            outside = True
+            continue
+        value = _value(key)
+        if value is not None:
+            values[_path(key, keys)] = value
+    if version < _OLD_ENTRY_VERSION and not values:
+        raise damaged(name, f"version {version:#x} of the format is not known")
+    return Vmcx(values, outside or unfinished)
+
+
+def _header(data: bytes, name: str) -> tuple[int, bool]:
+    """Version of the format, and whether a change waits in the replay log."""
+    found = []
+    for at in _HEADERS:
+        raw = data[at : at + _HEADER.size]
+        if len(raw) < _HEADER.size:
+            continue
+        signature, checksum, sequence, version, *_, log_at, log_size, _ = _HEADER.unpack(raw)
+        if signature == _SIGNATURE and zlib.crc32(raw[:4] + bytes(4) + raw[8:]) == checksum:
+            found.append((sequence, version, log_at, log_size))
+    if not found:
+        raise damaged(name, "it has no header of a Hyper-V configuration that is whole")
+    _, version, log_at, log_size = max(found)
+    waiting = 0
+    if log_size and log_at + 16 <= len(data):
+        # Signature, checksum, entries that wait; an empty log has none.
+        waiting = int.from_bytes(data[log_at + 8 : log_at + 12], "little")
+    return version, waiting != 0
+
+
+def _key_tables(data: bytes, name: str) -> list[tuple[int, int]]:
+    tables: list[tuple[int, int]] = []
+    waiting, seen = [_FIRST_TABLE], {_FIRST_TABLE}
+    while waiting:
+        at = waiting.pop()
+        if at + _OBJECTS.size > len(data):
+            raise damaged(name, "an object table beyond its end")
+        _, count = _OBJECTS.unpack_from(data, at)
+        room = (len(data) - at - _OBJECTS.size) // _OBJECT.size
+        for index in range(min(count, room, _MOST_ENTRIES)):
+            kind, _, offset, size, _ = _OBJECT.unpack_from(data, at + _OBJECTS.size + index * _OBJECT.size)
+            if kind == _OBJECT_TABLE and offset not in seen:
+                seen.add(offset)
+                waiting.append(offset)
+            elif kind == _KEY_TABLE:
+                tables.append((offset, size))
+            if len(tables) > _MOST_TABLES or len(seen) > _MOST_TABLES:
+                raise too_large(name, f"has more than {_MOST_TABLES} tables")
+    return tables
+
+
+def _read_table(data: bytes, at: int, size: int, name: str, keys: dict[tuple[int, int], _Key]) -> None:
+    end = min(at + size, len(data))
+    if at + _TABLE.size > end:
+        raise damaged(name, "a key table beyond its end")
+    signature, table, _, _ = _TABLE.unpack_from(data, at)
+    if signature != 2:
+        raise damaged(name, "no key table where one should be")
+    position = at + _TABLE.size
+    while position + _ENTRY.size <= end:
+        kind, flags, length, parent, parent_at, _, _, name_length = _ENTRY.unpack_from(data, position)
+        if length <= _ENTRY.size or position + length > end:
+            return  # the rest of the table is empty
+        start = position + _ENTRY.size
+        if kind in (_INT, _UINT, _DOUBLE, _STRING, _ARRAY, _BOOL, _NODE):
+            key = data[start : start + name_length].split(b"\0", 1)[0].decode(errors="replace").lower()
+            body = data[start + name_length : position + length]
+            keys[table, position - at] = _Key(kind, flags, (parent, parent_at), key, body)
+            if len(keys) > _MOST_ENTRIES:
+                raise too_large(name, f"has more than {_MOST_ENTRIES} keys")
+        position += length
+
+
+def _value(key: _Key) -> Value | None:
+    data = key.data
+    if key.kind in (_INT, _UINT) and len(data) >= 8:
+        return int.from_bytes(data[:8], "little", signed=key.kind == _INT)
+    if key.kind == _BOOL and len(data) >= 4:
+        return any(data[:4])
+    if key.kind == _STRING and len(data) >= 4:
+        length = int.from_bytes(data[:4], "little")
+        return data[4 : 4 + length].decode("utf-16-le", errors="replace").rstrip("\0")
+    return None
+
+
+def _path(key: _Key, keys: dict[tuple[int, int], _Key]) -> str:
+    """Names from the root; a circle ends after as many levels as there may be."""
+    parts = [key.name]
+    parent = key.parent
+    while parent in keys and len(parts) < 16:
+        parts.append(keys[parent].name)
+        parent = keys[parent].parent
+    return "/".join(reversed(parts))

@@ -1,0 +1,277 @@
+"""Imports of VMs from other platforms: planned, admitted and begun here; `import_work` carries them out.
+
+    files ──▶ source ──▶ facts (disks looked at) ──▶ plan ──▶ record and operation, in one transaction
+
+Planning changes nothing. A file is known by what it is (`FileIdentity`), so the operation finds the very
+same one again after a crash.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from holdfast.catalog.tables import VmRow
+from holdfast.host.file_identity import FileIdentity
+from holdfast.host.files import remove_tree
+from holdfast.host.processes import Identity
+from holdfast.host.space import free_space, memory_figures
+from holdfast.operations.engine import Operations
+from holdfast.spec.appliance import Finding, ImportPlan, PlannedDisk, Severity, VmImport
+from holdfast.spec.errors import Conflict, HoldfastError
+from holdfast.spec.ids import new_id
+from holdfast.spec.operation import Operation
+from holdfast.spec.vm import Disk, Nic, UefiBoot, VmSpec
+from holdfast.spec.vm_requests import NewNic
+from holdfast.storage.appliances.boot_look import BootLooker
+from holdfast.storage.appliances.bringing import examine, peek_gzip
+from holdfast.storage.appliances.source import HeldFile, Source, read_source
+from holdfast.trust.firmware import choose_firmware
+from holdfast.vm import records
+from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import
+from holdfast.vm.planning import Planner
+from holdfast.vm.rooms import Rooms
+
+_TRIES = 2
+
+
+class NotImportable(Conflict):
+    """The value is the ids of what stands in the way."""
+
+    id = "not-importable"
+
+
+class EulaNotAccepted(Conflict):
+    id = "eula-not-accepted"
+
+
+class VmIdTaken(Conflict):
+    id = "vm-id-taken"
+
+
+class SourceFiles(Protocol):
+    """Files that were sent or handed to the daemon."""
+
+    def identity(self, upload: str) -> FileIdentity: ...
+
+    def uploaded(self, upload: str) -> Path | None:
+        """Where its content lies that was sent, to be removed once it is used; None: it was handed over."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A source, what its disks are, and the plan that came of it."""
+
+    source: Source
+    facts: SourceFacts
+    plan: ImportPlan
+    identities: tuple[FileIdentity, ...]
+    """Of the handed files."""
+    fds: tuple[int, ...]
+    """Theirs, in the same order."""
+
+
+class Imports:
+    """What the API asks for. `converter`: whom tools run as that read foreign files."""
+
+    def __init__(
+        self, rooms: Rooms, operations: Operations, files: SourceFiles, converter: Identity | None
+    ) -> None:
+        self._rooms = rooms
+        self._operations = operations
+        self._files = files
+        self._converter = converter
+        self._planner = Planner(rooms)
+
+    async def plan(self, request: VmImport) -> ImportPlan:
+        """What an import would do; nothing is changed.
+
+        Raises:
+            UploadNotFound, SourceFileChanged: a file is not there.
+            and the refusals of `storage.appliances`: the source cannot be read, or must not be.
+        """
+        async with self._looked(request) as looked:
+            return looked.plan
+
+    async def begin(self, request: VmImport, actor: str) -> Operation:
+        """Begin an import; its result names the VM.
+
+        Raises:
+            NotImportable, EulaNotAccepted, and as `plan`.
+        """
+        async with self._looked(request) as looked:
+            _require_importable(looked.plan, request)
+            name, boot = looked.plan.name, await self._boot(looked.plan)
+            await self._planner.require_free_name(name)
+            spec = await self._spec(looked.plan, boot)
+            params = self._params(looked, request)
+            wanted = looked.source.appliance.id
+        for attempt in range(_TRIES):
+            vm_id = await self._vm_id(wanted if attempt == 0 else None)
+
+            def reserve(session: Session, operation: str, vm_id: str = vm_id) -> None:
+                if session.get(VmRow, vm_id) is not None:
+                    raise VmIdTaken(
+                        f"there is a VM with the id {vm_id}", value=vm_id, cure="Import it again."
+                    )
+                records.insert(session, vm_id, name, spec, operation)
+
+            with contextlib.suppress(VmIdTaken):
+                return await self._operations.submit(
+                    "vm.import", name, {"vm": vm_id, **params}, actor, reserve
+                )
+        raise VmIdTaken(f"no id could be found for VM {name!r}", value=name, cure="Import it again.")
+
+    async def _boot(self, plan: ImportPlan) -> UefiBoot:
+        await asyncio.to_thread(choose_firmware, plan.secure_boot)
+        return UefiBoot(secure_boot=plan.secure_boot, tpm=plan.tpm)
+
+    async def _spec(self, plan: ImportPlan, boot: UefiBoot) -> VmSpec:
+        wanted = [NewNic(switch=nic.switch, vlan=nic.vlan, mac=nic.mac) for nic in plan.nics]
+        nics: tuple[Nic, ...] = await self._planner.nics(wanted)
+        return VmSpec(
+            cpus=plan.cpus,
+            memory=plan.memory,
+            os=plan.os,
+            boot=boot,
+            disks=tuple(
+                Disk(id=each.id, volume=each.id, size=each.size, bus=each.bus) for each in plan.disks
+            ),
+            nics=nics,
+        )
+
+    async def _vm_id(self, wanted: str | None) -> str:
+        """The source's own UUID where that can be; a VM's sockets are found by its first eight digits."""
+        if wanted is None:
+            return new_id()
+        short = {record.id[:8] for record in await self._rooms.records.all()}
+        return new_id() if wanted[:8] in short else wanted
+
+    def _params(self, looked: _Looked, request: VmImport) -> dict[str, Any]:
+        """The JSON that the procedure is given."""
+        sources = {}
+        for planned in looked.plan.disks:
+            held = looked.source.disks.get(planned.source)
+            if held is not None:
+                sources[planned.id] = _source(planned, held, looked)
+        uploads = [path for each in request.files if (path := self._files.uploaded(each.upload))]
+        return {
+            "full_copies": {},
+            "start": request.start,
+            "requested": datetime.now(UTC).isoformat(),
+            "files": [identity.as_dict() for identity in looked.identities],
+            "uploads": [os.fspath(path) for path in uploads],
+            "sources": sources,
+            "findings": [each.model_dump(mode="json") for each in looked.plan.findings],
+        }
+
+    @contextlib.asynccontextmanager
+    async def _looked(self, request: VmImport) -> AsyncIterator[_Looked]:
+        """A source that is open until the end of the block."""
+        identities = tuple(self._files.identity(each.upload) for each in request.files)
+        with contextlib.ExitStack() as stack:
+            handed = []
+            for each, identity in zip(request.files, identities, strict=True):
+                fd = await asyncio.to_thread(identity.open)
+                stack.callback(os.close, fd)
+                handed.append(HeldFile(each.name, fd, 0, identity.size))
+            source = await asyncio.to_thread(read_source, handed, request.machine)
+            facts = SourceFacts(
+                disks=await self._disk_facts(source),
+                findings=source.findings,
+                manifest=next((each.algorithm for each in source.digests.values()), None),
+                signature=source.signature,
+            )
+            plan = plan_import(source.appliance, facts, await self._host(), request)
+            yield _Looked(source, facts, plan, identities, tuple(held.fd for held in handed))
+
+    async def _disk_facts(self, source: Source) -> dict[str, DiskFacts]:
+        folder = self._rooms.state.scratch / f"look-{new_id()}"
+        await asyncio.to_thread(_make_passable, folder)
+        looker = BootLooker(
+            self._rooms.processes, folder, self._rooms.state.runtime, self._converter, f"import:{folder.name}"
+        )
+        try:
+            found: dict[str, DiskFacts] = {}
+            for disk in source.appliance.disks:
+                held = source.disks.get(disk.id)
+                if held is not None:
+                    async with self._rooms.looking:
+                        found[disk.id] = await _facts(held, disk.gzip, looker)
+            return found
+        finally:
+            await asyncio.to_thread(remove_tree, folder)
+
+    async def _host(self) -> HostFacts:
+        everyone = await self._rooms.records.all()
+        return HostFacts(
+            switches=tuple(switch.name for switch in await self._rooms.switches.all()),
+            max_cpus=self._rooms.machines.max_cpus,
+            memory=memory_figures()[0],
+            space_free=free_space(self._rooms.state.vms)[0],
+            macs={nic.mac: f"VM {record.name!r}" for record in everyone for nic in record.spec.nics},
+            names=frozenset(record.name.lower() for record in everyone),
+            ids=frozenset(record.id for record in everyone),
+        )
+
+
+def _make_passable(folder: Path) -> None:
+    folder.mkdir(mode=0o711)
+    folder.chmod(0o711)
+
+
+async def _facts(held: HeldFile, gzip: bool, looker: BootLooker) -> DiskFacts:
+    """What a disk's file is; what is wrong with it is a finding and no refusal, so that all of it is told."""
+    try:
+        if gzip:
+            peeked = await asyncio.to_thread(peek_gzip, held)
+            return DiskFacts(held.size, size=peeked.size if peeked else None)
+        content = await asyncio.to_thread(examine, held)
+    except HoldfastError as refused:
+        problem = Finding(
+            id=refused.id,
+            severity=Severity.ERROR,
+            text=f"{held.name!r}: {refused.message}. {refused.cure}"[:1000],
+        )
+        return DiskFacts(held.size, problem=problem)
+    boot = await looker.look(held, content.format, content.size)
+    return DiskFacts(held.size, content.format, content.size, boot)
+
+
+def _require_importable(plan: ImportPlan, request: VmImport) -> None:
+    errors = [each for each in plan.findings if each.severity is Severity.ERROR]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise NotImportable(
+            f"{plan.name!r} cannot be imported: {errors[0].text}{more}",
+            value=[each.id for each in errors],
+            cure="See all of it with --plan.",
+            detail={"findings": [each.model_dump(mode="json") for each in errors]},
+        )
+    if plan.eulas and not request.accept_eulas:
+        raise EulaNotAccepted(
+            f"{plan.name!r} comes with {len(plan.eulas)} licence agreements that were not accepted",
+            value=len(plan.eulas),
+            cure="Read them with --plan, and accept them with --accept-eulas.",
+        )
+
+
+def _source(planned: PlannedDisk, held: HeldFile, looked: _Looked) -> dict[str, Any]:
+    """What the operation is told of a disk's file, in JSON."""
+    digest = looked.source.digests.get(held.name)
+    return {
+        "file": looked.fds.index(held.fd),
+        "name": held.name,
+        "offset": held.offset,
+        "size": held.size,
+        "format": None if planned.gzip else planned.format,
+        "gzip": planned.gzip,
+        "digest": [digest.algorithm, digest.value] if digest else None,
+    }

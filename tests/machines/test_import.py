@@ -1,0 +1,147 @@
+"""VMs of other platforms in a live daemon: planned, brought over out of their archive, refused, cut off."""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from appliances import ova
+from boot_disks import boot_disk
+from debian_guest import NAME, with_debian
+from invariants import check_invariants
+from live_host import LiveHost, live_host
+
+from holdfast.cli.import_sources import sources_at
+from holdfast.cli.importing import hand_over
+from holdfast.spec.errors import RemoteError
+from holdfast.spec.operation import Operation, OperationState
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHost]:
+    with live_host(tmp_path_factory.mktemp("import")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk that UEFI would start from, with some data that does not pack."""
+    folder = tmp_path_factory.mktemp("disk")
+    loader = folder / "loader"
+    loader.write_bytes(random.Random(1).randbytes(3 << 20))
+    return boot_disk(folder / "disk.raw", {"EFI/BOOT/BOOTX64.EFI": loader})
+
+
+def request(host: LiveHost, path: Path, **more: Any) -> dict[str, Any]:
+    with host.client() as client:
+        return {"files": hand_over(client, sources_at(path, [])[0]), **more}
+
+
+def same(raw: Path, volume: Path) -> bool:
+    argv = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw), str(volume)]
+    return subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize("dialect", ["vsphere", "virtualbox"])
+def test_an_archive_is_planned_and_brought_over(
+    shared: LiveHost, disk: Path, tmp_path: Path, dialect: str
+) -> None:
+    path = ova(tmp_path / "a.ova", f"from-{dialect}", dialect, disk, "raw")
+    path.chmod(0o600)  # the converting user may not open it: it is shown to it
+    body = request(shared, path)
+    plan = shared.call("POST", "/v1/imports/plan", body)
+    assert plan["importable"] and plan["dialect"] == dialect and plan["manifest"] == "SHA256", plan
+    assert "disk-size-differs" not in {each["id"] for each in plan["findings"]}
+    shared.do("POST", "/v1/imports", body)
+    vm = shared.vm(f"from-{dialect}")
+    assert vm.spec.memory == 1 << 30 and vm.spec.disks[0].size == disk.stat().st_size
+    if dialect == "virtualbox":
+        assert vm.id == "b2c9a8f0-5a65-4d11-9c39-0f2f5a1c7e55"
+        assert vm.spec.nics[0].mac == "08:00:27:a1:b2:c3"
+    assert same(disk, shared.state.vm(vm.name) / "disk0.qcow2")
+    check_invariants(shared)
+    shared.do("DELETE", f"/v1/vms/{vm.name}")
+
+
+def test_a_manifest_that_lies_takes_everything_back(shared: LiveHost, disk: Path, tmp_path: Path) -> None:
+    path = ova(tmp_path / "a.ova", "liar", "vsphere", disk, "raw", lie=True)
+    ended = shared.end_of(Operation.model_validate(shared.call("POST", "/v1/imports", request(shared, path))))
+    assert ended.state is OperationState.FAILED
+    assert ended.error is not None and ended.error["id"] == "manifest-mismatch", ended
+    assert check_invariants(shared) == []
+
+
+def test_an_archive_that_was_cut_off_is_refused_before_any_change(
+    shared: LiveHost, disk: Path, tmp_path: Path
+) -> None:
+    path = ova(tmp_path / "a.ova", "short", "vsphere", disk, "raw")
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(RemoteError) as refused:
+        shared.call("POST", "/v1/imports", request(shared, path))
+    assert refused.value.wire_id == "archive-truncated"
+    assert check_invariants(shared) == []
+
+
+def test_a_file_that_was_changed_after_it_was_handed_over_is_refused(
+    shared: LiveHost, disk: Path, tmp_path: Path
+) -> None:
+    path = ova(tmp_path / "a.ova", "changed", "vsphere", disk, "raw")
+    body = request(shared, path)
+    with path.open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(RemoteError) as refused:
+        shared.call("POST", "/v1/imports", body)
+    assert refused.value.wire_id == "source-file-changed"
+
+
+def test_a_machine_that_only_starts_by_bios_is_refused_with_what_to_do(
+    shared: LiveHost, tmp_path: Path
+) -> None:
+    raw = tmp_path / "bios.raw"
+    raw.write_bytes(bytes(8 << 20))
+    subprocess.run(["sfdisk", "-q", raw], input="label: dos\nstart=2048\n", text=True, check=True)
+    body = request(shared, ova(tmp_path / "a.ova", "old", "virtualbox", raw, "raw"))
+    assert not shared.call("POST", "/v1/imports/plan", body)["importable"]
+    with pytest.raises(RemoteError) as refused:
+        shared.call("POST", "/v1/imports", body)
+    assert refused.value.wire_id == "not-importable" and refused.value.value == ["bios-only"]
+    assert "mbr2gpt" in refused.value.message
+
+
+def test_an_import_goes_on_after_kill_9(shared: LiveHost, disk: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "large.raw"
+    raw.write_bytes(disk.read_bytes())
+    with raw.open("r+b") as file:
+        file.seek(8 << 20)
+        file.write(random.Random(2).randbytes(4 << 20))
+    path = ova(tmp_path / "a.ova", "killed", "vsphere", raw, "raw")
+    operation = Operation.model_validate(shared.call("POST", "/v1/imports", request(shared, path)))
+    deadline = time.monotonic() + 30
+    while not (shared.state.vms / "killed").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    shared.kill()
+    shared.start()
+    assert shared.end_of(operation).state is OperationState.SUCCEEDED
+    assert same(raw, shared.state.vm("killed") / "disk0.qcow2")
+    check_invariants(shared)
+    shared.do("DELETE", "/v1/vms/killed")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("dialect", ["vsphere", pytest.param("virtualbox", marks=pytest.mark.slow)])
+def test_debian_boots_and_answers_by_its_agent(tmp_path: Path, dialect: str) -> None:
+    with live_host(tmp_path) as host:
+        with_debian(host)
+        digest = host.call("GET", f"/v1/images/{NAME}")["digest"].removeprefix("sha256:")
+        content = host.state.images / digest / "content"
+        path = ova(tmp_path / "debian.ova", "brought", dialect, content, "qcow2")
+        host.do("POST", "/v1/imports", request(host, path, start=True))
+        assert host.wait_agent("brought", 400).spec.boot.secure_boot is (dialect == "vsphere")  # type: ignore[union-attr]
+        assert "Debian" in host.run_in("brought", "cat /etc/os-release")
+        host.call("POST", "/v1/vms/brought/kill")
+        check_invariants(host)

@@ -1,0 +1,141 @@
+"""Plans of descriptions in every dialect, as golden files (HOLDFAST_GOLDEN=write writes them anew)."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from held_files import held
+
+from holdfast.spec.appliance import Appliance, ImportFile, ImportPlan, Severity, VmImport
+from holdfast.spec.units import GIB, TIB
+from holdfast.storage.appliances.boot_look import BootLook
+from holdfast.storage.appliances.source import HeldFile, Source, read_source
+from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import, usable_name
+
+HERE = Path(__file__).parent
+CORPUS, GOLDEN = HERE / "appliances", HERE / "golden"
+
+HOST = HostFacts(
+    switches=("lan", "Office"),
+    max_cpus=64,
+    memory=256 * GIB,
+    space_free=2 * TIB,
+    macs={},
+    names=frozenset({"taken"}),
+    ids=frozenset(),
+)
+UEFI = BootLook(partitioned=True, system_partition=True, fallback=True)
+NO_LOADER = BootLook(partitioned=True, system_partition=False, fallback=False)
+VENDOR = BootLook(partitioned=True, system_partition=True, fallback=False, vendor="EFI\\debian\\shimx64.efi")
+REQUEST = VmImport(files=(ImportFile(name="x", upload="x"),))
+
+CASES: dict[str, tuple[BootLook | None, VmImport]] = {
+    "vsphere-uefi.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"VM Network": "lan"}})),
+    "vsphere-bios.ovf": (NO_LOADER, REQUEST),
+    "virtualbox-bios.ovf": (UEFI, REQUEST.model_copy(update={"name": "taken"})),
+    "virtualbox-efi.ovf": (VENDOR, REQUEST),
+    "workstation.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"*": "lan", "nat": "absent"}})),
+    "ovftool-six-disks.ovf": (None, REQUEST),
+    "xencenter.ovf": (UEFI, REQUEST.model_copy(update={"secure_boot": True, "tpm": True})),
+    "ovf-2.ovf": (None, REQUEST),
+    "network-appliance.ovf": (NO_LOADER, REQUEST),
+    "libvirt-uefi.xml": (UEFI, REQUEST),
+    "proxmox-ovmf.conf": (UEFI, REQUEST.model_copy(update={"switches": {"vmbr0": "lan"}})),
+    "hyperv-2012r2.xml": (UEFI, REQUEST),
+}
+
+
+def read(name: str) -> Source:
+    """With every file that it names beside it, and nothing in those."""
+    described = held(name, (CORPUS / name).read_bytes())
+    named = read_source([described]).appliance.files
+    return read_source(
+        [described, *(HeldFile(each.replace("%20", " "), described.fd, 0, 1) for each in named)]
+    )
+
+
+def planned(name: str, look: BootLook | None, request: VmImport, host: HostFacts = HOST) -> ImportPlan:
+    source = read(name)
+    return plan_import(source.appliance, facts_of(source, look), host, request)
+
+
+def facts_of(source: Source, look: BootLook | None) -> SourceFacts:
+    disks = {
+        disk.id: DiskFacts(
+            file_size=GIB, format="" if disk.gzip else "vmdk", size=disk.capacity or 32 * GIB, boot=look
+        )
+        for disk in source.appliance.disks
+        if disk.id in source.disks
+    }
+    return SourceFacts(disks, source.findings)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden(name: str) -> None:
+    text = json.dumps(planned(name, *CASES[name]).model_dump(mode="json"), indent=1) + "\n"
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("HOLDFAST_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_no_description_and_no_golden_file_is_forgotten() -> None:
+    assert {path.name for path in CORPUS.iterdir()} == set(CASES)
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
+
+
+def ids(plan: ImportPlan, severity: Severity = Severity.ERROR) -> set[str]:
+    return {each.id for each in plan.findings if each.severity is severity}
+
+
+def test_what_stands_in_the_way_is_said_all_at_once() -> None:
+    poor = replace(HOST, max_cpus=1, memory=GIB, space_free=GIB)
+    plan = planned("vsphere-bios.ovf", NO_LOADER, REQUEST.model_copy(update={"name": "Taken"}), poor)
+    assert ids(plan) == {"bios-only", "name-taken", "no-space", "not-enough-memory", "too-many-cpus"}
+    assert not plan.importable
+
+
+def test_a_bios_machine_with_a_uefi_loader_is_brought_over_and_that_is_said() -> None:
+    plan = planned("virtualbox-bios.ovf", UEFI, REQUEST)
+    assert plan.importable and "bios-to-uefi" in ids(plan, Severity.WARNING)
+
+
+def test_an_address_in_use_is_not_kept() -> None:
+    host = replace(HOST, macs={"00:50:56:8e:1a:2b": "other"}, ids=frozenset())
+    plan = planned("vsphere-uefi.ovf", UEFI, REQUEST, host)
+    assert plan.nics[0].mac is None and not plan.nics[0].mac_kept
+    assert "mac-not-kept" in ids(plan, Severity.WARNING)
+
+
+def test_a_password_of_an_appliance_is_in_no_plan() -> None:
+    assert "secret-do-not-show" not in planned("network-appliance.ovf", UEFI, REQUEST).model_dump_json()
+
+
+def test_the_file_is_believed_where_the_description_has_another_size() -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = SourceFacts({"vmdisk1": DiskFacts(GIB, "vmdk", 41 * GIB, UEFI)})
+    plan = plan_import(source.appliance, facts, HOST, REQUEST)
+    assert plan.disks[0].size == 41 * GIB
+    assert "disk-size-differs" in ids(plan, Severity.WARNING)
+
+
+def test_a_machine_without_disks_cannot_be_imported() -> None:
+    bare = Appliance.model_validate({"kind": "ovf", "name": "bare", "firmware": "uefi"})
+    assert ids(plan_import(bare, SourceFacts({}), HOST, REQUEST)) == {"no-disks"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("file server (old)", "file server -old"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("日本", "imported"),
+        ("", "imported"),
+        ("a" * 200, "a" * 63),
+        ("web..01", "web.01"),
+    ],
+)
+def test_a_name_that_cannot_be_is_made_one_that_can(wanted: str, name: str) -> None:
+    assert usable_name(wanted) == name
