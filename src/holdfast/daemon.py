@@ -217,8 +217,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    uploads = UploadFolder(state.scratch / "uploads")
-    files = SourceFileBook(uploads)
+    files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
         nics=NicWork(rooms, registry.named),
@@ -248,14 +247,13 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         vm_exports=VmExports(rooms, registry),
         fingerprint=certificate.fingerprint if certificate else None,
     )
-    schedule = AttestSchedule(attestation, trust, registry.boots)
     return _Composition(
         rooms,
         registry,
         operations,
         services,
         ground.facts,
-        schedule,
+        AttestSchedule(attestation, trust, registry.boots),
         firmware,
         attested.host,
         CheckpointScheduler(kept_states, rooms.checkpoints, registry),

@@ -22,7 +22,6 @@ from holdfast.api.tokens import TokenStore
 from holdfast.api.uploads import UploadFolder
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
-from holdfast.spec.appliance import ImportFetch, ImportPlan, SourceKind, VmImport
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
 from holdfast.spec.certificates import (
     CertificateStatus,
@@ -53,7 +52,7 @@ from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.trust import Bank, Finding, Severity, TrustPolicy
-from holdfast.spec.vm import GuestOs, VmSpec, VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import GuestView, VmSummary, VmView
 from holdfast.trust.tpm.refusals import NoTpm
@@ -62,6 +61,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_checkpoints import FakeCheckpoints, FakeExports, FakeVmExports
 from fake_disks import FakeDisks
+from fake_imports import FakeImports
 
 T = TypeVar("T")
 structlog.configure(
@@ -471,30 +471,6 @@ class FakeCertificates:
 
     async def list(self, query: PageQuery) -> Page[VmCertificates]:
         return _page([self.known], query)
-
-
-class FakeImports:
-    """Knows one source, which can be imported."""
-
-    def __init__(self, operations: FakeOperations) -> None:
-        self.operations = operations
-        self.asked: list[Any] = []
-
-    async def plan(self, request: VmImport) -> ImportPlan:
-        self.asked.append(request)
-        return ImportPlan(
-            importable=True, name=request.name or "web", kind=SourceKind.OVF, cpus=1, memory=1,
-            os=GuestOs.LINUX, firmware=None, secure_boot=False, tpm=False, disks=(), nics=(),
-            space_needed=1, space_free=2, seconds=1,
-        )  # fmt: skip
-
-    async def begin(self, request: VmImport, actor: str) -> Operation:
-        self.asked.append(request)
-        return self.operations.begin("vm.import", request.name or "web", actor, lambda: None)
-
-    async def fetch(self, request: ImportFetch, actor: str) -> Operation:
-        self.asked.append(request)
-        return self.operations.begin("appliance.fetch", "web.ova", actor, lambda: None)
 
 
 class FakeHost:
