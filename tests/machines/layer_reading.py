@@ -33,9 +33,19 @@ def own_specs(host: LiveHost, name: str) -> list[dict[str, Any]]:
     return [spec for text in found if text and (spec := json.loads(text))]
 
 
+def place(host: LiveHost, name: str, pool: str | None) -> Path:
+    """The folder with a VM's volumes in a pool, which is named as its directory beside the daemon's state."""
+    return host.state.vm(name) if pool is None else host.state.root.parent / pool / name
+
+
+def files(host: LiveHost, name: str, pool: str | None) -> set[str]:
+    folder = place(host, name, pool)
+    return {path.name for path in folder.iterdir() if ".qcow2" in path.name} if folder.is_dir() else set()
+
+
 def content(host: LiveHost, name: str, disk: dict[str, Any]) -> bytes:
     """All that a disk shows. Nothing may be writing to it."""
-    folder = host.state.vm(name)
+    folder = place(host, name, disk["pool"])
     node: dict[str, Any] | None = None
     for layer in reversed([disk["volume"], *disk["below"]]):
         file = {"driver": "file", "filename": str(folder / f"{layer}.qcow2")}
@@ -48,13 +58,13 @@ def content(host: LiveHost, name: str, disk: dict[str, Any]) -> bytes:
         return target.read_bytes()
 
 
-def check_nothing_left(host: LiveHost, name: str) -> None:
+def check_nothing_left(host: LiveHost, name: str, pools: tuple[str, ...] = ()) -> None:
     """Every layer that a specification names is there, and nothing else; so are checkpoints' folders."""
     kept = kept_specs(host, name)
     specs = [*own_specs(host, name), *(spec for each in kept.values() for spec in each)]
-    named = {layer for spec in specs for disk in spec["disks"] for layer in (disk["volume"], *disk["below"])}
-    folder = host.state.vm(name)
-    found = {path.name for path in folder.iterdir() if ".qcow2" in path.name}
-    assert found == {f"{layer}.qcow2" for layer in named}
-    checkpoints = folder / "checkpoints"
+    for pool in (None, *pools):
+        disks = [disk for spec in specs for disk in spec["disks"] if disk["pool"] == pool]
+        named = {layer for disk in disks for layer in (disk["volume"], *disk["below"])}
+        assert files(host, name, pool) == {f"{layer}.qcow2" for layer in named}, pool
+    checkpoints = host.state.vm(name) / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == kept.keys() if checkpoints.exists() else not kept

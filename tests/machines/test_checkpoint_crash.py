@@ -1,4 +1,4 @@
-"""kill -9 of daemon and QEMU, at random moments of checkpoint, return and merge, under a guest that writes.
+"""kill -9 of daemon and QEMU, at random moments of checkpoint, return, merge and move, while a guest writes.
 
 The guest writes numbered records to two disks, the first disk first. However it is killed: the records on
 each disk have no gap, the disks are of one instant, what was written before is there, every checkpoint shows
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from invariants import check_invariants, wait_quiet
-from layer_reading import check_nothing_left, content, kept_specs, own_specs
+from layer_reading import check_nothing_left, content, files, kept_specs, own_specs
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
 from small_vms import small_vm, with_small_images
@@ -29,6 +29,7 @@ from holdfast.spec.vm import VmState
 NAME = "writer"
 AT = f"/v1/vms/{NAME}/checkpoints"
 RING = 2000
+POOL = "other"
 _WRITER = f"""\
 [ -e /run/writer ] && exit 0
 touch /run/writer
@@ -83,7 +84,11 @@ class Rig:
             self.apply,
             self.delete,
             self.delete,
+            self.move,
         )
+        (host.state.root.parent / POOL).mkdir(mode=0o755)
+        where = {"kind": "directory", "path": str(host.state.root.parent / POOL)}
+        host.call("POST", "/v1/pools", {"name": POOL, "spec": where})
         disks = [{"size": "16MiB"}, {"size": "16MiB"}]
         host.do("POST", "/v1/vms", small_vm(NAME, small.append, disks=disks))
 
@@ -124,6 +129,11 @@ class Rig:
         subtree = str(self.chance.random() < 0.2).lower()
         return self._ask("DELETE", f"{AT}/{name}", None, subtree=subtree)
 
+    def move(self) -> str | None:
+        disk = self.chance.choice(("disk0", "disk1"))
+        pool = next(each["pool"] for each in own_specs(self.host, NAME)[0]["disks"] if each["id"] == disk)
+        return self._ask("POST", f"/v1/vms/{NAME}/disks/{disk}/move", {"to": "local" if pool else POOL})
+
     def _ask(self, method: str, path: str, body: object, **query: object) -> str | None:
         try:
             return str(self.host.call(method, path, body, **query)["id"])
@@ -155,7 +165,7 @@ class Rig:
             assert not ended["error"] or ended["error"]["id"] != "internal-error", ended
             key = f"{ended['kind']} {ended['state']}"
             self.done[key] = self.done.get(key, 0) + 1
-        check_nothing_left(self.host, NAME)
+        check_nothing_left(self.host, NAME, (POOL,))
         kept = kept_specs(self.host, NAME)
         self.known = {name: known for name, known in self.known.items() if name in kept}
         for name, specs in kept.items():
@@ -194,7 +204,7 @@ def crash(host: LiveHost, small: SmallGuest, kills: int, seed: int) -> dict[str,
     for name in rig.known:
         host.do("DELETE", f"{AT}/{name}")
     rig.check(None)
-    assert len(list(host.state.vm(NAME).glob("*.qcow2"))) == 2
+    assert len(files(host, NAME, None) | files(host, NAME, POOL)) == 2
     check_invariants(host, failed=frozenset({NAME}))
     return rig.done
 
