@@ -1,6 +1,7 @@
 """The client of the guest agent with the real agent, run here on the host; harmless commands only."""
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -139,6 +140,15 @@ def opened_by(process: asyncio.subprocess.Process, path: str) -> int:
     return sum(int(each.name) > 2 and str(each.readlink()) == path for each in folder.iterdir())
 
 
+async def _listening(agent: GuestAgent) -> None:
+    """A bare agent listens anew after each connection, and refuses the next one for a moment."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(AgentLost):
+                return await agent.ping(20)
+            await asyncio.sleep(0.05)
+
+
 async def test_nothing_stays_open_in_the_agent(tmp_path: Path, start: Start) -> None:
     process = await start()
     agent = GuestAgent(tmp_path / "a")
@@ -146,12 +156,13 @@ async def test_nothing_stays_open_in_the_agent(tmp_path: Path, start: Start) -> 
     # A device that never answers: the limit passes, and later the caller goes away.
     with pytest.raises(AgentTimedOut):
         await agent.exchange("/dev/null", b"question", 100, 0.5)
+    await _listening(agent)
     asking = asyncio.create_task(agent.exchange("/dev/null", b"question", 100, 20))
     await asyncio.sleep(0.5)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await agent.ping(20)
+    await _listening(agent)
     assert opened_by(process, "/dev/null") == 0
     # What a daemon that was killed left open is closed by the next one.
     for _ in range(3):
