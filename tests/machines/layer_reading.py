@@ -67,4 +67,5 @@ def check_nothing_left(host: LiveHost, name: str, pools: tuple[str, ...] = ()) -
         named = {layer for disk in disks for layer in (disk["volume"], *disk["below"])}
         assert files(host, name, pool) == {f"{layer}.qcow2" for layer in named}, pool
     checkpoints = host.state.vm(name) / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == kept.keys() if checkpoints.exists() else not kept
+    there = {path.name for path in checkpoints.iterdir()} if checkpoints.exists() else set()
+    assert there == kept.keys()

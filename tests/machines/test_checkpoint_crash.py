@@ -197,7 +197,12 @@ def crash(host: LiveHost, small: SmallGuest, kills: int, seed: int) -> dict[str,
             else:
                 rig.kill_qemu()
             kills -= 1
-        rig.check(operation)
+        try:
+            rig.check(operation)
+        except AssertionError:
+            for each in host.call("GET", "/v1/operations", limit=6, sort="-created")["items"]:
+                print(each["kind"], each["state"], each["phase"], each["error"])
+            raise
     rig.begin()
     rig.kill_qemu()
     host.wait_state(NAME, VmState.FAILED)

@@ -52,6 +52,15 @@ class DiskLayers:
         found = await self._session.execute("query-named-block-nodes", {"flat": True})
         return frozenset(each["node-name"] for each in found)
 
+    async def writable(self) -> frozenset[str]:
+        """Names of the layers that are open for writing."""
+        found = await self._session.execute("query-named-block-nodes", {"flat": True})
+        return frozenset(
+            each["node-name"].removeprefix(_FORMAT)
+            for each in found
+            if each["node-name"].startswith(_FORMAT) and not each["ro"]
+        )
+
     async def add(self, layer: Layer, *, fixed: bool = False, below: str | None = None) -> None:
         """Open a layer over the layer `below`, or over nothing; nothing happens where it is open already.
 

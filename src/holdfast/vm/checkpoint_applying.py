@@ -196,6 +196,7 @@ class TidyUp(_Applying):
         except HoldfastError as error:
             # The VM is what it was to be; the next work on its checkpoints merges them.
             log.warning("layers were left", vm=owner.record.name, error=error.message, cure=error.cure)
+            await owner.request(lambda: self._merging.tidy(owner))
 
 
 class ForgetCheckpoints(CheckpointPhase):

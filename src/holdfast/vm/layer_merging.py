@@ -21,7 +21,7 @@ from holdfast.host.files import remove_tree
 from holdfast.machine.disk_layers import DiskLayers, root_of
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job
-from holdfast.qmp.errors import QmpRefused
+from holdfast.qmp.errors import QmpLost, QmpRefused
 from holdfast.spec.attachment import Layer
 from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
@@ -72,7 +72,8 @@ class Merging:
         Raises:
             BlockJobFailed, NoSpace, ...: a merge failed; nothing is lost, and what was merged stays so.
         """
-        await owner.request(lambda: self.settle(owner, job))
+        with contextlib.suppress(QmpLost):  # it has ended, and what was under way with it
+            await owner.request(lambda: self.settle(owner, job))
         wanted = len(layers.mergeable(await self.specs(owner)))
         while steps := layers.mergeable(specs := await self.specs(owner)):
             done = max(0, wanted - len(steps))
@@ -107,8 +108,18 @@ class Merging:
             for layer in told:
                 if layer not in has:
                     await forget(owner, disk.id, layer)
+        await self._fix(owner, machine)
         if job.notes.get("merge_stopped") and await machine.status() == "paused":
             await machine.cont()
+
+    async def _fix(self, owner: VmOwner, machine: RunningMachine) -> None:
+        """Layers that are only read, and that a merge that was cut off left open for writing."""
+        writable = await machine.layers.writable()
+        for disk in (owner.record.running_spec or owner.record.spec).disks:
+            chain = _Chain(self._rooms.volumes.chain(owner.record.name, disk))
+            for layer in own_layers(disk)[1:]:
+                if layer in writable:
+                    await machine.layers.make_fixed(*chain.of(layer))
 
     async def tidy(self, owner: VmOwner) -> None:
         """Close and remove every layer and folder that nothing names. Runs in the owner's task."""
@@ -116,7 +127,8 @@ class Merging:
         specs = [*own_specs(owner), *tree.specs()]
         kept = frozenset[str]().union(*layers.named(specs).values())
         if owner.machine is not None:
-            await _close_unused(owner.machine, kept)
+            with contextlib.suppress(QmpLost):  # it has ended, and they are closed
+                await _close_unused(owner.machine, kept)
         name, folders = owner.record.name, {each.name for each in tree.checkpoints}
         for disk in {each.pool: each for spec in specs for each in spec.disks}.values():
             found = await self._rooms.volumes.layers_found(name, disk.pool)
