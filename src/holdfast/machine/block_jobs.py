@@ -8,7 +8,7 @@ A job belongs to QEMU: it outlives the daemon, and is found again by its id.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,26 +60,21 @@ class BlockJobs:
         }
 
     async def run(
-        self,
-        job_id: str,
-        command: str,
-        arguments: dict[str, Any],
-        progress: Progress = lambda *_: None,
-        when_ready: Callable[[], Awaitable[None]] | None = None,
+        self, job_id: str, command: str, arguments: dict[str, Any], progress: Progress = lambda *_: None
     ) -> None:
         """Begin a job and return once it has ended well; where we are cancelled, so is the job.
 
         Args:
             job_id: also given to `command` as `job-id`; `auto-dismiss` is switched off for it.
-            when_ready: called once the job is ready, before it is completed.
 
         Raises:
             BlockJobFailed: it ended with an error; the value is what QEMU said.
             QmpRefused: it could not begin.
         """
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
-            await self._followed(job_id, listener, progress, when_ready)
+            await self._begin(job_id, command, arguments)
+            async with self._ended_with_us(job_id):
+                await self._to_its_end(job_id, listener, progress)
 
     async def run_until_ready(
         self, job_id: str, command: str, arguments: dict[str, Any], progress: Progress = lambda *_: None
@@ -89,30 +84,17 @@ class BlockJobs:
         False: it has ended well without ever being ready.
         """
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
-            try:
-                while (job := (await self.all()).get(job_id)) and job.status != "concluded":
-                    progress(job.done, job.total)
-                    if job.status == "ready":
-                        return True
-                    with contextlib.suppress(QmpTimedOut):
-                        await listener.get(_LOOK)
-            except BaseException:
-                with contextlib.suppress(HoldfastError, TimeoutError):
-                    await asyncio.shield(self.cancel(job_id))
-                raise
-            await self._followed(job_id, listener, progress, None)
-            return False
+            await self._begin(job_id, command, arguments)
+            async with self._ended_with_us(job_id):
+                if await self._is_ready(job_id, listener, progress):
+                    return True
+                await self._to_its_end(job_id, listener, progress)
+                return False
 
-    async def follow(
-        self,
-        job_id: str,
-        progress: Progress = lambda *_: None,
-        when_ready: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    async def follow(self, job_id: str, progress: Progress = lambda *_: None) -> None:
         """As `run`, for a job that is under way or has ended without having been dismissed."""
-        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            await self._followed(job_id, listener, progress, when_ready)
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener, self._ended_with_us(job_id):
+            await self._to_its_end(job_id, listener, progress)
 
     async def follow_until_ready(self, job_id: str, progress: Progress = lambda *_: None) -> None:
         """Follow a job that is under way until it is ready; `follow` then completes it.
@@ -121,14 +103,10 @@ class BlockJobs:
             BlockJobFailed: it has ended, and is dismissed.
         """
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            while (job := (await self.all()).get(job_id)) and job.status != "concluded":
-                progress(job.done, job.total)
-                if job.status == "ready":
-                    return
-                with contextlib.suppress(QmpTimedOut):
-                    await listener.get(_LOOK)
-            await self._dismiss(job_id)
-            raise _failed("copy", (job and job.error) or "it ended early")
+            if not await self._is_ready(job_id, listener, progress):
+                job = (await self.all()).get(job_id)
+                await self._dismiss(job_id)
+                raise _failed("copy", (job and job.error) or "it ended early")
 
     async def cancel(self, job_id: str) -> None:
         """End a job and dismiss it; nothing happens where there is none of that id.
@@ -148,27 +126,30 @@ class BlockJobs:
                             await listener.get(_LOOK)
             await self._dismiss(job_id)
 
-    async def _followed(
-        self,
-        job_id: str,
-        listener: Listener,
-        progress: Progress,
-        when_ready: Callable[[], Awaitable[None]] | None,
-    ) -> None:
+    async def _begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
+        await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+
+    @contextlib.asynccontextmanager
+    async def _ended_with_us(self, job_id: str) -> AsyncIterator[None]:
+        """Where we fail or are cancelled, the job is cancelled too."""
         try:
-            await self._to_its_end(job_id, listener, progress, when_ready)
+            yield
         except BaseException:
             with contextlib.suppress(HoldfastError, TimeoutError):
                 await asyncio.shield(self.cancel(job_id))
             raise
 
-    async def _to_its_end(
-        self,
-        job_id: str,
-        listener: Listener,
-        progress: Progress,
-        when_ready: Callable[[], Awaitable[None]] | None,
-    ) -> None:
+    async def _is_ready(self, job_id: str, listener: Listener, progress: Progress) -> bool:
+        """True once it is; False: it has ended, and nothing of that is taken in yet."""
+        while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+            progress(job.done, job.total)
+            if job.status == "ready":
+                return True
+            with contextlib.suppress(QmpTimedOut):
+                await listener.get(_LOOK)
+        return False
+
+    async def _to_its_end(self, job_id: str, listener: Listener, progress: Progress) -> None:
         completed = False
         while job := (await self.all()).get(job_id):
             progress(job.done, job.total)
@@ -178,8 +159,6 @@ class BlockJobs:
                     raise _failed(job.kind, job.error)
                 return
             if job.status == "ready" and not completed:
-                if when_ready:
-                    await when_ready()
                 await self._session.execute("job-complete", {"id": job_id})
                 completed = True
             with contextlib.suppress(QmpTimedOut):

@@ -22,6 +22,12 @@ _FORMAT = "d-"
 _FILE = "f-"
 
 
+async def block_nodes(session: QmpSession) -> dict[str, dict[str, Any]]:
+    """All nodes of a QEMU by name (qapi/block-core.json, BlockDeviceInfo)."""
+    found = await session.execute("query-named-block-nodes", {"flat": True})
+    return {node["node-name"]: node for node in found}
+
+
 class DiskLayers:
     """The layers that one process has open."""
 
@@ -34,31 +40,29 @@ class DiskLayers:
         """Of each disk the names of its layers as they are connected now, top first, its image too."""
         found: dict[str, tuple[str, ...]] = {}
         for stats in await self._session.execute("query-blockstats"):
-            node = str(stats.get("node-name", ""))
-            if not node.startswith(filter_node("")):
-                continue
-            names = []
+            disk, names = None, []
             below: dict[str, Any] | None = stats
             while below is not None:
                 name = str(below.get("node-name", ""))
-                if name.startswith(_FORMAT):
+                if name.startswith(filter_node("")):  # a job may have put a filter above it
+                    disk = name.removeprefix(filter_node(""))
+                elif name.startswith(_FORMAT):
                     names.append(name.removeprefix(_FORMAT))
                 below = below.get("backing")
-            found[node.removeprefix(filter_node(""))] = tuple(names)
+            if disk is not None:
+                found[disk] = tuple(names)
         return found
 
     async def nodes(self) -> frozenset[str]:
         """Names of all nodes that there are."""
-        found = await self._session.execute("query-named-block-nodes", {"flat": True})
-        return frozenset(each["node-name"] for each in found)
+        return frozenset(await block_nodes(self._session))
 
     async def writable(self) -> frozenset[str]:
         """Names of the layers that are open for writing."""
-        found = await self._session.execute("query-named-block-nodes", {"flat": True})
         return frozenset(
-            each["node-name"].removeprefix(_FORMAT)
-            for each in found
-            if each["node-name"].startswith(_FORMAT) and not each["ro"]
+            name.removeprefix(_FORMAT)
+            for name, node in (await block_nodes(self._session)).items()
+            if name.startswith(_FORMAT) and not node["ro"]
         )
 
     async def add(self, layer: Layer, *, fixed: bool = False, below: str | None = None) -> None:

@@ -13,6 +13,7 @@ import re
 
 from holdfast.machine.block_jobs import BlockJobs, Progress
 from holdfast.machine.devices.disks import chain_nodes, filter_node, format_node
+from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_plug import DiskPlug
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.attachment import DiskAttachment
@@ -25,15 +26,13 @@ class DiskMove:
         self._session = session
         self._io_uring = io_uring
         self._jobs = BlockJobs(session)
+        self._layers = DiskLayers(session, io_uring=io_uring)
         self._plug = DiskPlug(session, io_uring=io_uring)
 
     async def top(self, disk: str) -> str | None:
         """Name of the node that the guest's writes go to; None: there is no such disk."""
-        for stats in await self._session.execute("query-blockstats"):
-            names = _names(stats)
-            if filter_node(disk) in names:
-                return names[names.index(filter_node(disk)) + 1]
-        return None
+        found = await self._layers.chains()
+        return f"d-{found[disk][0]}" if disk in found else None
 
     async def copy(self, old: DiskAttachment, new: DiskAttachment, progress: Progress) -> None:
         """Open the layers of `new`, and return once its top holds what that of `old` does.
@@ -89,13 +88,3 @@ class DiskMove:
 
 def _job(new: DiskAttachment) -> str:
     return f"move-{new.id}-to-{format_node(new)}"
-
-
-def _names(stats: dict[str, object]) -> list[str]:
-    """Of a device's nodes, from the one that it is on downwards (qapi/block-core.json, BlockStats)."""
-    names: list[str] = []
-    below: object = stats
-    while isinstance(below, dict):
-        names.append(str(below.get("node-name", "")))
-        below = below.get("backing")
-    return names

@@ -26,6 +26,7 @@ from holdfast.machine.devices.disks import (
     throttle_object,
 )
 from holdfast.machine.devices.ports import DISK_PORTS
+from holdfast.machine.disk_layers import block_nodes
 from holdfast.machine.hotplug import UNPLUG_SECONDS, HotPlug
 from holdfast.qmp.errors import QmpRefused
 from holdfast.qmp.session import QmpSession
@@ -151,9 +152,8 @@ class DiskPlug:
         return True
 
     async def nodes(self) -> dict[str, dict[str, Any]]:
-        """All nodes by name (qapi/block-core.json, BlockDeviceInfo)."""
-        found = await self._session.execute("query-named-block-nodes", {"flat": True})
-        return {node["node-name"]: node for node in found}
+        """As `block_nodes`."""
+        return await block_nodes(self._session)
 
     async def resize(self, disk: str, bus: DiskBus, size: int) -> None:
         """Let the guest see `size` bytes.
