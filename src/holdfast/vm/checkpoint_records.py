@@ -4,7 +4,7 @@ Changes are functions of a session, to be made in the transaction that changes t
 owner), so that specification and checkpoints never disagree about the layers that exist.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from holdfast.catalog.tables import CheckpointRow, CheckpointTreeRow
 from holdfast.spec.checkpoint import CheckpointSchedule, CheckpointType, CheckpointView
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec
+from holdfast.vm.records import Change
 
 
 class CheckpointNotFound(NotFound):
@@ -168,7 +169,7 @@ def remove(session: Session, vm_id: str, ids: frozenset[str]) -> None:
         session.delete(rows[row_id])
 
 
-def change_specs(session: Session, vm_id: str, change: Callable[[VmSpec], VmSpec]) -> None:
+def change_specs(session: Session, vm_id: str, change: Change) -> None:
     """Change the specifications that a VM's checkpoints keep."""
     for row in _rows(session, vm_id):
         row.spec = change(VmSpec.model_validate(row.spec)).model_dump(mode="json")

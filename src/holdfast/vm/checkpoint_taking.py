@@ -27,10 +27,11 @@ from holdfast.vm.admission import Verb
 from holdfast.vm.checkpoint_files import FOLDER, firmware_file, make_folder, memory_file, share, stored_size
 from holdfast.vm.checkpoint_of_machine import MachineCheckpoint, Taken, thaw
 from holdfast.vm.checkpoint_records import Checkpoint
-from holdfast.vm.layer_merging import Merging, change_specs, own_specs
+from holdfast.vm.layer_merging import Merging, change_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.records import own_specs
 from holdfast.vm.rooms import Rooms
 
 CREATE = "vm.checkpoint"
@@ -89,9 +90,9 @@ class PrepareLayers(CheckpointPhase):
         record, tree = owner.record, await self._rooms.checkpoints.tree(owner.record.id)
         tree.require_free(new["name"])
         await self._merging.tidy(owner)
-        specs = [*own_specs(owner), *tree.specs()]
+        specs = [*own_specs(owner.record), *tree.specs()]
         named = layers.named(specs)
-        disks = {disk.id: disk for spec in own_specs(owner) for disk in spec.disks}
+        disks = {disk.id: disk for spec in own_specs(owner.record) for disk in spec.disks}
         tops = {each: layers.next_layer(each, named[each]) for each in disks}
         job.notes["tops"] = tops
         folder = self._folder(owner, new["name"])

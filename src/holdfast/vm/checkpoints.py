@@ -53,10 +53,10 @@ from holdfast.vm.checkpoint_taking import (
     TakeCheckpoint,
 )
 from holdfast.vm.disk_specs import require_movable_memory
-from holdfast.vm.layer_merging import own_specs
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.planning import require_volume
+from holdfast.vm.records import own_specs
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -178,7 +178,7 @@ class Checkpoints:
         tree.require_free(name)
         self._require_room(owner, tree)
         self._require_unguarded(owner)
-        for spec in own_specs(owner):
+        for spec in own_specs(owner.record):
             for disk in spec.disks:
                 require_volume(record.name, disk)
                 await self._rooms.volumes.require(record.name, disk)
@@ -196,7 +196,7 @@ class Checkpoints:
                 value=len(tree.checkpoints),
                 cure="Delete some that are not needed any more.",
             )
-        deepest = max(layers.depth(spec) for spec in own_specs(owner))
+        deepest = max(layers.depth(spec) for spec in own_specs(owner.record))
         if deepest >= layers.MOST_LAYERS:
             raise ChainTooDeep(
                 f"a disk of VM {owner.record.name!r} has {deepest} layers, and can have no more",

@@ -11,7 +11,7 @@ from holdfast.machine.layout import with_layout
 from holdfast.machine.running import RunningMachine
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Nic, VmSpec
-from holdfast.vm.records import VmRecord
+from holdfast.vm.records import VmRecord, change_running
 from holdfast.vm.rooms import Rooms
 
 log = structlog.get_logger(__name__)
@@ -98,9 +98,7 @@ async def settle_ports(rooms: Rooms, record: VmRecord) -> None:
 
 def set_running(row: VmRow, **update: object) -> None:
     """Change what is recorded of the machine under way; nothing happens where there is none."""
-    if row.running_spec:
-        spec = VmSpec.model_validate(row.running_spec).model_copy(update=update)
-        row.running_spec = spec.model_dump(mode="json")
+    change_running(row, lambda spec: spec.model_copy(update=update))
 
 
 def nic_of(spec: VmSpec | None, nic: str) -> Nic | None:

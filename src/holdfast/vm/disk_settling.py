@@ -14,8 +14,8 @@ from holdfast.machine.running import RunningMachine
 from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Disk, VmSpec
-from holdfast.vm.disk_specs import change_running, disk_of, without_disk
-from holdfast.vm.records import VmRecord
+from holdfast.vm.disk_specs import disk_of, without_disk
+from holdfast.vm.records import VmRecord, change_running, own_specs
 from holdfast.vm.rooms import Rooms
 
 log = structlog.get_logger(__name__)
@@ -74,4 +74,4 @@ def in_pools(specs: Iterable[VmSpec]) -> list[Disk]:
 async def specs_of(rooms: Rooms, record: VmRecord) -> list[VmSpec]:
     """Every specification that names volumes of a VM."""
     kept = (await rooms.checkpoints.tree(record.id)).specs()
-    return [record.spec, *([record.running_spec] if record.running_spec else []), *kept]
+    return [*own_specs(record), *kept]

@@ -1,15 +1,12 @@
 """Disks in a VM's specifications: found, put in, taken out, and told of. Changes nothing but rows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from holdfast.catalog.tables import VmRow
 from holdfast.spec.disk_requests import DiskView, own_layers
 from holdfast.spec.errors import NotFound, Unsupported
 from holdfast.spec.vm import Disk, DiskBus, VmSpec
-from holdfast.vm.records import VmRecord, set_spec
-
-Change = Callable[[VmSpec], VmSpec]
+from holdfast.vm.records import Change, VmRecord
 
 
 class DiskNotFound(NotFound):
@@ -68,22 +65,6 @@ def with_update(disk: str, **update: Any) -> Change:
         return spec.model_copy(update={"disks": disks})
 
     return change
-
-
-def change_spec(row: VmRow, change: Change) -> None:
-    """Change what holds at the next start."""
-    set_spec(row, change(VmSpec.model_validate(row.spec)))
-
-
-def change_running(row: VmRow, change: Change) -> None:
-    """Change what is recorded of the machine under way; nothing happens where there is none."""
-    if row.running_spec:
-        row.running_spec = change(VmSpec.model_validate(row.running_spec)).model_dump(mode="json")
-
-
-def change_both(row: VmRow, change: Change) -> None:
-    change_spec(row, change)
-    change_running(row, change)
 
 
 def require_movable_memory(record: VmRecord) -> None:

@@ -18,9 +18,6 @@ from holdfast.spec.vm import Disk, DiskBus, VmState
 from holdfast.vm.disk_attachments import open_disk
 from holdfast.vm.disk_settling import forget_unnamed
 from holdfast.vm.disk_specs import (
-    change_both,
-    change_running,
-    change_spec,
     disk_notices,
     disk_of,
     named,
@@ -31,6 +28,7 @@ from holdfast.vm.disk_specs import (
 from holdfast.vm.guest_disks import has_gone, name_of, seen_now, sees_size
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.records import change_both, change_running, change_spec
 from holdfast.vm.rooms import Rooms
 
 _UNHEARING = 1.0  # seconds for a guest that is paused, which cannot answer

@@ -26,8 +26,6 @@ from holdfast.vm import disk_moving, records
 from holdfast.vm.admission import Verb
 from holdfast.vm.disk_settling import specs_of
 from holdfast.vm.disk_specs import (
-    change_both,
-    change_spec,
     disk_of,
     free_id,
     named,
@@ -77,8 +75,7 @@ class DiskWork:
     async def list(self, name: str) -> tuple[DiskView, ...]:
         """Those of the machine that runs and those of the next start, by their numbers."""
         owner = await self._registry.named(name)
-        specs = [owner.record.spec, *([owner.record.running_spec] if owner.record.running_spec else [])]
-        ids = {disk.id for spec in specs for disk in spec.disks}
+        ids = {disk.id for spec in records.own_specs(owner.record) for disk in spec.disks}
         return tuple(
             [await self._view(owner, disk) for disk in sorted(ids, key=lambda each: (len(each), each))]
         )
@@ -146,7 +143,7 @@ class DiskWork:
     async def _require_lone(self, device: BlockDevice) -> None:
         """Also where the other VM is off, and under whatever name it has the device."""
         for record in await self._rooms.records.all():
-            for disk in (*record.spec.disks, *(record.running_spec.disks if record.running_spec else ())):
+            for disk in (disk for spec in records.own_specs(record) for disk in spec.disks):
                 if disk.device is not None and number_of(disk.device) == device.number:
                     raise BlockDeviceInUse(
                         f"{device.path} is {disk.id} of VM {record.name!r}",
@@ -253,7 +250,9 @@ class DiskWork:
                 await owner.machine.disks.limit(disk, limits)
             told = {"disk": disk, "limits": limits.model_dump(mode="json")}
             await owner.change(
-                lambda row: change_both(row, with_update(disk, limits=limits)), "vm.disk-limited", told
+                lambda row: records.change_both(row, with_update(disk, limits=limits)),
+                "vm.disk-limited",
+                told,
             )
 
         await owner.request(apply)
@@ -271,7 +270,7 @@ class DiskWork:
             after = change(owner.record.spec)
             DISK_PORTS.places(each.id for each in after.disks if each.bus is not DiskBus.SCSI)
             told: dict[str, Any] = {"disk": disk, "bus": request.bus}
-            await owner.change(lambda row: change_spec(row, change), "vm.disk-bus-changed", told)
+            await owner.change(lambda row: records.change_spec(row, change), "vm.disk-bus-changed", told)
 
         await owner.request(apply)
         return await self._view(owner, disk)

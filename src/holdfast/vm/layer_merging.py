@@ -11,7 +11,6 @@ layers it has, and records those.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 import structlog
 from sqlalchemy.orm import object_session
@@ -29,9 +28,10 @@ from holdfast.spec.units import format_size
 from holdfast.spec.vm import VmSpec
 from holdfast.vm import checkpoint_records, layers
 from holdfast.vm.checkpoint_files import FOLDER
+from holdfast.vm.disk_settling import specs_of
 from holdfast.vm.layers import Direction, Merge
 from holdfast.vm.owner import VmOwner
-from holdfast.vm.records import set_spec
+from holdfast.vm.records import Change, change_both, own_specs
 from holdfast.vm.rooms import Rooms
 
 log = structlog.get_logger(__name__)
@@ -39,17 +39,9 @@ log = structlog.get_logger(__name__)
 _END_SECONDS = 5.0  # for the end of a process to be noticed whose monitor was lost
 
 
-def own_specs(owner: VmOwner) -> list[VmSpec]:
-    """What the VM is now and will be, without its checkpoints."""
-    record = owner.record
-    return [record.spec, *([record.running_spec] if record.running_spec else [])]
-
-
-def change_specs(row: VmRow, change: Callable[[VmSpec], VmSpec], *, checkpoints: bool) -> None:
+def change_specs(row: VmRow, change: Change, *, checkpoints: bool) -> None:
     """Change what a VM's row, and where asked its checkpoints, say of layers, in the row's transaction."""
-    set_spec(row, change(VmSpec.model_validate(row.spec)))
-    if row.running_spec:
-        row.running_spec = change(VmSpec.model_validate(row.running_spec)).model_dump(mode="json")
+    change_both(row, change)
     session = object_session(row)
     if checkpoints and session is not None:
         checkpoint_records.change_specs(session, row.id, change)
@@ -63,8 +55,7 @@ class Merging:
 
     async def specs(self, owner: VmOwner) -> list[VmSpec]:
         """Every specification that names layers of a VM."""
-        tree = await self._rooms.checkpoints.tree(owner.record.id)
-        return [*own_specs(owner), *tree.specs()]
+        return await specs_of(self._rooms, owner.record)
 
     async def all_that_can(self, owner: VmOwner, job: Job) -> None:
         """Settle, merge until nothing can be, and remove what is left over. Safe to run again.
@@ -124,7 +115,7 @@ class Merging:
     async def tidy(self, owner: VmOwner) -> None:
         """Close and remove every layer and folder that nothing names. Runs in the owner's task."""
         tree = await self._rooms.checkpoints.tree(owner.record.id)
-        specs = [*own_specs(owner), *tree.specs()]
+        specs = [*own_specs(owner.record), *tree.specs()]
         kept = frozenset[str]().union(*layers.named(specs).values())
         if owner.machine is not None:
             with contextlib.suppress(QmpLost):  # it has ended, and they are closed

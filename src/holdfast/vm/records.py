@@ -20,6 +20,7 @@ from holdfast.spec.paging import BadSort, Page, PageQuery
 from holdfast.spec.vm import Acceleration, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import FailureView, GuestView, VmSummary
 
+Change = Callable[[VmSpec], VmSpec]
 _SORTS = {"name", "state", "cpus", "memory", "created"}
 
 
@@ -159,6 +160,27 @@ def set_spec(row: VmRow, spec: VmSpec) -> None:
     row.spec = spec.model_dump(mode="json")
     row.cpus = spec.cpus
     row.memory = spec.memory
+
+
+def own_specs(record: VmRecord) -> list[VmSpec]:
+    """What holds at the next start, and what the machine under way is of."""
+    return [record.spec, *([record.running_spec] if record.running_spec else [])]
+
+
+def change_spec(row: VmRow, change: Change) -> None:
+    """Change what holds at the next start."""
+    set_spec(row, change(VmSpec.model_validate(row.spec)))
+
+
+def change_running(row: VmRow, change: Change) -> None:
+    """Change what is recorded of the machine under way; nothing happens where there is none."""
+    if row.running_spec:
+        row.running_spec = change(VmSpec.model_validate(row.running_spec)).model_dump(mode="json")
+
+
+def change_both(row: VmRow, change: Change) -> None:
+    change_spec(row, change)
+    change_running(row, change)
 
 
 def page(session: Session, query: PageQuery, state: VmState | None) -> Page[VmSummary]:
