@@ -28,7 +28,7 @@ from holdfast.vm.checkpoint_files import FOLDER, firmware_file, make_folder, mem
 from holdfast.vm.checkpoint_of_machine import MachineCheckpoint, Taken, thaw
 from holdfast.vm.checkpoint_records import Checkpoint
 from holdfast.vm.layer_merging import Merging, change_specs
-from holdfast.vm.lifecycle import Find
+from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import own_specs
@@ -47,19 +47,12 @@ def wanted(job: Job) -> dict[str, Any] | None:
     return found
 
 
-class CheckpointPhase:
-    """A phase that works on the checkpoints of one VM; `params["vm"]` is its id."""
-
-    title = ""
-    weight = 1.0
+class CheckpointPhase(RoomsPhase):
+    """A phase that works on the checkpoints of one VM."""
 
     def __init__(self, rooms: Rooms, find: Find) -> None:
-        self._rooms = rooms
-        self._find = find
+        super().__init__(rooms, find)
         self._merging = Merging(rooms)
-
-    async def _owner(self, job: Job) -> VmOwner:
-        return await self._find(job.params["vm"])
 
     def _folder(self, owner: VmOwner, name: str) -> Path:
         return self._rooms.state.vm(owner.record.name) / FOLDER / name
@@ -68,9 +61,6 @@ class CheckpointPhase:
         """Whether the checkpoint is whole and recorded."""
         new, tree = wanted(job), await self._rooms.checkpoints.tree(job.params["vm"])
         return new is not None and any(each.id == new["id"] for each in tree.checkpoints)
-
-    async def undo(self, job: Job) -> None:
-        """Nothing by itself."""
 
 
 class PrepareLayers(CheckpointPhase):

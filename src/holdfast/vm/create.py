@@ -19,7 +19,7 @@ from holdfast.trust.firmware import choose_firmware
 from holdfast.trust.key_stores import carry_pending
 from holdfast.vm.cloud_init import seed_files
 from holdfast.vm.disk_settling import in_pools, specs_of
-from holdfast.vm.lifecycle import Find, StartMachine
+from holdfast.vm.lifecycle import Find, RoomsPhase, StartMachine
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import VmNotFound
 from holdfast.vm.rooms import Rooms
@@ -31,24 +31,11 @@ _LOGS = ("console.log",)
 """Written by QEMU itself, so they are its user's; the folder is not."""
 
 
-class _Making:
-    """A phase that makes a part of the VM's folder; its undo is that of `PrepareFolder`."""
-
-    title = ""
-    weight = 1.0
-
-    def __init__(self, rooms: Rooms, find: Find) -> None:
-        self._rooms = rooms
-        self._find = find
-
-    async def _owner(self, job: Job) -> VmOwner:
-        return await self._find(job.params["vm"])
+class _Making(RoomsPhase):
+    """A phase that makes a part of the VM's folder; its undo is that of `PrepareFolder`: all of it goes."""
 
     def _identity(self, owner: VmOwner) -> Identity | None:
         return self._rooms.identities.of(owner.record.number)
-
-    async def undo(self, job: Job) -> None:
-        """Nothing: the folder goes as a whole."""
 
 
 class PrepareFolder(_Making):

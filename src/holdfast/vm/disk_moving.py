@@ -17,9 +17,8 @@ from holdfast.vm import layers
 from holdfast.vm.disk_attachments import open_disk
 from holdfast.vm.disk_settling import specs_of
 from holdfast.vm.disk_specs import disk_of, named
-from holdfast.vm.disk_work import DiskPhase
 from holdfast.vm.layer_merging import change_specs
-from holdfast.vm.lifecycle import Find
+from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.rooms import Rooms
 
@@ -44,7 +43,7 @@ def new_names(specs: list[VmSpec], disk_id: str) -> dict[str, str]:
     return names
 
 
-class _Moving(DiskPhase):
+class _Moving(RoomsPhase):
     """`params`: `disk_id`, `pool` (None: the VM's own folder) and `names` of the copies by layer."""
 
     def _new(self, job: Job, disk: Disk) -> Disk:

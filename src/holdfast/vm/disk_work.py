@@ -26,7 +26,7 @@ from holdfast.vm.disk_specs import (
     without_disk,
 )
 from holdfast.vm.guest_disks import has_gone, name_of, seen_now, sees_size
-from holdfast.vm.lifecycle import Find
+from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import change_both, change_running, change_spec
 from holdfast.vm.rooms import Rooms
@@ -34,28 +34,11 @@ from holdfast.vm.rooms import Rooms
 _UNHEARING = 1.0  # seconds for a guest that is paused, which cannot answer
 
 
-class DiskPhase:
-    """A phase that works on one disk of one VM; `params["vm"]` is its id."""
-
-    title = ""
-    weight = 1.0
-
-    def __init__(self, rooms: Rooms, find: Find) -> None:
-        self._rooms = rooms
-        self._find = find
-
-    async def _owner(self, job: Job) -> VmOwner:
-        return await self._find(job.params["vm"])
-
-    async def undo(self, job: Job) -> None:
-        """Nothing to take back."""
-
-
 def _disk(job: Job) -> Disk:
     return Disk.model_validate(job.params["disk"])
 
 
-class MakeVolume(DiskPhase):
+class MakeVolume(RoomsPhase):
     title = "make the volume"
     weight = 3.0
 
@@ -77,7 +60,7 @@ class MakeVolume(DiskPhase):
         await owner.request(lambda: forget_unnamed(self._rooms, owner.record, [_disk(job)]))
 
 
-class PlugDisk(DiskPhase):
+class PlugDisk(RoomsPhase):
     title = "give the disk to the VM"
 
     async def do(self, job: Job) -> None:
@@ -113,7 +96,7 @@ class PlugDisk(DiskPhase):
         await owner.change(lambda row: change_running(row, without_disk(disk.id)))
 
 
-class AskGuest(DiskPhase):
+class AskGuest(RoomsPhase):
     """Its own phase, so that an answer that does not come keeps nothing from being recorded."""
 
     title = "look whether the guest sees it"
@@ -130,7 +113,7 @@ class AskGuest(DiskPhase):
         job.notes["guest_name"] = name or None
 
 
-class UnplugDisk(DiskPhase):
+class UnplugDisk(RoomsPhase):
     title = "take the disk out of the VM"
     weight = 2.0
 
@@ -159,7 +142,7 @@ class UnplugDisk(DiskPhase):
         await owner.change(lambda row: change_both(row, without_disk(disk)), "vm.disk-removed", told)
 
 
-class DropVolume(DiskPhase):
+class DropVolume(RoomsPhase):
     title = "delete the volume"
     weight = 0.2
 
@@ -171,7 +154,7 @@ class DropVolume(DiskPhase):
             await owner.request(lambda: forget_unnamed(self._rooms, owner.record, [disk]))
 
 
-class ResizeDisk(DiskPhase):
+class ResizeDisk(RoomsPhase):
     title = "give the disk more space"
 
     async def do(self, job: Job) -> None:

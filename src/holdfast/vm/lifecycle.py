@@ -14,6 +14,7 @@ from holdfast.operations.procedure import Job, Procedure
 from holdfast.spec.errors import TimedOut
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.rooms import Rooms
 
 Find = Callable[[str], Awaitable[VmOwner]]
 """From a VM's id to its owner."""
@@ -26,7 +27,7 @@ class GuestDidNotStop(TimedOut):
     id = "guest-did-not-stop"
 
 
-class _OwnerPhase:
+class OwnerPhase:
     """A phase that works on one VM; `params["vm"]` is its id."""
 
     title = ""
@@ -42,7 +43,15 @@ class _OwnerPhase:
         """Nothing: the owner has undone what failed."""
 
 
-class StartMachine(_OwnerPhase):
+class RoomsPhase(OwnerPhase):
+    """One that works in the rooms of a VM too."""
+
+    def __init__(self, rooms: Rooms, find: Find) -> None:
+        super().__init__(find)
+        self._rooms = rooms
+
+
+class StartMachine(OwnerPhase):
     title = "start the machine"
 
     async def do(self, job: Job) -> None:
@@ -51,7 +60,7 @@ class StartMachine(_OwnerPhase):
         await owner.request(lambda: owner.start(job.id, requested))
 
 
-class StopGuest(_OwnerPhase):
+class StopGuest(OwnerPhase):
     """Asks the guest, then waits for it, and says how long it has been."""
 
     title = "wait for the guest to shut down"
@@ -90,7 +99,7 @@ class StopGuest(_OwnerPhase):
         await owner.request(owner.stop_asking)
 
 
-class SaveMachine(_OwnerPhase):
+class SaveMachine(OwnerPhase):
     title = "write the memory to disk"
 
     async def do(self, job: Job) -> None:
@@ -100,7 +109,7 @@ class SaveMachine(_OwnerPhase):
         await owner.request(lambda: owner.save(job.id, job.progress))
 
 
-class RenameFolder(_OwnerPhase):
+class RenameFolder(OwnerPhase):
     """The folder carries the VM's name: both change, and a crash between them is mended by running again."""
 
     title = "rename the VM"

@@ -27,7 +27,7 @@ from holdfast.storage.volume_content import to_format
 from holdfast.storage.volume_to_stream import CompressedClusters, volume_to_stream
 from holdfast.vm.admission import Verb
 from holdfast.vm.checkpoint_export import VM_KIND
-from holdfast.vm.lifecycle import Find
+from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
@@ -67,15 +67,8 @@ class VmExports:
         await asyncio.to_thread(require_space, self._rooms.state.scratch, room)
 
 
-class _Exporting:
+class _Exporting(RoomsPhase):
     """A phase over the operation's folder."""
-
-    title = ""
-    weight = 1.0
-
-    def __init__(self, rooms: Rooms, find: Find) -> None:
-        self._rooms = rooms
-        self._find = find
 
     def folder(self, job: Job) -> Path:
         return operation_folder(self._rooms.state.scratch, job.id)
@@ -89,7 +82,7 @@ class ExportDisks(_Exporting):
     weight = 10.0
 
     async def do(self, job: Job) -> None:
-        owner = await self._find(job.params["vm"])
+        owner = await self._owner(job)
         spec = VmSpec.model_validate(job.params["spec"])
         folder = self.folder(job)
 
@@ -152,7 +145,7 @@ class Describe(_Exporting):
     weight = 0.1
 
     async def do(self, job: Job) -> None:
-        owner = await self._find(job.params["vm"])
+        owner = await self._owner(job)
         name, spec = owner.record.name, VmSpec.model_validate(job.params["spec"])
         disks = [
             ExportedDisk(disk.id, ExportedFile(**job.notes["disks"][disk.id]), disk.size)
