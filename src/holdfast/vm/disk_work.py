@@ -11,10 +11,10 @@ a crash the phase finds out what is so already.
 import asyncio
 from typing import Any
 
-from holdfast.machine.hotplug import UNPLUG_SECONDS, UnplugIgnored, UnplugRefused
+from holdfast.machine.hotplug import UnplugIgnored, UnplugRefused
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job, Procedure
-from holdfast.spec.vm import Disk, DiskBus, VmState
+from holdfast.spec.vm import Disk, DiskBus
 from holdfast.vm.disk_attachments import open_disk
 from holdfast.vm.disk_settling import forget_unnamed
 from holdfast.vm.disk_specs import (
@@ -26,12 +26,11 @@ from holdfast.vm.disk_specs import (
     without_disk,
 )
 from holdfast.vm.guest_disks import has_gone, name_of, seen_now, sees_size
+from holdfast.vm.guest_sight import patience
 from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import change_both, change_running, change_spec
 from holdfast.vm.rooms import Rooms
-
-_UNHEARING = 1.0  # seconds for a guest that is paused, which cannot answer
 
 
 def _disk(job: Job) -> Disk:
@@ -92,7 +91,7 @@ class PlugDisk(RoomsPhase):
         await owner.change(lambda row: change_spec(row, without_disk(disk.id)))
         # One that its guest does not let go of stays with the machine until that ends.
         if owner.machine is not None:
-            await owner.machine.disks.remove(disk.id, _patience(owner))
+            await owner.machine.disks.remove(disk.id, patience(owner))
         await owner.change(lambda row: change_running(row, without_disk(disk.id)))
 
 
@@ -132,7 +131,7 @@ class UnplugDisk(RoomsPhase):
         told = {"disk": disk}
         if machine is not None and disk_of(record.running_spec, disk):
             try:
-                await machine.disks.remove(disk, _patience(owner))
+                await machine.disks.remove(disk, patience(owner))
             except (UnplugIgnored, UnplugRefused) as error:
                 if not job.params["force"] or job.params["keep"]:
                     raise _kept(record.name, disk, error) from error
@@ -185,10 +184,6 @@ async def free_place(owner: VmOwner, machine: RunningMachine, disk: Disk) -> int
         if each.bus is not DiskBus.SCSI and each.id != disk.id
     ]
     return await machine.disks.require_place(disk.id, disk.bus, others)
-
-
-def _patience(owner: VmOwner) -> float:
-    return _UNHEARING if owner.record.state is VmState.PAUSED else UNPLUG_SECONDS
 
 
 def _kept(name: str, disk: str, error: UnplugIgnored | UnplugRefused) -> UnplugIgnored | UnplugRefused:

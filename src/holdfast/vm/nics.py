@@ -17,15 +17,14 @@ from holdfast.catalog.tables import VmRow
 from holdfast.machine.hotplug import UNPLUG_SECONDS, UnplugIgnored, UnplugRefused
 from holdfast.machine.layout import free_nic_ports, with_layout
 from holdfast.machine.running import RunningMachine
-from holdfast.qmp.agent import GuestAgent
 from holdfast.qmp.agent_devices import station_addresses
 from holdfast.spec.devices import NicChange, NicDone, NicView
 from holdfast.spec.errors import Conflict, NotFound
-from holdfast.spec.vm import Nic, VmSpec, VmState
+from holdfast.spec.vm import Nic, VmSpec
 from holdfast.spec.vm_requests import NewNic
 from holdfast.vm.admission import Verb
 from holdfast.vm.device_settling import nic_of, set_running, settle_devices
-from holdfast.vm.guest_sight import SECONDS, sight
+from holdfast.vm.guest_sight import asked, patience
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.planning import Planner
 from holdfast.vm.records import set_spec
@@ -36,7 +35,6 @@ Named = Callable[[str], Awaitable[VmOwner]]
 """From a VM's name or id to its owner."""
 
 _FORCED = 3.0  # seconds that a guest is given before its card is cut off
-_UNHEARING = 1.0  # seconds for a guest that is paused, which cannot answer
 
 
 class NicNotFound(NotFound):
@@ -56,8 +54,8 @@ class NicWork:
     async def list(self, name: str) -> tuple[NicView, ...]:
         """Those of the machine that runs, and those of the next start."""
         owner = await self._named(name)
-        seen = await self._stations(owner)
-        ids = {nic.id: None for spec in _specs(owner) for nic in spec.nics}
+        seen = await asked(owner, station_addresses)
+        ids = {nic.id: None for spec in owner.specs for nic in spec.nics}
         return tuple(
             NicView(**_view(owner, nic, None if seen is None else _card(owner, nic).mac in seen))
             for nic in sorted(ids, key=lambda each: (len(each), each))
@@ -145,8 +143,7 @@ class NicWork:
         await self._rooms.ports.forget(nic)
 
     async def _unplug(self, owner: VmOwner, machine: RunningMachine, nic: Nic, force: bool) -> None:
-        paused = owner.record.state is VmState.PAUSED
-        limit = _UNHEARING if paused else _FORCED if force else UNPLUG_SECONDS
+        limit = patience(owner, _FORCED if force else UNPLUG_SECONDS)
         try:
             await machine.nics.remove(nic.id, limit)
         except (UnplugIgnored, UnplugRefused) as error:
@@ -205,32 +202,14 @@ class NicWork:
     # What is told of it
 
     async def _done(self, owner: VmOwner, nic: Nic, wanted: bool) -> NicDone:
-        seen = await self._stations(owner, lambda found: (nic.mac in found) is wanted)
+        seen = await asked(owner, station_addresses, lambda found: (nic.mac in found) is wanted)
         view = _view(owner, nic.id, None if seen is None else nic.mac in seen, nic)
         running = owner.record.running_spec if owner.machine else None
         return NicDone(**view, free_ports=len(free_nic_ports(running)) if running else None)
 
-    async def _stations(
-        self, owner: VmOwner, enough: Callable[[set[str]], bool] = lambda _: True
-    ) -> set[str] | None:
-        """MAC addresses that the guest tells of, once there are `enough`; None: it cannot be asked."""
-        found: set[str] = set()
-
-        async def look(agent: GuestAgent, limit: float) -> bool:
-            nonlocal found
-            found = await station_addresses(agent, limit)
-            return enough(found)
-
-        return None if await sight(owner, look, wanted=True, limit=SECONDS) is None else found
-
-
-def _specs(owner: VmOwner) -> list[VmSpec]:
-    running = owner.record.running_spec if owner.machine else None
-    return [owner.record.spec, *([running] if running else [])]
-
 
 def _card(owner: VmOwner, nic: str) -> Nic:
-    for spec in reversed(_specs(owner)):
+    for spec in reversed(owner.specs):
         if found := nic_of(spec, nic):
             return found
     raise _missing(owner.record.name, nic)

@@ -31,7 +31,7 @@ from holdfast.vm.device_settling import settle_devices
 from holdfast.vm.disk_settling import forget_unnamed, in_pools, settle_disks, specs_of
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
-from holdfast.vm.records import VmRecord, require_lone_identity
+from holdfast.vm.records import VmRecord, own_specs, require_lone_identity
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.stall import Stall, StallWatch
 from holdfast.vm.start import bring_up, settle_restore, take_down
@@ -78,6 +78,11 @@ class VmOwner:
     def stall(self) -> Stall | None:
         """Why the guest stands still though nobody paused it; None where it does not."""
         return self._stalls.stall
+
+    @property
+    def specs(self) -> list[VmSpec]:
+        """What holds at the next start, and what the machine that runs has."""
+        return own_specs(self.record) if self.machine is not None else [self.record.spec]
 
     # Requests
 

@@ -13,23 +13,22 @@ from dataclasses import dataclass
 import structlog
 
 from holdfast.host.space import require_memory
-from holdfast.machine.hotplug import UNPLUG_SECONDS, UnplugIgnored, UnplugRefused
+from holdfast.machine.hotplug import UnplugIgnored, UnplugRefused
 from holdfast.machine.layout import Waits, growth, removable, with_layout
 from holdfast.machine.running import RunningMachine
 from holdfast.qmp.agent import GuestAgent
 from holdfast.qmp.agent_devices import online_cpus, online_memory, use_cpus, use_memory
 from holdfast.qmp.errors import QmpRefused
 from holdfast.spec.errors import HoldfastError
-from holdfast.spec.vm import Acceleration, VmSpec, VmState
+from holdfast.spec.vm import Acceleration, VmSpec
 from holdfast.vm.device_settling import settle_size
-from holdfast.vm.guest_sight import sight
+from holdfast.vm.guest_sight import asked, patience
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rooms import Rooms
 
 log = structlog.get_logger(__name__)
 
-_UNHEARING = 1.0  # seconds for a guest that is paused, which cannot answer
 _MOVABLE = 3
 """How many times the memory of its start a guest may have besides in pieces that it can give back: its
 kernel cannot use those for itself."""
@@ -51,16 +50,7 @@ async def require_room(record: VmRecord, memory: int | None) -> None:
 
 
 async def guest_size(owner: VmOwner) -> GuestSize:
-    found = GuestSize()
-
-    async def look(agent: GuestAgent, limit: float) -> bool:
-        nonlocal found
-        found = GuestSize(await online_cpus(agent, limit), found.memory)
-        found = GuestSize(found.cpus, await online_memory(agent, limit))
-        return True
-
-    await sight(owner, look, wanted=True)
-    return found
+    return GuestSize(await asked(owner, online_cpus), await asked(owner, online_memory))
 
 
 async def resize(rooms: Rooms, owner: VmOwner) -> None:
@@ -71,7 +61,7 @@ async def resize(rooms: Rooms, owner: VmOwner) -> None:
     machine, running, wanted = owner.machine, owner.record.running_spec, owner.record.spec
     if machine is None or running is None:
         return
-    limit = _UNHEARING if owner.record.state is VmState.PAUSED else UNPLUG_SECONDS
+    limit = patience(owner)
     running = with_layout(running)
     try:
         for part in (_cpus(machine, running, wanted, limit), _memory(machine, owner.record, wanted, limit)):
@@ -116,7 +106,7 @@ async def use(owner: VmOwner, before: GuestSize, was: VmSpec | None) -> None:
         async def more_cpus(agent: GuestAgent, limit: float) -> bool:
             return await use_cpus(agent, now.cpus, limit) >= now.cpus
 
-        await sight(owner, more_cpus, wanted=True)
+        await asked(owner, more_cpus, bool)
     if now.memory > was.memory and before.memory is not None:
         wanted = before.memory + now.memory - was.memory
         base = now.memory - sum(dimm.size for dimm in (now.layout.dimms if now.layout else ()))
@@ -126,6 +116,6 @@ async def use(owner: VmOwner, before: GuestSize, was: VmSpec | None) -> None:
             left = wanted - await online_memory(agent, limit)
             return left <= 0 or await use_memory(agent, left, limit, movable=movable) >= wanted
 
-        await sight(owner, more_memory, wanted=True)
+        await asked(owner, more_memory, bool)
     with contextlib.suppress(HoldfastError):
         await owner.guest.measure()

@@ -42,7 +42,7 @@ class UsbWork:
     async def list(self, name: str) -> tuple[UsbView, ...]:
         """Those of the machine that runs, and those of the next start."""
         owner = await self._named(name)
-        ids = sorted({each.id for spec in _specs(owner) for each in spec.usb})
+        ids = sorted({each.id for spec in owner.specs for each in spec.usb})
         return tuple(_view(owner, _device(owner, each)) for each in ids)
 
     async def add(self, name: str, wanted: NewUsb) -> UsbView:
@@ -119,13 +119,8 @@ async def _plug(machine: RunningMachine, device: UsbDevice, found: UsbHostDevice
         os.close(fd)
 
 
-def _specs(owner: VmOwner) -> list[VmSpec]:
-    running = owner.record.running_spec if owner.machine else None
-    return [owner.record.spec, *([running] if running else [])]
-
-
 def _free(owner: VmOwner) -> str:
-    taken = {each.id for spec in _specs(owner) for each in spec.usb}
+    taken = {each.id for spec in owner.specs for each in spec.usb}
     if len(taken) >= MAX_USB:
         raise TooManyDevices(
             f"VM {owner.record.name!r} has {len(taken)} USB devices, which is as many as a VM can have",
@@ -136,7 +131,7 @@ def _free(owner: VmOwner) -> str:
 
 
 def _device(owner: VmOwner, device: str) -> UsbDevice:
-    for spec in _specs(owner):
+    for spec in owner.specs:
         for each in spec.usb:
             if each.id == device:
                 return each

@@ -15,6 +15,7 @@ from holdfast.spec.units import GIB
 from holdfast.spec.vm import VmSpec
 from holdfast.vm import usb, usb_devices
 from holdfast.vm.disk_specs import MemoryNotMovable, require_movable_memory
+from holdfast.vm.records import VmRecord, own_specs
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.usb import UsbGivenTwice, UsbNotFound, UsbWork
 from holdfast.vm.usb_devices import UsbDeviceInUse, open_all
@@ -67,6 +68,10 @@ class Owner:
         self.name, self.machine, self._others = name, machine, others
         others.append(self)
         self.record = self.stored()
+
+    @property
+    def specs(self) -> list[VmSpec]:
+        return own_specs(cast(VmRecord, self.record)) if self.machine else [self.record.spec]
 
     def stored(self) -> Any:
         running = self.row.running_spec
