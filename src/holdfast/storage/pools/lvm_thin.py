@@ -14,10 +14,10 @@ from holdfast.host.processes import Identity
 from holdfast.spec.attachment import BlockPlace, Place
 from holdfast.spec.errors import Conflict, HoldfastError, NotFound
 from holdfast.spec.pool import LvmThinPoolSpec, PoolHealth, PoolSpec
-from holdfast.spec.vm import VolumeFormat
+from holdfast.storage.pools.flat import FlatPool
 from holdfast.storage.pools.lvm import Lvm, report
-from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, require_qcow2, state_of, vanished
+from holdfast.storage.pools.names import PART, PREFIX, flat_name
+from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, state_of, vanished
 
 _TAG = "holdfast_pool_"
 _THIN_POOL = "t"  # first letter of lv_attr, lvs(8)
@@ -32,7 +32,7 @@ class VolumeGroupTaken(Conflict):
     id = "volume-group-taken"
 
 
-class LvmThinPool:
+class LvmThinPool(FlatPool):
     """Fits `Pool`."""
 
     spec: PoolSpec
@@ -48,10 +48,6 @@ class LvmThinPool:
         self._thin_pool = spec.thin_pool
         self._thin = f"{spec.group}/{spec.thin_pool}"
         self._tag = f"{_TAG}{pool_id.replace('-', '')}"
-
-    @property
-    def format(self) -> VolumeFormat:
-        return VolumeFormat.QCOW2
 
     async def make(self) -> None:
         """Raises ThinPoolMissing, VolumeGroupTaken, LvmFailed, ProgramMissing."""
@@ -107,13 +103,6 @@ class LvmThinPool:
         )
         return self.draft(volume)
 
-    async def _begin(self, volume: VolumeId) -> None:
-        require_qcow2(self.name, volume)
-        state = await self.state()
-        if state.health is PoolHealth.VANISHED:
-            raise vanished(self.name, state.reason)
-        await self.discard(volume)
-
     async def copy(self, source: Place, volume: VolumeId) -> bool:
         """A snapshot, where the source is in the same group."""
         if not isinstance(source, BlockPlace) or source.path.parent != self._devices / self._group:
@@ -132,42 +121,20 @@ class LvmThinPool:
                 "lvextend", "--yes", "--size", f"{device_size(size)}b", f"{self._group}/{flat_name(volume)}"
             )
 
-    async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
-        name, there = flat_name(volume), await self._volumes()
-        if name + PART in there:
-            if name in there:
-                await self._remove(name)
-            await self._lvm.run("lvrename", self._group, name + PART, name)
-        await self.grant(volume, identity)
+    async def _complete(self, name: str) -> None:
+        """Nothing: a volume has its full size from the beginning."""
 
     async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
         path = self._devices / self._group / flat_name(volume)
         if identity:
             await asyncio.to_thread(os.chown, path, identity.uid, identity.gid)
 
-    async def discard(self, volume: VolumeId) -> None:
-        if flat_name(volume) + PART in await self._volumes():
-            await self._remove(flat_name(volume) + PART)
-
-    async def remove(self, volume: VolumeId) -> None:
-        there = await self._volumes()
-        for name in (flat_name(volume), flat_name(volume) + PART):
-            if name in there:
-                await self._remove(name)
-
-    async def has(self, volume: VolumeId) -> bool:
-        return flat_name(volume) in await self._volumes()
-
     async def used(self, volume: VolumeId) -> int:
         found = (await self._volumes()).get(flat_name(volume))
         return int(int(found["lv_size"]) * _percent(found["data_percent"]) / 100) if found else 0
 
-    async def names(self, vm: str) -> list[str]:
-        return of_vm(await self._volumes(), vm)
-
-    async def rename(self, old: str, new: str) -> None:
-        for before, after in renames(await self._volumes(), old, new, self.name):
-            await self._lvm.run("lvrename", self._group, before, after)
+    async def _move(self, before: str, after: str) -> None:
+        await self._lvm.run("lvrename", self._group, before, after)
 
     async def _remove(self, name: str) -> None:
         await self._lvm.run("lvremove", "--yes", "--force", f"{self._group}/{name}")

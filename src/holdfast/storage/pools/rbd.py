@@ -15,9 +15,9 @@ from holdfast.host.processes import Identity, Processes
 from holdfast.spec.attachment import Place, RbdPlace
 from holdfast.spec.errors import Conflict, Failed, HoldfastError, TimedOut
 from holdfast.spec.pool import PoolHealth, PoolSpec, RbdPoolSpec
-from holdfast.spec.vm import VolumeFormat
-from holdfast.storage.pools.names import PART, PREFIX, flat_name, of_vm, renames
-from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, require_qcow2, state_of, vanished
+from holdfast.storage.pools.flat import FlatPool
+from holdfast.storage.pools.names import PART, PREFIX, flat_name
+from holdfast.storage.pools.pool import PoolState, VolumeId, device_size, state_of, vanished
 
 _MARK = "holdfast-pool"
 _ID = "id"
@@ -34,7 +34,7 @@ class CephPoolTaken(Conflict):
     id = "ceph-pool-taken"
 
 
-class RbdPool:
+class RbdPool(FlatPool):
     """Fits `Pool`."""
 
     spec: PoolSpec
@@ -47,10 +47,6 @@ class RbdPool:
         self._id = pool_id
         self._processes = processes
         self._lengths: dict[str, int] = {}
-
-    @property
-    def format(self) -> VolumeFormat:
-        return VolumeFormat.QCOW2
 
     async def make(self) -> None:
         """Raises CephFailed, CephPoolTaken, ProgramMissing."""
@@ -101,13 +97,6 @@ class RbdPool:
         self._lengths[flat_name(volume)] = max(device_size(size), length)
         return self.draft(volume)
 
-    async def _begin(self, volume: VolumeId) -> None:
-        require_qcow2(self.name, volume)
-        state = await self.state()
-        if state.health is PoolHealth.VANISHED:
-            raise vanished(self.name, state.reason)
-        await self.discard(volume)
-
     async def copy(self, source: Place, volume: VolumeId) -> bool:
         if not isinstance(source, RbdPlace) or source.secret != self._place("").secret:
             return False
@@ -128,26 +117,8 @@ class RbdPool:
     async def grant(self, volume: VolumeId, identity: Identity | None) -> None:
         """Nothing: who has the key may."""
 
-    async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
-        name, there = flat_name(volume), await self._volumes()
-        if name + PART in there:
-            await self._lengthen(name + PART, self._lengths.pop(name, 0))
-            if name in there:
-                await self._remove(name)
-            await self._rbd("mv", f"{self._pool}/{name}{PART}", f"{self._pool}/{name}")
-
-    async def discard(self, volume: VolumeId) -> None:
-        if flat_name(volume) + PART in await self._volumes():
-            await self._remove(flat_name(volume) + PART)
-
-    async def remove(self, volume: VolumeId) -> None:
-        there = await self._volumes()
-        for name in (flat_name(volume), flat_name(volume) + PART):
-            if name in there:
-                await self._remove(name)
-
-    async def has(self, volume: VolumeId) -> bool:
-        return flat_name(volume) in await self._volumes()
+    async def _complete(self, name: str) -> None:
+        await self._lengthen(name + PART, self._lengths.pop(name, 0))
 
     async def used(self, volume: VolumeId) -> int:
         if not await self.has(volume):
@@ -155,12 +126,8 @@ class RbdPool:
         said = await self._rbd("du", "--format", "json", f"{self._pool}/{flat_name(volume)}", limit=60.0)
         return sum(int(each["used_size"]) for each in json.loads(said)["images"])
 
-    async def names(self, vm: str) -> list[str]:
-        return of_vm(await self._volumes(), vm)
-
-    async def rename(self, old: str, new: str) -> None:
-        for before, after in renames(await self._volumes(), old, new, self.name):
-            await self._rbd("mv", f"{self._pool}/{before}", f"{self._pool}/{after}")
+    async def _move(self, before: str, after: str) -> None:
+        await self._rbd("mv", f"{self._pool}/{before}", f"{self._pool}/{after}")
 
     async def _remove(self, image: str) -> None:
         await self._rbd("rm", "--no-progress", f"{self._pool}/{image}", limit=_LONG)
