@@ -4,6 +4,9 @@ A device is recorded before it is plugged and forgotten after it is gone, so QEM
 the record names; what it has less is dropped here, with what stood beside it on the host.
 """
 
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
 import structlog
 
 from holdfast.catalog.tables import VmRow
@@ -17,51 +20,58 @@ from holdfast.vm.rooms import Rooms
 log = structlog.get_logger(__name__)
 
 
+class _Plug(Protocol):
+    """Devices of one kind in a machine, by their ids."""
+
+    async def has(self, device: str, /) -> bool: ...
+
+    async def close(self, device: str, /) -> None: ...
+
+
+class _Device(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+D = TypeVar("D", bound=_Device)
+
+
 async def settle_devices(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
     """Forget what a running machine no longer has; returns the record as it then is."""
     running = record.running_spec
     if running is None:
         return record
-    record = await settle_size(rooms, record, machine)
-    record = await _settle_drives(rooms, record, machine)
-    record = await _settle_usb(rooms, record, machine)
-    gone = [nic for nic in running.nics if not await machine.nics.has(nic.id)]
-    for nic in gone:
-        await machine.nics.close(nic.id)
+
+    async def detach(nic: Nic) -> None:
         await rooms.ports.detach(record.id, nic)
-    if not gone:
-        return record
-    kept = tuple(nic for nic in running.nics if nic not in gone)
-    data = {"nics": [nic.id for nic in gone]}
-    return await rooms.records.change(
-        record.id, lambda row: set_running(row, nics=kept), "vm.unplugged", data
-    )
+
+    record = await settle_size(rooms, record, machine)
+    record = await _forget_gone(rooms, record, machine.cds, "cd_drives", running.cd_drives)
+    record = await _forget_gone(rooms, record, machine.usb, "usb", running.usb)
+    return await _forget_gone(rooms, record, machine.nics, "nics", running.nics, detach)
 
 
-async def _settle_drives(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
-    running = record.running_spec
-    drives = running.cd_drives if running else ()
-    kept = tuple([drive for drive in drives if await machine.cds.has(drive.id)])
-    if kept == drives:
-        return record
-    for drive in set(drives) - set(kept):
-        await machine.cds.close(drive.id)
-    data = {"cd_drives": [drive.id for drive in drives if drive not in kept]}
-    return await rooms.records.change(
-        record.id, lambda row: set_running(row, cd_drives=kept), "vm.unplugged", data
-    )
-
-
-async def _settle_usb(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
-    running = record.running_spec
-    devices = running.usb if running else ()
-    kept = tuple([device for device in devices if await machine.usb.has(device.id)])
+async def _forget_gone(
+    rooms: Rooms,
+    record: VmRecord,
+    plug: _Plug,
+    field: str,
+    devices: tuple[D, ...],
+    release: Callable[[D], Awaitable[None]] | None = None,
+) -> VmRecord:
+    """`field`: the specification's, which holds `devices`; `release` lets go of what the host had for one."""
+    kept = tuple([device for device in devices if await plug.has(device.id)])
     if kept == devices:
         return record
-    for device in set(devices) - set(kept):
-        await machine.usb.close(device.id)
-    data = {"usb": [device.id for device in devices if device not in kept]}
-    return await rooms.records.change(record.id, lambda row: set_running(row, usb=kept), "vm.unplugged", data)
+    gone = [device for device in devices if device not in kept]
+    for device in gone:
+        await plug.close(device.id)
+        if release is not None:
+            await release(device)
+    data = {field: [device.id for device in gone]}
+    return await rooms.records.change(
+        record.id, lambda row: set_running(row, **{field: kept}), "vm.unplugged", data
+    )
 
 
 async def settle_size(rooms: Rooms, record: VmRecord, machine: RunningMachine) -> VmRecord:
