@@ -27,6 +27,15 @@ def sync_folder(path: Path) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable. Raises OSError, also for a link."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Put `data` at `path`: afterwards the file holds all of it, or what it held before."""
     scratch = path.with_name(f".{path.name}.{new_id()[:8]}")

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from holdfast.host.files import sync_file
 from holdfast.qmp.errors import QmpLost, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
 from holdfast.spec.errors import Failed, HoldfastError
@@ -67,7 +68,7 @@ class MemoryStream:
         except BaseException:
             await self.cancel()
             raise
-        await asyncio.to_thread(_sync, path)
+        await asyncio.to_thread(sync_file, path)
 
     async def stream(self, path: Path, at_instant: Callable[[], Awaitable[None]], progress: Progress) -> None:
         """Write memory, devices and TPM state to `path` while the guest runs; not durable when it returns.
@@ -188,11 +189,3 @@ class MemoryStream:
             ram = info["ram"]
             done = ram["total"] - ram["remaining"]
             progress(done / ram["total"], f"{format_size(done)} of {format_size(ram['total'])}")
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,11 +14,10 @@ from typing import Any
 
 from holdfast.host.confine import confine
 from holdfast.host.processes import Identity, Limits, Processes
-from holdfast.host.space import NoSpace, free_space
 from holdfast.spec.errors import HoldfastError, RemoteError
 from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.storage.formats import refusals
-from holdfast.storage.qemu_img import ConversionFailed, Progress
+from holdfast.storage.qemu_img import ConversionFailed, Progress, no_room
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -92,16 +91,6 @@ async def run_confined(
         value=target.name,
         cure="Check the source with `qemu-img check` where it was made.",
         detail={"log": log},
-    )
-
-
-def no_room(target: Path) -> NoSpace:
-    free, _ = free_space(target.parent)
-    return NoSpace(
-        f"no room is left at {target.parent} ({format_size(free)} are free)",
-        value=str(target.parent),
-        cure="Free some space there, for example by deleting images that no VM uses.",
-        detail={"free": free},
     )
 
 

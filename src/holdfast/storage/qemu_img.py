@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from holdfast.host.files import in_memory
 from holdfast.host.processes import Completed, Identity, Limits, Processes
@@ -95,17 +96,22 @@ def _failure(done: Completed, target: Path | None) -> NoSpace | ConversionFailed
     said = done.stderr.decode(errors="replace").strip()[-2000:]
     full = "No space left" in said or "File too large" in said or done.returncode == -_SIGXFSZ
     if full and target is not None:
-        free, _ = free_space(target.parent)
-        return NoSpace(
-            f"no room is left at {target.parent} ({format_size(free)} are free)",
-            value=str(target.parent),
-            cure="Free some space there, for example by deleting images that no VM uses.",
-            detail={"log": said, "free": free},
-        )
+        return no_room(target, log=said)
     last = said.splitlines()[-1] if said else f"it ended with status {done.returncode}"
     return ConversionFailed(
         f"qemu-img could not make {target.name if target else 'a volume'}: {last}",
         value=target.name if target else None,
         cure="Check the source file with `qemu-img check` where it was made.",
         detail={"log": said},
+    )
+
+
+def no_room(target: Path, **detail: Any) -> NoSpace:
+    """What to raise where a file could not grow any more."""
+    free, _ = free_space(target.parent)
+    return NoSpace(
+        f"no room is left at {target.parent} ({format_size(free)} are free)",
+        value=str(target.parent),
+        cure="Free some space there, for example by deleting images that no VM uses.",
+        detail={**detail, "free": free},
     )

@@ -16,9 +16,9 @@ from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import free_space
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import MIB
-from holdfast.storage.confined import Confined, no_room, run_confined
+from holdfast.storage.confined import Confined, run_confined
 from holdfast.storage.formats.refusals import DiskHoldsMoreThanPlanned
-from holdfast.storage.qemu_img import Progress
+from holdfast.storage.qemu_img import Progress, no_room
 from holdfast.storage.stream_work import Order
 
 _RESERVE = 512 * MIB

@@ -56,14 +56,6 @@ def write_out(path: Path) -> None:
             os.close(fd)
 
 
-def make_durable(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def stored_size(folder: Path) -> int:
     """Bytes that a checkpoint's folder takes."""
     return sum(each.stat().st_blocks * 512 for each in folder.iterdir())

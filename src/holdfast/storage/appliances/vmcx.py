@@ -47,10 +47,6 @@ class _Key:
     data: bytes
 
 
-def is_vmcx(data: bytes) -> bool:
-    return any(data[at : at + 4] == _SIGNATURE.to_bytes(4, "little") for at in _HEADERS)
-
-
 def read_vmcx(data: bytes, name: str) -> Vmcx:
     """Every value that can be read.
 
