@@ -108,21 +108,21 @@ class VmRegistry:
         owner = await self.named(name)
         if owner.admits(Verb.START):
             await self._planner.require_startable(owner.record)
-        return await self._submit("vm.start", owner, Verb.START, {"requested": _now()}, actor)
+        return await self.begin("vm.start", owner, Verb.START, {"requested": _now()}, actor)
 
     async def stop(self, name: str, timeout_seconds: float, actor: str) -> Operation:
         params = {"timeout_seconds": timeout_seconds}
-        return await self._submit("vm.stop", await self.named(name), Verb.STOP, params, actor)
+        return await self.begin("vm.stop", await self.named(name), Verb.STOP, params, actor)
 
     async def restart(self, name: str, timeout_seconds: float, actor: str) -> Operation:
         params = {"timeout_seconds": timeout_seconds, "requested": _now()}
-        return await self._submit("vm.restart", await self.named(name), Verb.RESTART, params, actor)
+        return await self.begin("vm.restart", await self.named(name), Verb.RESTART, params, actor)
 
     async def save(self, name: str, actor: str) -> Operation:
         owner = await self.named(name)
         if owner.admits(Verb.SAVE):
             await self._planner.require_savable(owner.record)
-        return await self._submit("vm.save", owner, Verb.SAVE, {}, actor)
+        return await self.begin("vm.save", owner, Verb.SAVE, {}, actor)
 
     async def clone(self, name: str, request: VmClone, actor: str) -> Operation:
         owner = await self.named(name)
@@ -141,7 +141,7 @@ class VmRegistry:
     async def delete(self, name: str, force: bool, actor: str) -> Operation:
         owner = await self.named(name)
         verb = Verb.KILL if force and owner.record.state not in (VmState.OFF, VmState.FAILED) else Verb.DELETE
-        return await self._submit("vm.delete", owner, verb, {"force": force}, actor)
+        return await self.begin("vm.delete", owner, verb, {"force": force}, actor)
 
     async def begin(
         self,
@@ -152,22 +152,10 @@ class VmRegistry:
         actor: str,
         also: Callable[[Session], None] = lambda _: None,
     ) -> Operation:
-        """Begin an operation of another module on a VM: admitted and recorded together.
+        """Begin an operation on a VM, admitted and recorded in one transaction: of two at once one is let in.
 
         `also` runs in that transaction, and may refuse by raising.
         """
-        return await self._submit(kind, owner, verb, params, actor, also)
-
-    async def _submit(
-        self,
-        kind: str,
-        owner: VmOwner,
-        verb: Verb,
-        params: dict[str, Any],
-        actor: str,
-        also: Callable[[Session], None] = lambda _: None,
-    ) -> Operation:
-        """Admit and record in one transaction: two requests at once cannot both be let in."""
         params = {"vm": owner.record.id, **params}
 
         def reserve(session: Session, operation: str) -> None:
