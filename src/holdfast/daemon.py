@@ -69,7 +69,6 @@ from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import (
     attest_work,
-    checkpoint_export,
     checkpoints,
     create,
     disk_moving,
@@ -82,7 +81,6 @@ from holdfast.vm import (
 )
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
-from holdfast.vm.checkpoint_export import CheckpointExports
 from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
@@ -243,8 +241,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         trust=attestation,
         secrets=secrets,
         checkpoints=kept_states,
-        exports=CheckpointExports(rooms, registry, operations),
-        vm_exports=VmExports(rooms, registry),
+        exports=VmExports(rooms, registry, operations),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     return _Composition(
@@ -275,7 +272,6 @@ def _register(
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *checkpoints.procedures(rooms, registry.owner),
-        *checkpoint_export.procedures(rooms, registry.owner),
         *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),

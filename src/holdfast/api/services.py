@@ -261,19 +261,13 @@ class Checkpoints(Protocol):
     async def list(self, name: str) -> tuple[CheckpointView, ...]: ...
 
 
-class CheckpointExports(Protocol):
-    """Checkpoints to take away; everything here is an admin's."""
-
-    async def begin(self, name: str, checkpoint: str, actor: str) -> Operation: ...
-    async def file(self, export: str, name: str) -> Path: ...
-    async def forget(self, export: str) -> None: ...
-    async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
-
-
 class VmExports(Protocol):
-    """VMs to take away; their files are fetched and forgotten as those of checkpoints are."""
+    """VMs and checkpoints to take away; everything here is an admin's."""
 
     async def begin(self, name: str, request: VmExport, actor: str) -> Operation: ...
+    async def file(self, export: str, name: str) -> Path: ...
+    async def forget(self, export: str) -> None: ...
+    async def checkpoint_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
 
 
 class Trust(Protocol):
@@ -316,7 +310,6 @@ class Services:
     trust: Trust
     secrets: Secrets
     checkpoints: Checkpoints
-    exports: CheckpointExports
-    vm_exports: VmExports
+    exports: VmExports
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

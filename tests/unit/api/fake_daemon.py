@@ -59,7 +59,7 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_checkpoints import FakeCheckpoints, FakeExports, FakeVmExports
+from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports
 
@@ -533,7 +533,7 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
-        self.vm_exports = FakeVmExports(self.vms, self.operations)
+        self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
@@ -543,8 +543,7 @@ class FakeDaemon:
         self.fingerprint = certificate.fingerprint
         services = Services(
             vms=self.vms, disks=self.disks, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
-            checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
-            vm_exports=self.vm_exports,
+            checkpoints=self.checkpoints, exports=self.vm_exports,
             vm_counts=self.vms,
             nics=FakeNics(), usb=FakeUsb(),
             operations=self.operations,
