@@ -1,5 +1,6 @@
 """Tar archives with one lie in each, written byte by byte, and sources that exist in memory only."""
 
+import hashlib
 import io
 import os
 import tarfile
@@ -117,3 +118,57 @@ def source_of(*files: tuple[str, bytes]) -> Source:
     """What is read of files, which are closed again. Raises as `read_source`."""
     with held(files) as found:
         return read_source(found)
+
+
+def disks_of(*files: tuple[str, bytes]) -> dict[str, bytes]:
+    """The beginning of each disk by its id."""
+    with held(files) as found:
+        return {disk: file.read(4096) for disk, file in read_source(found).disks.items()}
+
+
+OVF = "http://schemas.dmtf.org/ovf/envelope/1"
+RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+DISK = b"\1" * 4096
+
+
+def ovf(
+    hrefs: Sequence[str] = ("web.vmdk",),
+    file: str = "",
+    disk: str = 'ovf:capacity="1" ovf:capacityAllocationUnits="byte * 2^30"',
+    items: str = "",
+    sections: str = "",
+    head: str = "",
+) -> bytes:
+    """A descriptor of a machine with a disk for each of `hrefs`. The others are put in as they are.
+
+    Args:
+        file, disk: attributes of every File and Disk.
+        items: beside those of the hardware.
+        sections: of the machine, beside the hardware.
+        head: between the declaration and the envelope.
+    """
+    numbers = range(1, len(hrefs) + 1)
+    drives = (
+        f"<Item><rasd:AddressOnParent>{number}</rasd:AddressOnParent>"
+        f"<rasd:HostResource>ovf:/disk/d{number}</rasd:HostResource>"
+        f"<rasd:InstanceID>{number + 100}</rasd:InstanceID><rasd:ResourceType>17</rasd:ResourceType></Item>"
+        for number in numbers
+    )
+    return (
+        f'<?xml version="1.0"?>{head}<Envelope xmlns="{OVF}" xmlns:ovf="{OVF}" xmlns:rasd="{RASD}">'
+        "<References>"
+        + "".join(
+            f'<File ovf:id="f{number}" ovf:href="{href}" {file}/>'
+            for number, href in zip(numbers, hrefs, strict=True)
+        )
+        + "</References><DiskSection><Info/>"
+        + "".join(f'<Disk ovf:diskId="d{number}" ovf:fileRef="f{number}" {disk}/>' for number in numbers)
+        + '</DiskSection><VirtualSystem ovf:id="web"><Info/><Name>web</Name><VirtualHardwareSection><Info/>'
+        + f"{''.join(drives)}{items}</VirtualHardwareSection>{sections}</VirtualSystem></Envelope>"
+    ).encode()
+
+
+def manifest(*files: tuple[str, bytes], algorithm: str = "SHA256") -> bytes:
+    return "".join(
+        f"{algorithm}({name})= {hashlib.new(algorithm.lower(), data).hexdigest()}\n" for name, data in files
+    ).encode()

@@ -38,6 +38,7 @@ from holdfast.storage.appliances.reading import (
     guest_os,
     info,
     mac_address,
+    machine_uuid,
     short,
     warning,
 )
@@ -52,13 +53,13 @@ _KNOWN_SECTIONS = {
     "ResourceAllocationSection", "InstallSection", "Machine", "BootOrderSection", "IpAssignmentSection",
     "PlacementGroupSection", "PlacementSection", "ScaleOutSection", "EncryptionSection",
 }  # fmt: skip
-_UUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class _File:
     href: str
     size: int | None
+    """Bytes, as it says."""
     gzip: bool
     chunked: bool
 
@@ -97,7 +98,7 @@ def read_ovf(data: bytes, name: str, machine: str | None = None) -> Appliance:
         kind=SourceKind.OVF,
         dialect=vendor.dialect,
         name=short(name_text, 255),
-        id=_uuid(vendor.uuid or parts.identifier or attribute(system, "id") or ""),
+        id=machine_uuid(vendor.uuid or parts.identifier or attribute(system, "id") or ""),
         description=_annotation(system),
         os=guest_os(os_words),
         os_name=short(os_name),
@@ -229,8 +230,9 @@ def _attached(
             )
         found.append(
             ApplianceDisk(
-                id=short(disk.id, 60),
+                id=short(disk.id, 255),
                 file=file.href if file else None,
+                file_size=file.size if file else None,
                 capacity=disk.capacity,
                 populated=disk.populated,
                 bus=item.bus,
@@ -372,8 +374,3 @@ def _properties(envelope: Element, system: Element) -> list[Finding]:
             info("ip-assignment", f"the appliance can have its addresses by {schemes or 'any way'}")
         )
     return findings
-
-
-def _uuid(words: str) -> str | None:
-    found = _UUID.fullmatch(words.strip())
-    return found[1].lower() if found else None
