@@ -29,6 +29,9 @@ HOST = HostFacts(
 UEFI = BootLook(partitioned=True, system_partition=True, fallback=True)
 NO_LOADER = BootLook(partitioned=True, system_partition=False, fallback=False)
 VENDOR = BootLook(partitioned=True, system_partition=True, fallback=False, vendor="EFI\\debian\\shimx64.efi")
+WINDOWS = BootLook(
+    partitioned=True, system_partition=True, fallback=True, vendor="EFI\\Microsoft\\Boot\\bootmgfw.efi"
+)
 REQUEST = VmImport(files=(ImportFile(name="x", upload="x"),))
 
 CASES: dict[str, tuple[BootLook | None, VmImport]] = {
@@ -39,6 +42,10 @@ CASES: dict[str, tuple[BootLook | None, VmImport]] = {
     "workstation.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"*": "lan", "nat": "absent"}})),
     "ovftool-six-disks.ovf": (None, REQUEST),
     "xencenter.ovf": (UEFI, REQUEST.model_copy(update={"secure_boot": True, "tpm": True})),
+    "vsphere-8-nvme.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"DPG-Prod": "Office"}})),
+    "virtualbox-7-windows.ovf": (WINDOWS, REQUEST.model_copy(update={"accept_eulas": True})),
+    "ovftool-vapp.ovf": (UEFI, REQUEST),
+    "xen-orchestra.ovf": (UEFI, REQUEST),
     "ovf-2.ovf": (None, REQUEST),
     "network-appliance.ovf": (NO_LOADER, REQUEST),
     "libvirt-uefi.xml": (UEFI, REQUEST),

@@ -121,7 +121,7 @@ def read_signature(data: bytes, name: str, manifest: bytes, now: datetime.dateti
             in_date=signer.not_valid_before_utc <= now <= signer.not_valid_after_utc,
             text=reason,
         )
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise _unsigned(name, "its certificate is none") from error
 
 

@@ -187,13 +187,27 @@ def _disks(envelope: Element, name: str) -> dict[str, _Disk]:
             found[key] = _Disk(
                 id=key,
                 file=attribute(each, "fileRef"),
-                capacity=disk_size(attribute(each, "capacity") or "", units, key),
+                capacity=disk_size(_capacity(envelope, each), units, key),
                 populated=int(populated)
                 if populated.isascii() and populated.isdigit() and len(populated) <= 18
                 else None,
                 parent=attribute(each, "parentRef"),
             )
     return found
+
+
+def _capacity(envelope: Element, disk: Element) -> str:
+    """As written, or the default of the property that it names as `${key}` (DSP0243, 9.1 and 9.5.1)."""
+    written = attribute(disk, "capacity") or ""
+    if not (written.startswith("${") and written.endswith("}")):
+        return written
+    for section in (each for each in envelope.iter() if local(each.tag) == "ProductSection"):
+        around = attribute(section, "class"), attribute(section, "instance")
+        for each in children(section, "Property"):
+            parts = around[0], attribute(each, "key"), around[1]
+            if ".".join(part for part in parts if part) == written[2:-1]:
+                return attribute(each, "value") or ""
+    return written
 
 
 def _attached(

@@ -9,7 +9,7 @@ import struct
 from array import array
 from collections.abc import Iterable
 
-from holdfast.storage.formats.reading import SECTOR, Inspection, Reader, damaged, disk
+from holdfast.storage.formats.reading import LONGEST_SHOWN, SECTOR, Inspection, Reader, damaged, disk
 from holdfast.storage.formats.refusals import (
     ImageFeatureUnknown,
     ImageHasBackingFile,
@@ -42,10 +42,10 @@ def refuse_text(reader: Reader) -> Inspection:
 
 
 def _names_others(names: list[str]) -> ImageNamesOtherFiles:
-    shown = ", ".join(repr(name[:200]) for name in names[:5]) or "none that can be read"
+    shown = ", ".join(repr(name[:LONGEST_SHOWN]) for name in names[:5]) or "none that can be read"
     return ImageNamesOtherFiles(
         f"the VMDK file only describes a disk; the data is in other files ({shown})",
-        value=names[0][:200] if names else "",
+        value=names[0][:LONGEST_SHOWN] if names else "",
         cure="Make one file of it where they all are: `qemu-img convert -O qcow2 DISK.vmdk WHOLE.qcow2`.",
     )
 
@@ -145,7 +145,7 @@ def _check_text(reader: Reader, sector: int, sectors: int, capacity: int) -> Non
     if parent or (cid and int(cid[1], 16) != _NO_PARENT):
         name = parent[1][:1023] if parent else ""
         raise ImageHasBackingFile(
-            f"the VMDK image is only the changes to another file, {name!r}",
+            f"the VMDK image is only the changes to another file, {name[:LONGEST_SHOWN]!r}",
             value=name,
             cure="Make it whole where both files are: `qemu-img convert -O qcow2 IMAGE WHOLE.qcow2`.",
         )
