@@ -82,3 +82,23 @@ def ova(target: Path, name: str, dialect: str, disk: Path, format: str, lie: boo
     for each in (ovf, manifest, vmdk):
         each.unlink()
     return target
+
+
+def wrapped(
+    target: Path, name: str, file: Path, capacity: int, attributes: str = "", ending: str = ".vmdk"
+) -> Path:
+    """An OVA around a file as it is, which may be no disk at all; without a manifest.
+
+    `attributes`: of the File element, beside id, name and size.
+    """
+    disk = f"{name}-disk1{ending}"
+    text = _ENVELOPE.format(
+        name=name, disk=disk, size=file.stat().st_size, capacity=capacity, **DIALECTS["vsphere"]
+    ).replace('ovf:id="file1"', f'ovf:id="file1" {attributes}')
+    ovf = target.with_suffix(".ovf")
+    ovf.write_text(text)
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(ovf, f"{name}.ovf")
+        archive.add(file, disk)
+    ovf.unlink()
+    return target

@@ -59,6 +59,8 @@ class ApplianceDisk(Frozen):
     """Name of a file of the source; None: an empty disk."""
     capacity: int | None = None
     """Bytes that the source says; None: it says nothing. The file itself is believed, not this."""
+    file_size: int | None = None
+    """Bytes of the file that the source says."""
     populated: int | None = None
     """Bytes of data in it, where the source says so."""
     bus: str = ""

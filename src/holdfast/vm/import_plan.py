@@ -36,6 +36,8 @@ _READ_RATE = 150 * MIB
 """Bytes of a source a second: what one core unpacks of a VMDK stream."""
 _EXPANSION = 3
 """Times its size that a compressed disk usually becomes, where the source does not say."""
+_MOST_EXPANSION = 1000
+"""Times its file's size that a disk larger than all free space may show; even an empty one has tables."""
 _ALL = "*"
 
 
@@ -110,6 +112,7 @@ def plan_import(appliance: Appliance, source: SourceFacts, host: HostFacts, requ
     if appliance.eulas and not request.accept_eulas:
         notes.info("eula", f"{len(appliance.eulas)} licence agreements are to be accepted before the import")
     needed = _space(appliance, source, notes)
+    _growth(disks, host, notes)
     if needed + _RESERVE > host.space_free:
         notes.error(
             "no-space",
@@ -390,6 +393,24 @@ def _space(appliance: Appliance, source: SourceFacts, notes: _Notes) -> int:
                 "gzip", f"disk {disk.id!r} is compressed as a whole: it is unpacked first, which takes room"
             )
     return total
+
+
+def _growth(disks: tuple[PlannedDisk, ...], host: HostFacts, notes: _Notes) -> None:
+    """Disks take room as they are written to, so what they show may be more than there is."""
+    total = sum(disk.size for disk in disks)
+    for disk in disks:
+        if disk.file and disk.size > max(disk.file_size * _MOST_EXPANSION, host.space_free):
+            notes.error(
+                "disk-expands-absurdly",
+                f"disk {disk.source!r} has a file of {format_size(disk.file_size)} and shows"
+                f" {format_size(disk.size)}, more than could be held here: make it smaller where it is, or"
+                " bring the other disks and add an empty one afterwards",
+            )
+    if total > host.space_free:
+        notes.warning(
+            "space-overcommitted",
+            f"the disks can grow to {format_size(total)}, and {format_size(host.space_free)} are free",
+        )
 
 
 def _seconds(source: SourceFacts, needed: int) -> int:

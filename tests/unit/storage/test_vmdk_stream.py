@@ -131,7 +131,7 @@ BAD = {
     "header and footer differ": (patched(stream(), 12, "<Q", SIZE // SECTOR - 8), DAMAGED),
     "grains of 32 MiB": (in_both(stream(), 20, "<Q", 1 << 16), refusals.ImageFeatureUnknown),
     "grains of no power of two": (in_both(stream(), 20, "<Q", 100), DAMAGED),
-    "not compressed": (in_both(stream(), 8, "<I", 1), refusals.ImageFeatureUnknown),
+    "not compressed": (in_both(stream(()), 8, "<I", 1), refusals.ImageFeatureUnknown),
     "an extent elsewhere": (
         with_text(b'SPARSE "disk.vmdk"', b'FLAT "/etc/shadow" 0'),
         refusals.ImageNamesOtherFiles,

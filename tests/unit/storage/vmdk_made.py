@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from holdfast.storage.formats.reading import Reader
+from holdfast.storage.formats.vmdk import HEADER
 from holdfast.storage.formats.vmdk_stream import GrainStream, inflate, layout
 from holdfast.storage.formats.vmdk_writer import GRAIN, VmdkWriter
 
@@ -120,3 +121,31 @@ def mutated(data: bytes, source: random.Random) -> bytes:
         if not changed:
             break
     return bytes(changed)
+
+
+EXTENT_GRAIN, EXTENT_DIRECTORY, EXTENT_TABLES = 8, 21, 22
+EXTENT_DATA = EXTENT_TABLES + 2 * 4
+EXTENT_SIZE = 600 * EXTENT_GRAIN * SECTOR
+EXTENT_TEXT = b"""# Disk DescriptorFile
+version=1
+CID=fffffffe
+parentCID=ffffffff
+createType="monolithicSparse"
+RW 4800 SPARSE "disk.vmdk"
+"""
+
+
+def sparse_extent(
+    entries: dict[int, int],
+    directory: tuple[int, ...] = (EXTENT_TABLES, EXTENT_TABLES + 4),
+    text: bytes = EXTENT_TEXT,
+) -> bytes:
+    """monolithicSparse: tables by `entries` (number of the grain to its sector), and three grains behind."""
+    made = bytearray((EXTENT_DATA + 3 * EXTENT_GRAIN) * SECTOR)
+    fields = (1, 3, EXTENT_SIZE // SECTOR, EXTENT_GRAIN, 1, 20, 512, 0, EXTENT_DIRECTORY, EXTENT_DATA)
+    HEADER.pack_into(made, 0, b"KDMV", *fields)
+    made[SECTOR : SECTOR + len(text)] = text
+    struct.pack_into("<2I", made, EXTENT_DIRECTORY * SECTOR, *directory)
+    for grain, sector in entries.items():
+        struct.pack_into("<I", made, EXTENT_TABLES * SECTOR + 4 * grain, sector)
+    return bytes(made)

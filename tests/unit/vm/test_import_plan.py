@@ -9,7 +9,7 @@ import pytest
 from held_files import held
 
 from holdfast.spec.appliance import Appliance, ImportFile, ImportPlan, Severity, VmImport
-from holdfast.spec.units import GIB, TIB
+from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
 from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import, usable_name
@@ -29,6 +29,9 @@ HOST = HostFacts(
 UEFI = BootLook(partitioned=True, system_partition=True, fallback=True)
 NO_LOADER = BootLook(partitioned=True, system_partition=False, fallback=False)
 VENDOR = BootLook(partitioned=True, system_partition=True, fallback=False, vendor="EFI\\debian\\shimx64.efi")
+WINDOWS = BootLook(
+    partitioned=True, system_partition=True, fallback=True, vendor="EFI\\Microsoft\\Boot\\bootmgfw.efi"
+)
 REQUEST = VmImport(files=(ImportFile(name="x", upload="x"),))
 
 CASES: dict[str, tuple[BootLook | None, VmImport]] = {
@@ -39,6 +42,10 @@ CASES: dict[str, tuple[BootLook | None, VmImport]] = {
     "workstation.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"*": "lan", "nat": "absent"}})),
     "ovftool-six-disks.ovf": (None, REQUEST),
     "xencenter.ovf": (UEFI, REQUEST.model_copy(update={"secure_boot": True, "tpm": True})),
+    "vsphere-8-nvme.ovf": (UEFI, REQUEST.model_copy(update={"switches": {"DPG-Prod": "Office"}})),
+    "virtualbox-7-windows.ovf": (WINDOWS, REQUEST.model_copy(update={"accept_eulas": True})),
+    "ovftool-vapp.ovf": (UEFI, REQUEST),
+    "xen-orchestra.ovf": (UEFI, REQUEST),
     "ovf-2.ovf": (None, REQUEST),
     "network-appliance.ovf": (NO_LOADER, REQUEST),
     "libvirt-uefi.xml": (UEFI, REQUEST),
@@ -50,10 +57,12 @@ CASES: dict[str, tuple[BootLook | None, VmImport]] = {
 def read(name: str) -> Source:
     """With every file that it names beside it, and nothing in those."""
     described = held(name, (CORPUS / name).read_bytes())
-    named = read_source([described]).appliance.files
-    return read_source(
-        [described, *(HeldFile(each.replace("%20", " "), described.fd, 0, 1) for each in named)]
-    )
+    appliance = read_source([described]).appliance
+    sizes = {disk.file: disk.file_size or 1 for disk in appliance.disks}
+    files = [
+        HeldFile(each.replace("%20", " "), described.fd, 0, sizes.get(each, 1)) for each in appliance.files
+    ]
+    return read_source([described, *files])
 
 
 def planned(name: str, look: BootLook | None, request: VmImport, host: HostFacts = HOST) -> ImportPlan:
@@ -139,3 +148,20 @@ def test_a_machine_without_disks_cannot_be_imported() -> None:
 )
 def test_a_name_that_cannot_be_is_made_one_that_can(wanted: str, name: str) -> None:
     assert usable_name(wanted) == name
+
+
+@pytest.mark.parametrize(
+    ("file_size", "size", "found"),
+    [
+        (MIB, 60 * TIB, {"disk-expands-absurdly"}),
+        (GIB, GIB * 1001, set[str]()),  # 1,000:1 that could be held is not harmful
+        (3 * GIB, 2 * TIB + GIB, set()),  # nor is a thin disk
+        (2 * GIB, 3 * TIB, {"disk-expands-absurdly"}),
+    ],
+)
+def test_a_disk_that_says_it_is_vast_is_not_taken(file_size: int, size: int, found: set[str]) -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = SourceFacts({"vmdisk1": DiskFacts(file_size, "vmdk", size, UEFI)})
+    plan = plan_import(source.appliance, facts, HOST, REQUEST)
+    assert ids(plan) == found
+    assert ("space-overcommitted" in ids(plan, Severity.WARNING)) is (size > HOST.space_free)

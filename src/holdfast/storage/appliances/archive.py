@@ -94,10 +94,8 @@ def index(fd: int, size: int) -> tuple[Place, ...]:
                 cure="Do not import it: which of them counts is a matter of taste. Export the VM again.",
             )
         if at + length > size:
-            raise ArchiveTruncated(
-                f"the archive ends after {size} bytes, and its member {name!r} reaches to byte {at + length}",
-                value=name,
-                cure="It was cut off on its way: copy or download it again.",
+            raise _cut_off(
+                f"after {size} bytes, and its member {short(name, 120)!r} reaches to byte {at + length}", name
             )
         seen.add(name.lower())
         found.append(Place(name, at, length))
@@ -110,11 +108,7 @@ def _headers(fd: int, size: int, pending: _Pending) -> Iterator[tuple[bytes, int
     while at < size:
         head = os.pread(fd, BLOCK, at)
         if len(head) < BLOCK:
-            raise ArchiveTruncated(
-                f"the archive ends in the middle of a header, after {size} bytes",
-                value=size,
-                cure="It was cut off on its way: copy or download it again.",
-            )
+            raise _cut_off(f"in the middle of a header, after {size} bytes", size)
         if not any(head):
             return
         if not _checksum_holds(head):
@@ -126,7 +120,7 @@ def _headers(fd: int, size: int, pending: _Pending) -> Iterator[tuple[bytes, int
                 raise _damaged(f"an extended header of {length} bytes, or too many of them")
             data = os.pread(fd, length, at + BLOCK)
             if len(data) < length:
-                raise ArchiveTruncated("the archive ends in an extended header", value=size)
+                raise _cut_off(f"in an extended header, after {size} bytes", size)
             if kind == _PAX:
                 _read_pax(data, pending)
             elif kind == _GNU_NAME:
@@ -227,6 +221,14 @@ def _checksum_holds(head: bytes) -> bool:
     unsigned = sum(rest)
     signed = unsigned - 256 * sum(1 for byte in rest if byte > 127)
     return int(digits, 8) in (unsigned, signed)
+
+
+def _cut_off(where: str, value: str | int) -> ArchiveTruncated:
+    return ArchiveTruncated(
+        f"the archive ends {where}",
+        value=value,
+        cure="It was cut off on its way: copy or download it again.",
+    )
 
 
 def _damaged(what: str) -> ArchiveDamaged:

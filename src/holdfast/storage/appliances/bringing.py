@@ -19,7 +19,7 @@ from holdfast.host.space import NoSpace, free_space
 from holdfast.host.threads import to_its_end
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
-from holdfast.spec.units import GIB, MIB, format_size
+from holdfast.spec.units import GIB, KIB, MIB, format_size
 from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
@@ -30,6 +30,9 @@ from holdfast.storage.inspect import inspect, inspect_reader
 from holdfast.storage.qemu_img import Progress
 
 _CHUNK = 4 * MIB
+_PACKED_CHUNK = 256 * KIB
+_SMALLEST_MEMBER = 4 * KIB
+"""Bytes that the members of a gzip file have on average at least: each takes time, an empty one too."""
 _MOST_EXPANSION = 200
 """Times its size that a compressed disk may become. Zeros take no room, and real data packs far less well."""
 _RESERVE = 512 * MIB
@@ -183,18 +186,24 @@ def _verify(held: HeldFile, digest: Digest, stop: threading.Event) -> None:
 def _inflate(held: HeldFile, target: Path, largest: int, progress: Progress, stop: threading.Event) -> None:
     packer = zlib.decompressobj(31)
     at, end, written = held.offset, held.offset + held.size, 0
+    members = 1
     with target.open("wb") as file:
-        while at < end and not packer.eof:
-            chunk = os.pread(held.fd, min(MIB, end - at), at)
-            if not chunk or stop.is_set():
+        while at < end and not stop.is_set():
+            chunk = os.pread(held.fd, min(_PACKED_CHUNK, end - at), at)
+            if not chunk:
                 break
             at += len(chunk)
-            while chunk and not packer.eof:
+            # A file may have several members, and zeros behind them.
+            while chunk := chunk.lstrip(b"\0") if packer.eof else chunk:
+                if packer.eof:
+                    packer, members = zlib.decompressobj(31), members + 1
+                    if members > 1 + held.size // _SMALLEST_MEMBER:
+                        raise _bad_gzip(held)
                 try:
                     data = packer.decompress(chunk, _CHUNK)
                 except zlib.error as error:
                     raise _bad_gzip(held) from error
-                chunk = packer.unconsumed_tail
+                chunk = packer.unused_data if packer.eof else packer.unconsumed_tail
                 written += len(data)
                 if written > largest:
                     raise _expands(held, largest)

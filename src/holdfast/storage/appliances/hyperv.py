@@ -17,6 +17,7 @@ from holdfast.storage.appliances.reading import (
     count,
     error,
     mac_address,
+    machine_uuid,
     short,
     warning,
 )
@@ -95,7 +96,7 @@ def _appliance(
         kind=SourceKind.HYPER_V,
         dialect=dialect,
         name=short(str(_named(values, "properties/name") or ""), 255),
-        id=guid[0] if guid else None,
+        id=machine_uuid(guid[0]) if guid else None,
         cpus=count(str(cpus), MAX_CPUS, "the number of CPUs") if cpus is not None else None,
         memory=amount(str(memory), "byte * 2^20", MAX_MEMORY, "the memory") if memory is not None else None,
         firmware=firmware,
@@ -166,4 +167,4 @@ def _nics(values: Mapping[str, Value]) -> tuple[ApplianceNic, ...]:
                 model="dynamic address" if fixed is False else "",
             )
         )
-    return tuple(nics[:64])
+    return tuple(nics)

@@ -1,6 +1,5 @@
 """libvirt's domain XML (libvirt, formatdomain), as `virsh dumpxml` writes it. Disks are files beside it."""
 
-import re
 from xml.etree.ElementTree import Element
 
 from holdfast.spec.appliance import Appliance, ApplianceDisk, ApplianceNic, Finding, FirmwareKind, SourceKind
@@ -22,6 +21,7 @@ from holdfast.storage.appliances.reading import (
     error,
     guest_os,
     mac_address,
+    machine_uuid,
     short,
     warning,
 )
@@ -66,7 +66,7 @@ def read_libvirt(data: bytes, name: str) -> Appliance:
         kind=SourceKind.LIBVIRT,
         dialect=short(attribute(root, "type") or "", 20),
         name=short(text(root, "name"), 255),
-        id=text(root, "uuid").lower() if re.fullmatch(r"[0-9a-fA-F-]{36}", text(root, "uuid")) else None,
+        id=machine_uuid(text(root, "uuid")),
         description=short(text(root, "description"), 2000),
         os=guest_os(os_words),
         os_name=short(os_words, 100),
@@ -170,7 +170,7 @@ def _nics(parts: list[Element], findings: list[Finding]) -> tuple[ApplianceNic, 
                 vlan=_vlan(number),
             )
         )
-    return tuple(nics[:64])
+    return tuple(nics)
 
 
 def _vlan(number: str) -> int | None:

@@ -25,6 +25,8 @@ from holdfast.storage.appliances.refusals import CertificateDamaged, ManifestDam
 LARGEST = MIB
 _MOST_LINES = 4096
 _LINE = re.compile(r"(SHA1|SHA256|SHA384|SHA512)\s*\(([^\r\n]{1,512}?)\)\s*=\s*([0-9a-fA-F]{40,1024})\s*")
+_SIGNATURE = re.compile(r"(SHA1|SHA256|SHA384|SHA512)\s*\([^\r\n]{1,512}?\)\s*=\s*([0-9a-fA-F]{2,4096})\s*")
+_LONGEST_LINE = 5120
 _HEX = {"SHA1": 40, "SHA256": 64, "SHA384": 96, "SHA512": 128}
 _SIGNED = {
     "SHA1": hashes.SHA1(),  # noqa: S303  (what older exports are signed with)
@@ -33,6 +35,7 @@ _SIGNED = {
     "SHA512": hashes.SHA512(),
 }
 _LONGEST_CHAIN = 8
+_BEGIN = "-----BEGIN CERTIFICATE"
 
 
 @dataclass(frozen=True)
@@ -100,27 +103,26 @@ def read_signature(data: bytes, name: str, manifest: bytes, now: datetime.dateti
     if len(data) > LARGEST:
         raise _unsigned(name, f"it has {len(data)} bytes")
     text = data.decode("ascii", errors="replace")
-    match = re.search(
-        r"(SHA1|SHA256|SHA384|SHA512)\s*\(([^\r\n]{1,512}?)\)\s*=\s*([0-9a-fA-F]{2,4096})", text
-    )
-    if not match or len(match[3]) % 2:
+    lines = (line.strip() for line in text.splitlines()[:_MOST_LINES] if len(line) <= _LONGEST_LINE)
+    match = next((found for line in lines if (found := _SIGNATURE.fullmatch(line))), None)
+    if not match or len(match[2]) % 2:
         raise _unsigned(name, "it holds no signature")
+    if not 1 <= text.count(_BEGIN) <= _LONGEST_CHAIN:
+        raise _unsigned(name, f"it holds {text.count(_BEGIN)} certificates")
     try:
-        chain = x509.load_pem_x509_certificates(data[text.index("-----BEGIN CERTIFICATE") :])
-    except ValueError as error:
-        raise _unsigned(name, "it holds no certificate") from error
-    if not 1 <= len(chain) <= _LONGEST_CHAIN:
-        raise _unsigned(name, f"it holds {len(chain)} certificates")
-    signer = chain[0]
-    reason = _misfit(signer, match[1], bytes.fromhex(match[3]), manifest)
-    return Signature(
-        subject=_person(signer.subject),
-        issuer=_person(signer.issuer),
-        not_after=signer.not_valid_after_utc.isoformat(),
-        fits=not reason,
-        in_date=signer.not_valid_before_utc <= now <= signer.not_valid_after_utc,
-        text=reason,
-    )
+        signer = x509.load_pem_x509_certificates(data[text.index(_BEGIN) :])[0]
+        reason = _misfit(signer, match[1], bytes.fromhex(match[2]), manifest)
+        # What a certificate says is taken apart only when it is asked for.
+        return Signature(
+            subject=_person(signer.subject),
+            issuer=_person(signer.issuer),
+            not_after=signer.not_valid_after_utc.isoformat(),
+            fits=not reason,
+            in_date=signer.not_valid_before_utc <= now <= signer.not_valid_after_utc,
+            text=reason,
+        )
+    except (ValueError, IndexError, x509.InvalidVersion) as error:
+        raise _unsigned(name, "its certificate is none") from error
 
 
 def _misfit(signer: x509.Certificate, algorithm: str, signature: bytes, manifest: bytes) -> str:

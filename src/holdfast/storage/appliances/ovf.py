@@ -38,6 +38,7 @@ from holdfast.storage.appliances.reading import (
     guest_os,
     info,
     mac_address,
+    machine_uuid,
     short,
     warning,
 )
@@ -52,13 +53,13 @@ _KNOWN_SECTIONS = {
     "ResourceAllocationSection", "InstallSection", "Machine", "BootOrderSection", "IpAssignmentSection",
     "PlacementGroupSection", "PlacementSection", "ScaleOutSection", "EncryptionSection",
 }  # fmt: skip
-_UUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class _File:
     href: str
     size: int | None
+    """Bytes, as it says."""
     gzip: bool
     chunked: bool
 
@@ -97,7 +98,7 @@ def read_ovf(data: bytes, name: str, machine: str | None = None) -> Appliance:
         kind=SourceKind.OVF,
         dialect=vendor.dialect,
         name=short(name_text, 255),
-        id=_uuid(vendor.uuid or parts.identifier or attribute(system, "id") or ""),
+        id=machine_uuid(vendor.uuid or parts.identifier or attribute(system, "id") or ""),
         description=_annotation(system),
         os=guest_os(os_words),
         os_name=short(os_name),
@@ -186,13 +187,27 @@ def _disks(envelope: Element, name: str) -> dict[str, _Disk]:
             found[key] = _Disk(
                 id=key,
                 file=attribute(each, "fileRef"),
-                capacity=disk_size(attribute(each, "capacity") or "", units, key),
+                capacity=disk_size(_capacity(envelope, each), units, key),
                 populated=int(populated)
                 if populated.isascii() and populated.isdigit() and len(populated) <= 18
                 else None,
                 parent=attribute(each, "parentRef"),
             )
     return found
+
+
+def _capacity(envelope: Element, disk: Element) -> str:
+    """As written, or the default of the property that it names as `${key}` (DSP0243, 9.1 and 9.5.1)."""
+    written = attribute(disk, "capacity") or ""
+    if not (written.startswith("${") and written.endswith("}")):
+        return written
+    for section in (each for each in envelope.iter() if local(each.tag) == "ProductSection"):
+        around = attribute(section, "class"), attribute(section, "instance")
+        for each in children(section, "Property"):
+            parts = around[0], attribute(each, "key"), around[1]
+            if ".".join(part for part in parts if part) == written[2:-1]:
+                return attribute(each, "value") or ""
+    return written
 
 
 def _attached(
@@ -229,8 +244,9 @@ def _attached(
             )
         found.append(
             ApplianceDisk(
-                id=short(disk.id, 60),
+                id=short(disk.id, 255),
                 file=file.href if file else None,
+                file_size=file.size if file else None,
                 capacity=disk.capacity,
                 populated=disk.populated,
                 bus=item.bus,
@@ -372,8 +388,3 @@ def _properties(envelope: Element, system: Element) -> list[Finding]:
             info("ip-assignment", f"the appliance can have its addresses by {schemes or 'any way'}")
         )
     return findings
-
-
-def _uuid(words: str) -> str | None:
-    found = _UUID.fullmatch(words.strip())
-    return found[1].lower() if found else None

@@ -15,7 +15,6 @@ _FLOPPY, _CD, _DVD, _DISK, _OTHER_STORAGE = "14", "15", "16", "17", "20"
 _BUSES = {_IDE: "ide", _SCSI: "scsi", _OTHER_STORAGE: "sata"}
 _SILENT = {_IDE, _SCSI, _OTHER_STORAGE, "1", "13", "21", "22", "23", "24", _FLOPPY}
 """Controllers, video, USB, keyboard, and what every VM has here or nobody misses."""
-_MAX_DISKS, _MAX_NICS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,7 @@ def hardware(envelope: Element, system: Element) -> Hardware:
     disks.sort(
         key=lambda each: (order.get(text(each, "Parent"), len(order)), _number(text(each, "AddressOnParent")))
     )
-    for item in disks[:_MAX_DISKS]:
-        made.disks.append(_disk(item, controllers.get(text(item, "Parent"))))
-    if len(disks) > _MAX_DISKS:
-        made.findings.append(
-            error("too-many-disks", f"{len(disks)} disks are more than the {_MAX_DISKS} that a VM can have")
-        )
+    made.disks = [_disk(item, controllers.get(text(item, "Parent"))) for item in disks]
     for item in items:
         _other(item, made)
     return made
@@ -136,17 +130,12 @@ def _other(item: Element, made: Hardware) -> None:
         # 1.0 wrote it in megabytes where nothing is said (DSP0243 1.0, 7.1).
         made.memory_units = made.memory_units or text(item, "AllocationUnits") or "MB"
     elif kind == _NIC:
-        if len(made.nics) == _MAX_NICS:
-            made.findings.append(error("too-many-nics", f"a VM has at most {_MAX_NICS} network interfaces"))
-        if len(made.nics) < _MAX_NICS:
-            network = next((each.text for each in children(item, "Connection") if each.text), None)
-            made.nics.append(
-                NicItem(
-                    short(network.strip(), 255) if network else None,
-                    text(item, "Address"),
-                    short(subtype, 60),
-                )
+        network = next((each.text for each in children(item, "Connection") if each.text), None)
+        made.nics.append(
+            NicItem(
+                short(network.strip(), 255) if network else None, text(item, "Address"), short(subtype, 60)
             )
+        )
     elif kind in (_CD, _DVD):
         if any("/file/" in (each.text or "") for each in children(item, "HostResource")):
             made.findings.append(

@@ -2,7 +2,7 @@
 
 VMware       vmw:Config and vmw:ExtraConfig of the hardware section, by key
 VirtualBox   vbox:Machine, the machine's own settings (VirtualBox, VirtualBox-settings.xsd)
-Xen          VirtualSystemOtherConfigurationData: HVM_boot_params, platform
+Xen          VirtualSystemOtherConfigurationData: HVM_boot_params, platform; Xen Orchestra: nothing
 """
 
 import re
@@ -49,6 +49,8 @@ def read(envelope: Element, system: Element, head: bytes) -> Vendor:
     ):
         made.dialect = "xen"
         _xen(section, made)
+    elif b"xen orchestra" in head.lower():
+        made.dialect = "xen"  # it writes a type of VMware's, and nothing of the firmware
     elif "virtualbox" in type_:
         made.dialect, made.firmware = "virtualbox", FirmwareKind.BIOS
     elif type_.startswith("vmx-") or b"vmware" in head.lower() or _has_vmware(section):

@@ -17,6 +17,7 @@ from holdfast.storage.appliances.reading import (
     disk_size,
     guest_os,
     mac_address,
+    machine_uuid,
     short,
     warning,
 )
@@ -51,7 +52,7 @@ def read_proxmox(data: bytes, name: str) -> Appliance:
     cores = count(settings.get("cores", "1"), MAX_CPUS, "the number of cores")
     sockets = count(settings.get("sockets", "1"), 64, "the number of sockets")
     efi = _options(settings.get("efidisk0", ""))
-    uuid = _options(settings.get("smbios1", "")).get("uuid", "").lower()
+    uuid = _options(settings.get("smbios1", "")).get("uuid", "")
     uefi = settings.get("bios", "seabios") == "ovmf"
     for key in settings:
         if re.fullmatch(r"(hostpci|usb|mp|virtiofs)\d+", key):
@@ -69,7 +70,7 @@ def read_proxmox(data: bytes, name: str) -> Appliance:
         kind=SourceKind.PROXMOX,
         dialect="qemu-server",
         name=short(settings.get("name", ""), 255),
-        id=uuid if re.fullmatch(r"[0-9a-f-]{36}", uuid) else None,
+        id=machine_uuid(uuid),
         description=short(comments, 2000),
         os=guest_os(ostype),
         os_name=short(ostype, 40),
@@ -189,4 +190,4 @@ def _nics(settings: dict[str, str], findings: list[Finding]) -> tuple[ApplianceN
                     f"{key} has the address {short(address, 80)!r} by cloud-init: set it in the guest",
                 )
             )
-    return tuple(nics[:64])
+    return tuple(nics)

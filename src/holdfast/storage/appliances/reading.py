@@ -18,6 +18,7 @@ _OLD_UNITS = {
     "gigabytes": GIB, "gb": GIB, "gib": GIB, "g": GIB,
     "terabytes": TIB, "tb": TIB, "tib": TIB, "t": TIB,
 }  # fmt: skip
+_UUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{12}", re.ASCII)
 MAX_MEMORY = 240 * TIB
 MAX_CPUS = 2048
@@ -102,6 +103,12 @@ def mac_address(written: str) -> str | None:
     if not _MAC.fullmatch(digits) or int(digits[:2], 16) & 1 or not int(digits, 16):
         return None
     return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
+
+
+def machine_uuid(written: str) -> str | None:
+    """In lower case; None where it is no UUID (RFC 4122), or that of no machine at all."""
+    found = _UUID.fullmatch(written.strip().lower())
+    return found[1] if found and found[1].strip("0-") else None
 
 
 def base_name(path: str) -> str:

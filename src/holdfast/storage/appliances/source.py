@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from holdfast.spec.appliance import Appliance, ApplianceDisk, Finding, Signature, SourceKind
+from holdfast.spec.vm import MAX_NICS
 from holdfast.storage.appliances import bounded_xml, manifest, proxmox, vmcx
 from holdfast.storage.appliances.archive import check_path, index, is_archive
-from holdfast.storage.appliances.bounded_xml import local, parse_xml
+from holdfast.storage.appliances.bounded_xml import damaged, local, parse_xml
 from holdfast.storage.appliances.hyperv import read_hyperv, read_hyperv_xml
 from holdfast.storage.appliances.libvirt import read_libvirt
 from holdfast.storage.appliances.manifest import Digest
@@ -30,6 +31,9 @@ from holdfast.storage.appliances.refusals import (
 )
 
 _GZIP = b"\x1f\x8b"
+_XML_HEAD = 64 * 1024
+"""Bytes in which the root of a document is looked for: comments may stand before it."""
+_MOST_DISKS = 64
 _DISK_ENDINGS = (".vmdk", ".qcow2", ".qcow", ".img", ".raw", ".vhd", ".vhdx", ".vpc", ".dd", ".bin")
 
 
@@ -85,7 +89,9 @@ def read_source(handed: Sequence[HeldFile], machine: str | None = None) -> Sourc
     """
     files, archive = _places(handed)
     described, appliance = _describe(files, machine)
+    _require_distinct(appliance)
     digests, signature, findings = _sealed(files, described, archive)
+    appliance = _bounded(appliance, findings)
     folder = described.name.rpartition("/")[0] if described else ""
     look = _Finder(files, folder, appliance.kind)
     disks: dict[str, HeldFile] = {}
@@ -97,6 +103,7 @@ def read_source(handed: Sequence[HeldFile], machine: str | None = None) -> Sourc
             findings.append(_missing(disk, archive))
         else:
             disks[disk.id] = held
+            findings += _size(disk, held)
     named = {held.name for held in disks.values()}
     if digests:
         findings += [
@@ -177,7 +184,7 @@ def _describe(files: dict[str, HeldFile], machine: str | None) -> tuple[HeldFile
 def _xml_reader(file: HeldFile) -> Callable[[bytes, str], Appliance] | None:
     """By the document's root; None where it is something else."""
     data = file.read(bounded_xml.LARGEST)
-    head = data[:4096].replace(b"\0", b"").lower()  # a UTF-16 file of Hyper-V shows its words too
+    head = data[:_XML_HEAD].replace(b"\0", b"").lower()  # a UTF-16 file of Hyper-V shows its words too
     if b"<domain" not in head and b"<configuration" not in head:
         return None
     root = local(parse_xml(data, file.name).tag).lower()
@@ -238,6 +245,42 @@ class _Finder:
                 if base_name(name).lower().rpartition(".")[0] == wanted
             ]
         return fitting[0] if len(fitting) == 1 else None
+
+
+def _require_distinct(appliance: Appliance) -> None:
+    """Disks are told apart by their ids. Raises DescriptorDamaged."""
+    seen: set[str] = set()
+    for disk in appliance.disks:
+        if disk.id in seen:
+            raise damaged(appliance.name or "the description", f"it has two disks {short(disk.id, 60)!r}")
+        seen.add(disk.id)
+
+
+def _bounded(appliance: Appliance, findings: list[Finding]) -> Appliance:
+    """With as many disks and network interfaces as a VM can have: each is looked at, which takes time."""
+    disks, nics = appliance.disks, appliance.nics
+    if len(disks) > _MOST_DISKS:
+        findings.append(
+            error("too-many-disks", f"{len(disks)} disks are more than the {_MOST_DISKS} that a VM can have")
+        )
+    if len(nics) > MAX_NICS:
+        findings.append(
+            error("too-many-nics", f"{len(nics)} network interfaces are more than the {MAX_NICS} of a VM")
+        )
+    return appliance.model_copy(update={"disks": disks[:_MOST_DISKS], "nics": nics[:MAX_NICS]})
+
+
+def _size(disk: ApplianceDisk, held: HeldFile) -> list[Finding]:
+    """A file that is not as long as it should be: some formats cannot tell by themselves."""
+    if disk.file_size is None or disk.file_size == held.size:
+        return []
+    words = (
+        f"the file {short(held.name, 80)!r} of disk {short(disk.id, 60)!r} has {held.size} bytes,"
+        f" and {disk.file_size} are said"
+    )
+    if held.size < disk.file_size:
+        return [error("file-cut-off", f"{words}: copy or download it again")]
+    return [warning("file-size-differs", words)]
 
 
 def _missing(disk: ApplianceDisk, archive: bool) -> Finding:

@@ -24,6 +24,7 @@ _ENTRY = struct.Struct("<BBIHIIIB")
 _OLD_ENTRY_VERSION = 0x0300
 _MOST_ENTRIES = 50_000
 _MOST_TABLES = 1024
+_LONGEST_PATH = 512
 _INT, _UINT, _DOUBLE, _STRING, _ARRAY, _BOOL, _NODE = 3, 4, 5, 6, 7, 8, 9
 _OUTSIDE = 0x01
 
@@ -56,12 +57,12 @@ def read_vmcx(data: bytes, name: str) -> Vmcx:
     if len(data) > LARGEST:
         raise too_large(name, f"has {len(data)} bytes; {LARGEST} are read")
     version, unfinished = _header(data, name)
-    keys: dict[tuple[int, int], _Key] = {}
+    keys = _Keys(data, name)
     for at, size in _key_tables(data, name):
-        _read_table(data, at, size, name, keys)
+        keys.read(at, size)
     values: dict[str, Value] = {}
     outside = False
-    for key in keys.values():
+    for key in keys.found.values():
         if key.kind in (_NODE, _ARRAY):
             continue
         if key.flags & _OUTSIDE:
@@ -69,9 +70,10 @@ def read_vmcx(data: bytes, name: str) -> Vmcx:
             continue
         value = _value(key)
         if value is not None:
-            values[_path(key, keys)] = value
-    if version < _OLD_ENTRY_VERSION and not values:
-        raise damaged(name, f"version {version:#x} of the format is not known")
+            values[_path(key, keys.found)] = value
+    if not values:
+        old = f"; version {version:#x} of the format is not known" if version < _OLD_ENTRY_VERSION else ""
+        raise damaged(name, f"it holds no settings{old}")
     return Vmcx(values, outside or unfinished)
 
 
@@ -96,46 +98,65 @@ def _header(data: bytes, name: str) -> tuple[int, bool]:
 
 
 def _key_tables(data: bytes, name: str) -> list[tuple[int, int]]:
-    tables: list[tuple[int, int]] = []
-    waiting, seen = [_FIRST_TABLE], {_FIRST_TABLE}
+    tables: dict[int, int] = {}
+    waiting, seen, objects = [_FIRST_TABLE], {_FIRST_TABLE}, 0
     while waiting:
         at = waiting.pop()
         if at + _OBJECTS.size > len(data):
             raise damaged(name, "an object table beyond its end")
         _, count = _OBJECTS.unpack_from(data, at)
         room = (len(data) - at - _OBJECTS.size) // _OBJECT.size
-        for index in range(min(count, room, _MOST_ENTRIES)):
+        objects += min(count, room)
+        if objects > _MOST_ENTRIES:
+            raise too_large(name, f"has more than {_MOST_ENTRIES} objects")
+        for index in range(min(count, room)):
             kind, _, offset, size, _ = _OBJECT.unpack_from(data, at + _OBJECTS.size + index * _OBJECT.size)
             if kind == _OBJECT_TABLE and offset not in seen:
                 seen.add(offset)
                 waiting.append(offset)
             elif kind == _KEY_TABLE:
-                tables.append((offset, size))
+                tables[offset] = max(size, tables.get(offset, 0))
             if len(tables) > _MOST_TABLES or len(seen) > _MOST_TABLES:
                 raise too_large(name, f"has more than {_MOST_TABLES} tables")
-    return tables
+    return list(tables.items())
 
 
-def _read_table(data: bytes, at: int, size: int, name: str, keys: dict[tuple[int, int], _Key]) -> None:
-    end = min(at + size, len(data))
-    if at + _TABLE.size > end:
-        raise damaged(name, "a key table beyond its end")
-    signature, table, _, _ = _TABLE.unpack_from(data, at)
-    if signature != 2:
-        raise damaged(name, "no key table where one should be")
-    position = at + _TABLE.size
-    while position + _ENTRY.size <= end:
-        kind, flags, length, parent, parent_at, _, _, name_length = _ENTRY.unpack_from(data, position)
-        if length <= _ENTRY.size or position + length > end:
-            return  # the rest of the table is empty
-        start = position + _ENTRY.size
-        if kind in (_INT, _UINT, _DOUBLE, _STRING, _ARRAY, _BOOL, _NODE):
-            key = data[start : start + name_length].split(b"\0", 1)[0].decode(errors="replace").lower()
-            body = data[start + name_length : position + length]
-            keys[table, position - at] = _Key(kind, flags, (parent, parent_at), key, body)
-            if len(keys) > _MOST_ENTRIES:
-                raise too_large(name, f"has more than {_MOST_ENTRIES} keys")
-        position += length
+class _Keys:
+    """The keys of all tables. Tables that lie over each other are read only as far as the file is long."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data, self._name = data, name
+        self._left, self._bytes_left = _MOST_ENTRIES, len(data)
+        self.found: dict[tuple[int, int], _Key] = {}
+        """By the number of the table and the place in it."""
+
+    def read(self, at: int, size: int) -> None:
+        """Raises DescriptorTooLarge, DescriptorDamaged."""
+        data, end = self._data, min(at + size, len(self._data))
+        if at + _TABLE.size > end:
+            raise damaged(self._name, "a key table beyond its end")
+        signature, table, _, _ = _TABLE.unpack_from(data, at)
+        if signature != 2:
+            raise damaged(self._name, "no key table where one should be")
+        position = at + _TABLE.size
+        while position + _ENTRY.size <= end:
+            kind, flags, length, parent, parent_at, _, _, name_length = _ENTRY.unpack_from(data, position)
+            if length <= _ENTRY.size or position + length > end:
+                return  # the rest of the table is empty
+            self._spend(length)
+            start = position + _ENTRY.size
+            if kind in (_INT, _UINT, _DOUBLE, _STRING, _ARRAY, _BOOL, _NODE):
+                key = data[start : start + name_length].split(b"\0", 1)[0].decode(errors="replace").lower()
+                body = data[start + name_length : position + length]
+                self.found[table, position - at] = _Key(kind, flags, (parent, parent_at), key, body)
+            position += length
+
+    def _spend(self, length: int) -> None:
+        self._left, self._bytes_left = self._left - 1, self._bytes_left - length
+        if self._left < 0 or self._bytes_left < 0:
+            raise too_large(
+                self._name, f"has more than {_MOST_ENTRIES} keys, or keys that lie over each other"
+            )
 
 
 def _value(key: _Key) -> Value | None:
@@ -157,4 +178,4 @@ def _path(key: _Key, keys: dict[tuple[int, int], _Key]) -> str:
     while parent in keys and len(parts) < 16:
         parts.append(keys[parent].name)
         parent = keys[parent].parent
-    return "/".join(reversed(parts))
+    return "/".join(reversed(parts))[:_LONGEST_PATH]

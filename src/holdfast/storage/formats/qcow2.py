@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-from holdfast.storage.formats.reading import SECTOR, Inspection, Reader, damaged, disk
+from holdfast.storage.formats.reading import LONGEST_SHOWN, SECTOR, Inspection, Reader, damaged, disk
 from holdfast.storage.formats.refusals import (
     ImageEncrypted,
     ImageFeatureUnknown,
@@ -124,14 +124,14 @@ def _refuse_features(reader: Reader, header: Header) -> None:
         length = min(header.backing_length, _LONGEST_NAME)
         name = reader.peek(header.backing_offset, length).decode(errors="replace")
         raise ImageHasBackingFile(
-            f"the qcow2 image is only the changes to another file, {name!r}",
+            f"the qcow2 image is only the changes to another file, {name[:LONGEST_SHOWN]!r}",
             value=name,
             cure="Make it whole where both files are: `qemu-img convert -O qcow2 IMAGE WHOLE.qcow2`.",
         )
     if header.incompatible & _DATA_FILE:
         name = _extension(reader, header, _DATA_FILE_NAME)
         raise ImageHasDataFile(
-            f"the qcow2 image keeps its data in another file, {name!r}",
+            f"the qcow2 image keeps its data in another file, {name[:LONGEST_SHOWN]!r}",
             value=name,
             cure="Make it whole where both files are: `qemu-img convert -O qcow2 IMAGE WHOLE.qcow2`.",
         )

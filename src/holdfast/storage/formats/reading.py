@@ -21,6 +21,8 @@ from holdfast.storage.formats.refusals import (
 
 MAX_DISK = 64 * TIB
 SECTOR = 512
+LONGEST_SHOWN = 200
+"""Characters of a name in a file that people are shown."""
 MOST_ENTRIES = 1 << 23
 """Table entries looked at in one file; more would take longer than a person waits."""
 

@@ -2,7 +2,7 @@
 
 import struct
 
-from holdfast.storage.formats.reading import SECTOR, Inspection, Reader, damaged, disk
+from holdfast.storage.formats.reading import LONGEST_SHOWN, SECTOR, Inspection, Reader, damaged, disk
 from holdfast.storage.formats.refusals import ImageHasBackingFile, ImageTruncated
 
 COOKIE = b"conectix"
@@ -45,7 +45,7 @@ def _check_blocks(reader: Reader, header_at: int, size: int, kind: int) -> None:
     if kind == _DIFFERENCING:
         name = head[_PARENT_NAME : _PARENT_NAME + 512].decode("utf-16-be", errors="replace").rstrip("\0")
         raise ImageHasBackingFile(
-            f"the VHD image is only the changes to another file, {name!r}",
+            f"the VHD image is only the changes to another file, {name[:LONGEST_SHOWN]!r}",
             value=name,
             cure="Merge it into its parent where both files are.",
         )

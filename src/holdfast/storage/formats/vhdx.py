@@ -43,9 +43,9 @@ def inspect(reader: Reader) -> Inspection:
     if length // 8 < -(-size // block):
         raise damaged("VHDX", f"{length // 8} blocks of {block} bytes for {size} bytes")
     table = reader.table(offset, length // 8, "Q", False, "the block table")
-    starts = [(each >> 20) * MIB for each in table if each & 7 in _PRESENT]
-    if starts:
-        reader.require(max(starts), block, "a block")
+    last = max(((each >> 20) * MIB for each in table if each & 7 in _PRESENT), default=None)
+    if last is not None:
+        reader.require(last, block, "a block")
     return found
 
 

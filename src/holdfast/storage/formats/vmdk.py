@@ -6,8 +6,10 @@ nothing but its own extent is taken.
 
 import re
 import struct
+from array import array
+from collections.abc import Iterable
 
-from holdfast.storage.formats.reading import SECTOR, Inspection, Reader, damaged, disk
+from holdfast.storage.formats.reading import LONGEST_SHOWN, SECTOR, Inspection, Reader, damaged, disk
 from holdfast.storage.formats.refusals import (
     ImageFeatureUnknown,
     ImageHasBackingFile,
@@ -23,10 +25,14 @@ directory, directory, overhead; all but the first three and the entries in secto
 
 _AT_END = 0xFFFFFFFFFFFFFFFF
 _LONGEST_TEXT = 64 * 1024
-_EXTENT = re.compile(r"^\s*(?:RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)(?:\s+\"([^\"]*)\")?", re.MULTILINE)
-_PARENT = re.compile(r"^\s*parentFileNameHint\s*=\s*\"?([^\"\n]*)", re.MULTILINE | re.IGNORECASE)
-_PARENT_CID = re.compile(r"^\s*parentCID\s*=\s*([0-9a-f]+)", re.MULTILINE | re.IGNORECASE)
+# Spaces at the start of a line are not to reach over lines: there may be thousands of empty ones.
+_EXTENT = re.compile(r"^[^\S\n]*(?:RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)(?:\s+\"([^\"]*)\")?", re.MULTILINE)
+_PARENT = re.compile(r"^[^\S\n]*parentFileNameHint\s*=\s*\"?([^\"\n]*)", re.MULTILINE | re.IGNORECASE)
+_PARENT_CID = re.compile(r"^[^\S\n]*parentCID\s*=\s*([0-9a-f]+)", re.MULTILINE | re.IGNORECASE)
 _NO_PARENT = 0xFFFFFFFF
+_COMPRESSED = 1 << 16
+_STRETCH_BITS = 20
+"""Sectors of a stretch of the file, as a power of two: 512 MiB."""
 
 
 def refuse_text(reader: Reader) -> Inspection:
@@ -36,10 +42,10 @@ def refuse_text(reader: Reader) -> Inspection:
 
 
 def _names_others(names: list[str]) -> ImageNamesOtherFiles:
-    shown = ", ".join(repr(name[:200]) for name in names[:5]) or "none that can be read"
+    shown = ", ".join(repr(name[:LONGEST_SHOWN]) for name in names[:5]) or "none that can be read"
     return ImageNamesOtherFiles(
         f"the VMDK file only describes a disk; the data is in other files ({shown})",
-        value=names[0][:200] if names else "",
+        value=names[0][:LONGEST_SHOWN] if names else "",
         cure="Make one file of it where they all are: `qemu-img convert -O qcow2 DISK.vmdk WHOLE.qcow2`.",
     )
 
@@ -62,13 +68,49 @@ def inspect(reader: Reader) -> Inspection:
     tables = reader.table(
         directory * SECTOR, -(-capacity // (per_table * grain)), "I", False, "the grain directory"
     )
-    for table in sorted(set(tables) - {0}, reverse=True):
+    _check_tables(reader, tables, per_table, 1 if fields[2] & _COMPRESSED else grain)
+    return found
+
+
+def _check_tables(reader: Reader, tables: "array[int]", per_table: int, grain: int) -> None:
+    """Tables and grains of at least `grain` sectors begin within the file, and none lies over another."""
+    places, data = _Places(-(-per_table * 4 // SECTOR)), _Places(grain)
+    places.add(each for each in tables if each)
+    if places.overlap():
+        raise damaged("VMDK", "two grain tables lie in one place")
+    for table in tables:
         if reader.seen_enough:
             break
-        grains = reader.table(table * SECTOR, per_table, "I", False, "a grain table")
-        # 1 is a grain of zeros.
-        reader.require_starts((each * SECTOR for each in grains if each > 1), "a grain")
-    return found
+        if table:
+            grains = reader.table(table * SECTOR, per_table, "I", False, "a grain table")
+            # 1 is a grain of zeros.
+            reader.require_starts((each * SECTOR for each in grains if each > 1), "a grain")
+            data.add(each for each in grains if each > 1)
+    if data.overlap():
+        raise damaged("VMDK", "two grains lie in one place")
+
+
+class _Places:
+    """Where things of `length` sectors begin; kept by stretches, so that few are sorted at once."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._stretches: dict[int, array[int]] = {}
+
+    def add(self, sectors: Iterable[int]) -> None:
+        for sector in sectors:
+            self._stretches.setdefault(sector >> _STRETCH_BITS, array("I")).append(sector)
+
+    def overlap(self) -> bool:
+        last = -self._length
+        for _, sectors in sorted(self._stretches.items()):
+            if len(sectors) > (1 << _STRETCH_BITS) // self._length + 1:
+                return True  # however they lie
+            for sector in sorted(sectors):
+                if sector - last < self._length:
+                    return True
+                last = sector
+        return False
 
 
 def read_header(reader: Reader) -> tuple[int, ...]:
@@ -103,7 +145,7 @@ def _check_text(reader: Reader, sector: int, sectors: int, capacity: int) -> Non
     if parent or (cid and int(cid[1], 16) != _NO_PARENT):
         name = parent[1][:1023] if parent else ""
         raise ImageHasBackingFile(
-            f"the VMDK image is only the changes to another file, {name!r}",
+            f"the VMDK image is only the changes to another file, {name[:LONGEST_SHOWN]!r}",
             value=name,
             cure="Make it whole where both files are: `qemu-img convert -O qcow2 IMAGE WHOLE.qcow2`.",
         )
