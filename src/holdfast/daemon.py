@@ -47,6 +47,7 @@ from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
+from holdfast.storage import volume_writing
 from holdfast.storage.appliances.exposure import remove_sockets
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
@@ -78,6 +79,7 @@ from holdfast.vm import (
     key_work,
     lifecycle,
     vm_export,
+    vsphere_work,
 )
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
@@ -100,6 +102,8 @@ from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
 from holdfast.vm.usb import UsbWork
 from holdfast.vm.vm_export import VmExports
+from holdfast.vm.vsphere_access import VsphereDoor
+from holdfast.vm.vsphere_importing import VsphereImports
 
 log = structlog.get_logger(__name__)
 
@@ -209,7 +213,8 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     evidence = GuestEvidence(trust, state, rooms.vtpm.authority)
     attestation = Attestation(trust, evidence, operations, registry.named)
     secrets = GuestSecrets(rooms, attestation, operations, registry.named)
-    _register(operations, rooms, registry, (attestation, secrets), ground.users)
+    door = VsphereDoor(state, rooms.host_keys)
+    _register(operations, rooms, registry, (attestation, secrets), ground.users, door)
     firmware = VmFirmware(rooms, registry, operations)
     kept_states = Checkpoints(rooms, registry, operations)
     checked = CheckedHost(
@@ -230,6 +235,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         pools=rooms.pools,
         imports=Imports(rooms, operations, files, ground.users.converter),
         fetcher=fetch.SourceFetcher(operations, state),
+        vsphere=VsphereImports(rooms, operations, door),
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -264,6 +270,7 @@ def _register(
     registry: VmRegistry,
     trusted: tuple[Attestation, GuestSecrets],
     users: VmUsers,
+    door: VsphereDoor,
 ) -> None:
     builder = ImageBuilder(rooms.state, rooms.processes)
     for procedure in (
@@ -277,6 +284,7 @@ def _register(
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),
         *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
+        *vsphere_work.procedures(vsphere_work.Source(rooms, door, registry.owner), registry.forget),
         *fetch.procedures(rooms.state, Downloader()),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter
@@ -335,6 +343,7 @@ async def _come_back(made: _Composition) -> None:
     uploads += [Path(path) for params in unfinished.values() for path in params.get("uploads", ())]
     await asyncio.to_thread(clean, rooms.state.scratch, unfinished, uploads)
     await asyncio.to_thread(remove_sockets, rooms.state.runtime)
+    await asyncio.to_thread(volume_writing.remove_sockets, rooms.state.runtime)
 
 
 async def run(config: DaemonConfig) -> None:

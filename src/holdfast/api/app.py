@@ -30,6 +30,7 @@ from holdfast.api.routes import (
     trust,
     usb,
     vms,
+    vsphere,
 )
 from holdfast.api.services import Services
 
@@ -47,6 +48,7 @@ ROUTERS = (
     images,
     pools,
     imports,
+    vsphere,
     switches,
     operations,
     events,

@@ -54,6 +54,7 @@ from holdfast.spec.vm import VmState
 from holdfast.spec.vm_export import VmExport
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
+from holdfast.spec.vsphere import VsphereAccess, VsphereImport, VsphereVm
 
 LogSource = Literal["console", "qemu", "swtpm"]
 Lines = list[str]
@@ -158,6 +159,14 @@ class Imports(Protocol):
 
     async def plan(self, request: VmImport) -> ImportPlan: ...
     async def begin(self, request: VmImport, actor: str) -> Operation: ...
+
+
+class Vsphere(Protocol):
+    """VMs of vCenter and ESXi."""
+
+    async def inventory(self, access: VsphereAccess) -> list[VsphereVm]: ...
+    async def plan(self, request: VsphereImport) -> ImportPlan: ...
+    async def begin(self, request: VsphereImport, actor: str) -> Operation: ...
 
 
 class Fetcher(Protocol):
@@ -299,6 +308,7 @@ class Services:
     pools: Pools
     imports: Imports
     fetcher: Fetcher
+    vsphere: Vsphere
     switches: Switches
     certificates: Certificates
     events: Events

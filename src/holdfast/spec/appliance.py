@@ -37,6 +37,7 @@ class SourceKind(StrEnum):
     LIBVIRT = "libvirt"
     PROXMOX = "proxmox"
     DISK = "disk"
+    VSPHERE = "vsphere"
 
 
 class FirmwareKind(StrEnum):
@@ -194,12 +195,9 @@ class ImportFile(Frozen):
     """Id of an upload, or of a file that was handed over."""
 
 
-class VmImport(Frozen):
-    """A source, and what is to be different from what it says."""
+class ImportChoices(Frozen):
+    """What is to be different from what a source says."""
 
-    files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
-    machine: str | None = Field(default=None, max_length=255)
-    """Which one, where the source has several; its name or id."""
     name: Name | None = None
     """None: the source's."""
     switches: dict[str, str] = Field(default={}, max_length=64)
@@ -210,6 +208,14 @@ class VmImport(Frozen):
     """None: as the source."""
     accept_eulas: bool = False
     start: bool = False
+
+
+class VmImport(ImportChoices):
+    """A source, and what is to be different from what it says."""
+
+    files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
+    machine: str | None = Field(default=None, max_length=255)
+    """Which one, where the source has several; its name or id."""
 
 
 class ImportFetch(Frozen):

@@ -14,12 +14,12 @@ from holdfast.spec.appliance import (
     ApplianceNic,
     Finding,
     FirmwareKind,
+    ImportChoices,
     ImportPlan,
     PlannedDisk,
     PlannedNic,
     Severity,
     Signature,
-    VmImport,
 )
 from holdfast.spec.names import MAX_NAME, BadName, check_name
 from holdfast.spec.units import GIB, MIB, format_size
@@ -98,7 +98,9 @@ class _Notes:
         self.found.append(Finding(id=id_, severity=Severity.ERROR, text=text))
 
 
-def plan_import(appliance: Appliance, source: SourceFacts, host: HostFacts, request: VmImport) -> ImportPlan:
+def plan_import(
+    appliance: Appliance, source: SourceFacts, host: HostFacts, request: ImportChoices
+) -> ImportPlan:
     """What an import would do."""
     notes = _Notes()
     name = _name(appliance, host, request, notes)
@@ -148,7 +150,7 @@ def _weight(finding: Finding) -> int:
     return (Severity.ERROR, Severity.WARNING, Severity.INFO).index(finding.severity)
 
 
-def _name(appliance: Appliance, host: HostFacts, request: VmImport, notes: _Notes) -> str:
+def _name(appliance: Appliance, host: HostFacts, request: ImportChoices, notes: _Notes) -> str:
     wanted = request.name or appliance.name
     name = usable_name(wanted)
     if name != wanted:
@@ -247,7 +249,7 @@ def _bus_changes(disks: tuple[ApplianceDisk, ...], bus: DiskBus, notes: _Notes) 
 
 
 def _nics(
-    nics: tuple[ApplianceNic, ...], host: HostFacts, request: VmImport, notes: _Notes
+    nics: tuple[ApplianceNic, ...], host: HostFacts, request: ImportChoices, notes: _Notes
 ) -> tuple[PlannedNic, ...]:
     planned: list[PlannedNic] = []
     switches = {name.lower(): name for name in host.switches}
@@ -294,7 +296,7 @@ def _nics(
 
 
 def _firmware(
-    appliance: Appliance, source: SourceFacts, request: VmImport, notes: _Notes
+    appliance: Appliance, source: SourceFacts, request: ImportChoices, notes: _Notes
 ) -> tuple[bool, bool]:
     """Secure Boot and TPM; how the machine will start goes into the notes."""
     looks = [facts.boot for disk in appliance.disks if (facts := source.disks.get(disk.id)) and facts.boot]

@@ -61,7 +61,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
-from fake_imports import FakeImports
+from fake_imports import FakeImports, FakeVsphere
 
 T = TypeVar("T")
 structlog.configure(
@@ -538,6 +538,7 @@ class FakeDaemon:
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.imports = FakeImports(self.operations)
+        self.vsphere = FakeVsphere(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
@@ -549,7 +550,7 @@ class FakeDaemon:
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
-            imports=self.imports, fetcher=self.imports,
+            imports=self.imports, fetcher=self.imports, vsphere=self.vsphere,
             certificates=self.certificates,
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,

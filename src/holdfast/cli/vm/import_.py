@@ -1,5 +1,6 @@
 """`holdfast vm import`."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,38 @@ def _switches(pairs: list[str]) -> dict[str, str]:
     return found
 
 
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="OVA, OVF, Hyper-V export, libvirt XML, Proxmox conf, disk, folder, URL or vsphere://."
+    ),
+]
+SwitchOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NETWORK=SWITCH, or a switch for all networks.", autocompletion=complete_switch),
+]
+WithOption = Annotated[
+    list[Path] | None, typer.Option("--with", help="A disk that belongs to it and lies elsewhere.")
+]
+SecureBootOption = Annotated[
+    bool | None, typer.Option("--secure-boot/--no-secure-boot", help="None: as it was.")
+]
+TpmOption = Annotated[bool | None, typer.Option("--tpm/--no-tpm", help="None: as it was.")]
+ListOption = Annotated[bool, typer.Option("--list", help="Only say what VMs a server of vSphere has.")]
+WarmOption = Annotated[
+    bool, typer.Option("--warm", help="From vSphere: copy it while it runs, then cut over.")
+]
+CutOverOption = Annotated[
+    datetime | None, typer.Option(help="Of --warm: when it is shut down there; none: soon.")
+]
+PasswordFileOption = Annotated[
+    Path | None, typer.Option(help="Its password, in a file of 0600 (`-`: standard input).")
+]
+ThumbprintOption = Annotated[
+    str | None, typer.Option(help="SHA-256 of the server's certificate, to be trusted from now on.")
+]
+
+
 def _require_one_name(name: str | None, sources: int) -> None:
     """Raises NameForSeveral."""
     if name is not None and sources > 1:
@@ -45,30 +78,22 @@ def _require_one_name(name: str | None, sources: int) -> None:
 
 
 def command(
-    source: Annotated[
-        list[str],
-        typer.Argument(help="OVA, OVF, Hyper-V export, libvirt XML, Proxmox conf, disk, folder or URL."),
-    ],
+    source: SourcesArgument,
     name: Annotated[str | None, typer.Option(help="Name of the VM; none: the source's.")] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what would map, change and be lost.")
-    ] = False,
-    switch: Annotated[
-        list[str] | None,
-        typer.Option(help="NETWORK=SWITCH, or a switch for all networks.", autocompletion=complete_switch),
-    ] = None,
-    with_: Annotated[
-        list[Path] | None, typer.Option("--with", help="A disk that belongs to it and lies elsewhere.")
-    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what maps, changes and is lost.")] = False,
+    switch: SwitchOption = None,
+    with_: WithOption = None,
     machine: Annotated[str | None, typer.Option(help="Which one, where the source has several.")] = None,
-    secure_boot: Annotated[
-        bool | None, typer.Option("--secure-boot/--no-secure-boot", help="None: as it was.")
-    ] = None,
-    tpm: Annotated[bool | None, typer.Option("--tpm/--no-tpm", help="None: as it was.")] = None,
-    accept_eulas: Annotated[
-        bool, typer.Option("--accept-eulas", help="Accept its licence agreements.")
-    ] = False,
+    secure_boot: SecureBootOption = None,
+    tpm: TpmOption = None,
+    accept_eulas: Annotated[bool, typer.Option("--accept-eulas", help="Accept its licences.")] = False,
     checksum: Annotated[str | None, typer.Option(help="Of a URL: sha256:... or sha512:...")] = None,
+    list_: ListOption = False,
+    warm: WarmOption = False,
+    cut_over_at: CutOverOption = None,
+    user: Annotated[str | None, typer.Option(help="Of vSphere.")] = None,
+    password_file: PasswordFileOption = None,
+    thumbprint: ThumbprintOption = None,
     at_once: Annotated[int, typer.Option(min=1, max=32, help="Of several sources, so many at a time.")] = 2,
     start: Annotated[bool, typer.Option("--start", help="Start it when it is there.")] = False,
     no_wait: NoWait = False,
@@ -81,6 +106,11 @@ def command(
     """
     from holdfast.cli.importing import Importer
     from holdfast.cli.session import connect
+    from holdfast.cli.vsphere_import import (
+        VsphereOptions,
+        import_from_vsphere,
+        is_vsphere,
+    )
 
     body: dict[str, Any] = {
         "name": name,
@@ -91,6 +121,11 @@ def command(
         "accept_eulas": accept_eulas,
         "start": start,
     }
+    options = VsphereOptions(user, password_file, thumbprint, list_, warm, cut_over_at)
+    if is_vsphere(source):
+        import_from_vsphere(source, options, body, plan, no_wait, format_)
+        return
+    options.require_none()
     importer = Importer(connect, body, checksum, format_)
     sources = importer.sources(source, with_ or [])
     _require_one_name(name, len(sources))
