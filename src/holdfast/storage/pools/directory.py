@@ -130,6 +130,12 @@ class DirectoryPool:
             ) from error
         return part
 
+    async def left(self, volume: VolumeId) -> Place | None:
+        await self._require()
+        part = _part(self._path(volume))
+        there = await asyncio.to_thread(lambda: part.is_file() and not part.is_symlink())
+        return self.draft(volume) if there else None
+
     async def copy(self, source: Place, volume: VolumeId) -> bool:
         if not isinstance(source, FilePlace):
             return False
