@@ -12,7 +12,7 @@ from holdfast.cli.import_sources import LocalSource, is_url, sources_at
 from holdfast.cli.output import Format, escape, print_json, say
 from holdfast.cli.sheets.appliance import plan_sheet
 from holdfast.cli.waiting import ended, finish
-from holdfast.spec.errors import Failed, HoldfastError, RemoteError
+from holdfast.spec.errors import Failed, HoldfastError, InvalidInput, RemoteError
 
 Source = LocalSource | str
 """Files here, or a URL."""
@@ -24,16 +24,28 @@ class ImportsFailed(Failed):
     id = "imports-failed"
 
 
+class NoStateForKey(InvalidInput):
+    id = "no-state-for-key"
+
+
 class Importer:
     """`connect` opens a client; `body` is a VmImport without its files."""
 
     def __init__(
-        self, connect: Callable[[], Any], body: dict[str, Any], checksum: str | None, format_: Format
+        self,
+        connect: Callable[[], Any],
+        body: dict[str, Any],
+        format_: Format,
+        *,
+        checksum: str | None = None,
+        private_key: Path | None = None,
     ) -> None:
+        """`checksum` is of URLs; `private_key` that of the recipient of the firmware state."""
         self._connect = connect
         self._body = body
-        self._checksum = checksum
         self._format = format_
+        self._checksum = checksum
+        self._private_key = private_key
 
     @staticmethod
     def sources(named: list[str], more: list[Path]) -> list[Source]:
@@ -99,7 +111,24 @@ class Importer:
         return done
 
     def _request(self, client: Any, source: Source) -> dict[str, Any]:
-        return {**self._body, "files": self._files(client, source)}
+        request = {**self._body, "files": self._files(client, source)}
+        if self._private_key is not None:
+            request["content_key"] = self._content_key(client, request, self._private_key)
+        return request
+
+    def _content_key(self, client: Any, request: dict[str, Any], private_key: Path) -> str:
+        """The container lies in the source, perhaps far away; its key slot comes with the plan."""
+        from holdfast.api.content_key import content_key_of_slot
+
+        plan = client.wire("POST", "/v1/imports/plan", {**request, "passphrase": None})
+        state = plan["firmware_state"] or {}
+        if not state.get("slot"):
+            raise NoStateForKey(
+                f"{plan['name']!r} brings no firmware state along that a private key could open",
+                value=str(private_key),
+                cure="See its plan with --plan, or leave out --private-key.",
+            )
+        return content_key_of_slot(state["slot"], bytes.fromhex(state["bound"]), private_key)
 
     def _begin(self, client: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Licence agreements are shown on a terminal, and asked about."""

@@ -5,8 +5,9 @@ function makes an `ImportPlan` of it and of what is known of this host.
 """
 
 from enum import StrEnum
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
@@ -101,6 +102,8 @@ class Appliance(Frozen):
     tpm: bool | None = None
     nvram: str | None = None
     """Name of the file with the firmware's variables."""
+    firmware_state: str | None = None
+    """Name of the file with the firmware state that Holdfast exported along."""
     disks: tuple[ApplianceDisk, ...] = ()
     """In the order in which the firmware tries them."""
     nics: tuple[ApplianceNic, ...] = ()
@@ -155,6 +158,18 @@ class Signature(Frozen):
     """Why it does not fit; empty where it does."""
 
 
+class PlannedState(Frozen):
+    """The firmware state of a VM that Holdfast exported, encrypted."""
+
+    file: str
+    taken: bool
+    """The VM gets it, whole, in place of a new one."""
+    slot: dict[str, Any] = {}
+    """Key slot of its container, not secret: the recipient's private key makes a content key of it."""
+    bound: str = ""
+    """Hex; ties the slot to its container."""
+
+
 class ImportPlan(Frozen):
     """What maps, what changes, what is lost, and what it takes."""
 
@@ -178,6 +193,8 @@ class ImportPlan(Frozen):
     manifest: str | None = None
     """Algorithm of the checksums that will be verified; None: there are none."""
     signature: Signature | None = None
+    firmware_state: PlannedState | None = None
+    """None: the source brings none along."""
     findings: tuple[Finding, ...] = ()
     space_needed: int
     """Bytes of this host's disk, estimated."""
@@ -216,6 +233,12 @@ class VmImport(ImportChoices):
     files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
     machine: str | None = Field(default=None, max_length=255)
     """Which one, where the source has several; its name or id."""
+    passphrase: SecretStr | None = None
+    """Opens the firmware state that comes along; without this and the next it is not taken."""
+    content_key: SecretStr | None = None
+    """64 hexadecimal digits: what the recipient's private key, which stays with its owner, opened."""
+    same_tpm: bool = False
+    """Take over the TPM identity of a VM that this host has too."""
 
 
 class ImportFetch(Frozen):

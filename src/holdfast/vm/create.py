@@ -82,7 +82,7 @@ class MakeParts(_Making):
             for disk in record.spec.disks:
                 group.create_task(self._make_disk(job, owner, disk))
             boot = record.spec.boot
-            if isinstance(boot, UefiBoot):
+            if isinstance(boot, UefiBoot) and not self._has_firmware_state(job):
                 group.create_task(
                     self._rooms.variables.make(
                         choose_firmware(boot.secure_boot).template,
@@ -93,6 +93,10 @@ class MakeParts(_Making):
                 )
                 if boot.tpm:
                     group.create_task(self._rooms.vtpm.manufacture(record.id, folder, identity))
+
+    def _has_firmware_state(self, job: Job) -> bool:
+        """An earlier phase has put it."""
+        return False
 
     async def _make_disk(self, job: Job, owner: VmOwner, disk: Disk) -> None:
         full = job.params["full_copies"].get(disk.id)

@@ -54,6 +54,11 @@ class ImportAdmission:
             macs={nic.mac: f"VM {record.name!r}" for record in everyone for nic in record.spec.nics},
             names=frozenset(record.name.lower() for record in everyone),
             ids=frozenset(record.id for record in everyone),
+            tpms={
+                identity: record.name
+                for record in everyone
+                if (identity := records.tpm_identity(record.spec, record.id))
+            },
         )
 
     async def spec(self, plan: ImportPlan) -> VmSpec:
@@ -73,9 +78,19 @@ class ImportAdmission:
         )
 
     async def submit(
-        self, kind: str, name: str, spec: VmSpec, wanted: str | None, params: dict[str, Any], actor: str
+        self,
+        kind: str,
+        name: str,
+        spec: VmSpec,
+        wanted: str | None,
+        params: dict[str, Any],
+        actor: str,
+        tpm: str | None = None,
     ) -> Operation:
-        """Record VM and operation in one transaction; `wanted` is the source's UUID. Raises VmIdTaken."""
+        """Record VM and operation in one transaction.
+
+        `wanted` is the source's UUID, `tpm` the identity of a TPM that comes along. Raises VmIdTaken.
+        """
         for attempt in range(_TRIES):
             vm_id = await self._vm_id(wanted if attempt == 0 else None)
 
@@ -84,7 +99,7 @@ class ImportAdmission:
                     raise VmIdTaken(
                         f"there is a VM with the id {vm_id}", value=vm_id, cure="Import it again."
                     )
-                records.insert(session, vm_id, name, spec, operation)
+                records.insert(session, vm_id, name, _with_tpm(spec, vm_id, tpm), operation)
 
             with contextlib.suppress(VmIdTaken):
                 return await self._operations.submit(kind, name, {"vm": vm_id, **params}, actor, reserve)
@@ -96,6 +111,14 @@ class ImportAdmission:
             return new_id()
         short = {record.id[:8] for record in await self._rooms.records.all()}
         return new_id() if wanted[:8] in short else wanted
+
+
+def _with_tpm(spec: VmSpec, vm_id: str, identity: str | None) -> VmSpec:
+    """The record tells from the beginning of whom the TPM is, so that two VMs with one never both run."""
+    if identity is None or identity == vm_id:
+        return spec
+    boot = UefiBoot.model_validate(spec.boot).model_copy(update={"tpm_identity": identity})
+    return spec.model_copy(update={"boot": boot})
 
 
 def require_importable(plan: ImportPlan, request: ImportChoices) -> None:

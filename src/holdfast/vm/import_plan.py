@@ -6,7 +6,8 @@ sees all of it at once.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast.spec.appliance import (
     Appliance,
@@ -18,6 +19,7 @@ from holdfast.spec.appliance import (
     ImportPlan,
     PlannedDisk,
     PlannedNic,
+    PlannedState,
     Severity,
     Signature,
 )
@@ -56,6 +58,24 @@ class DiskFacts:
 
 
 @dataclass(frozen=True)
+class StateFacts:
+    """What the container of firmware state in a source says of itself, and whether it is to be taken."""
+
+    file: str
+    """Empty where something that opens it was given, and there is none."""
+    wanted: bool
+    """Something that opens it was given."""
+    same_tpm: bool = False
+    """It may be the TPM of a VM of this host."""
+    problem: Finding | None = None
+    """Why it cannot be taken."""
+    identity: str | None = None
+    """Id of the VM that its TPM was made for; None: it holds no TPM."""
+    slot: Mapping[str, Any] = field(default_factory=dict)
+    bound: bytes = b""
+
+
+@dataclass(frozen=True)
 class SourceFacts:
     """What is known of the files beside their description."""
 
@@ -64,6 +84,7 @@ class SourceFacts:
     findings: tuple[Finding, ...] = ()
     manifest: str | None = None
     signature: Signature | None = None
+    state: StateFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,8 @@ class HostFacts:
     """Of VMs, in lower case."""
     ids: frozenset[str]
     """Of VMs."""
+    tpms: Mapping[str, str] = field(default_factory=dict)
+    """Identity of a TPM to the VM that has it."""
 
 
 class _Notes:
@@ -108,6 +131,7 @@ def plan_import(
     os = _guest_os(appliance, source, notes)
     disks = _disks(appliance, source, os, notes)
     nics = _nics(appliance.nics, host, request, notes)
+    state = _state(source.state, host, request, notes)
     secure_boot, tpm = _firmware(appliance, source, request, notes)
     _guest(appliance, os, notes)
     _identity(appliance, host, notes)
@@ -139,6 +163,7 @@ def plan_import(
         eulas=appliance.eulas,
         manifest=source.manifest,
         signature=source.signature,
+        firmware_state=state,
         findings=tuple(sorted(findings, key=_weight)),
         space_needed=needed,
         space_free=host.space_free,
@@ -295,6 +320,47 @@ def _nics(
     return tuple(planned)
 
 
+def _state(
+    state: StateFacts | None, host: HostFacts, request: ImportChoices, notes: _Notes
+) -> PlannedState | None:
+    """The firmware state that came along: taken where something opens it, else said to stay behind."""
+    if state is None:
+        return None
+    if not state.file:
+        notes.error("no-firmware-state", "the source brings no firmware state along that could be opened")
+        return None
+    other = host.tpms.get(state.identity) if state.identity else None
+    if not state.wanted:
+        why = (
+            f"it cannot be read: {state.problem.text}"
+            if state.problem
+            else "nothing was given that opens it (--passphrase-file or --private-key)"
+        )
+        notes.warning(
+            "firmware-state-not-taken",
+            f"the firmware state in {state.file[:120]!r} (UEFI variables and TPM) stays behind: {why}",
+        )
+    elif state.problem is not None:
+        notes.found.append(state.problem)
+    elif request.tpm is not None and request.tpm is not (state.identity is not None):
+        holds = "holds a TPM" if state.identity else "holds no TPM"
+        notes.error("firmware-state-unlike", f"the firmware state {holds}: leave out --tpm and --no-tpm")
+    elif other is not None and not state.same_tpm:
+        notes.error(
+            "firmware-state-of-another-vm",
+            f"VM {other!r} of this host has the TPM that the firmware state holds; add --same-tpm if this one"
+            " takes its place: the two must never both run",
+        )
+    else:
+        notes.info(
+            "firmware-state-taken",
+            "UEFI variables and TPM come along: the machine that they are of must never run again"
+            if state.identity
+            else "the UEFI variables come along",
+        )
+    return PlannedState(file=state.file, taken=state.wanted, slot=dict(state.slot), bound=state.bound.hex())
+
+
 def _firmware(
     appliance: Appliance, source: SourceFacts, request: ImportChoices, notes: _Notes
 ) -> tuple[bool, bool]:
@@ -313,6 +379,8 @@ def _firmware(
     elif not secure_boot:
         notes.info("secure-boot-off", "Secure Boot is off, as it was; --secure-boot turns it on")
     tpm = bool(appliance.tpm) if request.tpm is None else request.tpm
+    if source.state is not None and source.state.file and source.state.wanted:
+        return secure_boot, source.state.identity is not None
     if appliance.tpm:
         notes.warning(
             "tpm-new" if tpm else "tpm-dropped",

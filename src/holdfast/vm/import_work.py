@@ -1,6 +1,6 @@
 """Carries imports out: several disks at once, each straight out of its archive into a volume.
 
-    hold files ─▶ folder ─▶ disks, variable store, vTPM ─▶ start ─▶ clean up
+    hold files ─▶ folder ─▶ firmware state, if it came along ─▶ disks, else a new state ─▶ start ─▶ clean up
 
 A disk whose volume has its name is done: after a crash the others are brought, and it is not touched. A
 stream goes on where it was; how many bytes of it that spared is in the result, as `resumed_at` by disk.
@@ -29,6 +29,7 @@ from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.scratch import operation_folder
 from holdfast.vm.create import Forget, MakeParts, PrepareFolder, StartIfWanted
+from holdfast.vm.import_state import PutState
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.rooms import Rooms
@@ -159,6 +160,9 @@ class BringDisks(MakeParts):
             finally:
                 del self._runs[job.id]
 
+    def _has_firmware_state(self, job: Job) -> bool:
+        return job.params.get("state") is not None
+
     async def _make_disk(self, job: Job, owner: VmOwner, disk: Disk) -> None:
         source = job.params["sources"].get(disk.id)
         if source is None:
@@ -226,6 +230,7 @@ def procedures(rooms: Rooms, find: Find, forget: Forget, converter: Identity | N
     phases = (
         HoldFiles(rooms),
         PrepareFolder(rooms, find, forget),
+        PutState(rooms, find),
         BringDisks(rooms, find, converter),
         StartIfPossible(find),
         CleanUp(rooms),

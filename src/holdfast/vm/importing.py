@@ -26,8 +26,10 @@ from holdfast.spec.operation import Operation
 from holdfast.storage.appliances.boot_look import BootLooker
 from holdfast.storage.appliances.bringing import examine, peek_gzip
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
+from holdfast.trust.firmware_state import FirmwareState
 from holdfast.vm.import_admission import ImportAdmission, require_importable
 from holdfast.vm.import_plan import DiskFacts, SourceFacts, plan_import
+from holdfast.vm.import_state import keep_state, look_at_state, require_fitting
 from holdfast.vm.rooms import Rooms
 
 
@@ -52,6 +54,8 @@ class _Looked:
     """Of the handed files."""
     fds: tuple[int, ...]
     """Theirs, in the same order."""
+    state: FirmwareState | None
+    """What came along and was opened."""
 
 
 class Imports:
@@ -70,6 +74,7 @@ class Imports:
 
         Raises:
             UploadNotFound, SourceFileChanged: a file is not there.
+            WrongPassphrase and others as `look_at_state`: the firmware state does not open.
             and the refusals of `storage.appliances`: the source cannot be read, or must not be.
         """
         async with self._looked(request) as looked:
@@ -84,24 +89,36 @@ class Imports:
         async with self._looked(request) as looked:
             require_importable(looked.plan, request)
             spec = await self._admission.spec(looked.plan)
-            params = self._params(looked, request)
-            plan, wanted = looked.plan, looked.source.appliance.id
-        return await self._admission.submit("vm.import", plan.name, spec, wanted, params, actor)
+            plan, wanted, state = looked.plan, looked.source.appliance.id, looked.state
+            kept = None
+            if state is not None:
+                await asyncio.to_thread(require_fitting, state, plan)
+                kept = await keep_state(self._rooms, state)
+            params = self._params(looked, request, kept)
+        tpm = state.tpm.identity if state and state.tpm else None
+        try:
+            return await self._admission.submit("vm.import", plan.name, spec, wanted, params, actor, tpm)
+        except HoldfastError:
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+            raise
 
-    def _params(self, looked: _Looked, request: VmImport) -> dict[str, Any]:
-        """The JSON that the procedure is given."""
+    def _params(self, looked: _Looked, request: VmImport, state: Path | None) -> dict[str, Any]:
+        """The JSON that the procedure is given; `state`: firmware state that this host alone opens."""
         sources = {}
         for planned in looked.plan.disks:
             held = looked.source.disks.get(planned.source)
             if held is not None:
                 sources[planned.id] = _source(planned, held, looked)
         uploads = [path for each in request.files if (path := self._files.uploaded(each.upload))]
+        uploads += [state] if state is not None else []
         return {
             "full_copies": {},
             "start": request.start,
             "requested": datetime.now(UTC).isoformat(),
             "files": [identity.as_dict() for identity in looked.identities],
             "uploads": [os.fspath(path) for path in uploads],
+            "state": os.fspath(state) if state is not None else None,
             "sources": sources,
             "findings": [each.model_dump(mode="json") for each in looked.plan.findings],
         }
@@ -117,14 +134,17 @@ class Imports:
                 stack.callback(os.close, fd)
                 handed.append(HeldFile(each.name, fd, 0, identity.size))
             source = await asyncio.to_thread(read_source, handed, request.machine)
+            seen = await look_at_state(self._rooms, source, request)
             facts = SourceFacts(
                 disks=await self._disk_facts(source),
                 findings=source.findings,
                 manifest=next((each.algorithm for each in source.digests.values()), None),
                 signature=source.signature,
+                state=seen.facts if seen else None,
             )
             plan = plan_import(source.appliance, facts, await self._admission.host(), request)
-            yield _Looked(source, facts, plan, identities, tuple(held.fd for held in handed))
+            fds = tuple(held.fd for held in handed)
+            yield _Looked(source, facts, plan, identities, fds, seen.state if seen else None)
 
     async def _disk_facts(self, source: Source) -> dict[str, DiskFacts]:
         folder = self._rooms.state.scratch / f"look-{new_id()}"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from held_files import held
 
-from holdfast.spec.appliance import Appliance, ImportFile, ImportPlan, Severity, VmImport
+from holdfast.spec.appliance import Appliance, Finding, ImportFile, ImportPlan, Severity, VmImport
 from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
-from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import, usable_name
+from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, StateFacts, plan_import, usable_name
 
 HERE = Path(__file__).parent
 CORPUS, GOLDEN = HERE / "appliances", HERE / "golden"
@@ -133,6 +133,37 @@ def test_the_file_is_believed_where_the_description_has_another_size() -> None:
 def test_a_machine_without_disks_cannot_be_imported() -> None:
     bare = Appliance.model_validate({"kind": "ovf", "name": "bare", "firmware": "uefi"})
     assert ids(plan_import(bare, SourceFacts({}), HOST, REQUEST)) == {"no-disks"}
+
+
+STATE = StateFacts("web.hfstate", wanted=True, identity="a" * 36)
+DAMAGED = Finding(id="firmware-state-damaged", severity=Severity.ERROR, text="x")
+NO_TPM = REQUEST.model_copy(update={"tpm": False})
+
+
+@pytest.mark.parametrize(
+    ("state", "request_", "found", "tpm"),
+    [
+        (replace(STATE, wanted=False), REQUEST, "firmware-state-not-taken", True),
+        (replace(STATE, wanted=False, problem=DAMAGED), REQUEST, "firmware-state-not-taken", True),
+        (STATE, REQUEST, "firmware-state-taken", True),
+        (replace(STATE, identity=None), REQUEST, "firmware-state-taken", False),
+        (replace(STATE, problem=DAMAGED), REQUEST, "firmware-state-damaged", True),
+        (StateFacts("", wanted=True), REQUEST, "no-firmware-state", True),
+        (STATE, NO_TPM, "firmware-state-unlike", True),
+        (replace(STATE, identity="b" * 36), REQUEST, "firmware-state-of-another-vm", True),
+        (replace(STATE, identity="b" * 36, same_tpm=True), REQUEST, "firmware-state-taken", True),
+    ],
+)
+def test_firmware_state_that_came_along_is_taken_or_said_to_stay(
+    state: StateFacts, request_: VmImport, found: str, tpm: bool
+) -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = replace(facts_of(source, UEFI), state=state)
+    plan = plan_import(source.appliance, facts, replace(HOST, tpms={"b" * 36: "here"}), request_)
+    named = {each.id for each in plan.findings}
+    assert found in named and plan.tpm is tpm
+    assert ("tpm-new" in named) is (not state.wanted or not state.file)
+    assert plan.importable is (found in ("firmware-state-taken", "firmware-state-not-taken"))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,19 @@ WithOption = Annotated[
 SecureBootOption = Annotated[
     bool | None, typer.Option("--secure-boot/--no-secure-boot", help="None: as it was.")
 ]
+AcceptOption = Annotated[
+    bool, typer.Option("--accept-eulas", "--accept-eula", help="Accept its licence agreements.")
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(help="Opens the firmware state that came along; the first line. -: standard input."),
+]
+PrivateKeyOption = Annotated[
+    Path | None, typer.Option(help="Opens it where it was exported for a recipient (PEM); stays here.")
+]
+SameTpmOption = Annotated[
+    bool, typer.Option("--same-tpm", help="It takes the place of a VM that is on this host too.")
+]
 TpmOption = Annotated[bool | None, typer.Option("--tpm/--no-tpm", help="None: as it was.")]
 ListOption = Annotated[bool, typer.Option("--list", help="Only say what VMs a server of vSphere has.")]
 WarmOption = Annotated[
@@ -86,7 +99,10 @@ def command(
     machine: Annotated[str | None, typer.Option(help="Which one, where the source has several.")] = None,
     secure_boot: SecureBootOption = None,
     tpm: TpmOption = None,
-    accept_eulas: Annotated[bool, typer.Option("--accept-eulas", help="Accept its licences.")] = False,
+    accept_eulas: AcceptOption = False,
+    passphrase_file: PassphraseOption = None,
+    private_key: PrivateKeyOption = None,
+    same_tpm: SameTpmOption = False,
     checksum: Annotated[str | None, typer.Option(help="Of a URL: sha256:... or sha512:...")] = None,
     list_: ListOption = False,
     warm: WarmOption = False,
@@ -102,9 +118,11 @@ def command(
     """Bring VMs over from VMware, Hyper-V, VirtualBox, Xen, Proxmox or libvirt.
 
     Nothing is unpacked: disks are read straight out of the archive, and its checksums are verified
-    meanwhile. Several sources, or a folder with several, are imported each by an operation of its own.
+    meanwhile. Several sources, or a folder with several, are imported each by an operation of its own. UEFI
+    variables and TPM that `vm export --with-firmware-state` took along come back with what opens them.
     """
     from holdfast.cli.importing import Importer
+    from holdfast.cli.secret_input import passphrase
     from holdfast.cli.session import connect
     from holdfast.cli.vsphere_import import (
         VsphereOptions,
@@ -126,7 +144,10 @@ def command(
         import_from_vsphere(source, options, body, plan, no_wait, format_)
         return
     options.require_none()
-    importer = Importer(connect, body, checksum, format_)
+    body["same_tpm"] = same_tpm
+    if passphrase_file is not None:
+        body["passphrase"] = passphrase(passphrase_file)
+    importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)
     sources = importer.sources(source, with_ or [])
     _require_one_name(name, len(sources))
     if plan:

@@ -69,6 +69,7 @@ class Source:
     disks: dict[str, HeldFile]
     """By the appliance's id of the disk; a disk that is missing, or empty, is not in it."""
     nvram: HeldFile | None
+    firmware_state: HeldFile | None
     digests: dict[str, Digest]
     """By the file's name in `files`; empty where there is no manifest."""
     signature: Signature | None
@@ -115,7 +116,8 @@ def read_source(handed: Sequence[HeldFile], machine: str | None = None) -> Sourc
             for name in sorted(digests.keys() - files.keys())
         ]
     nvram = look.find(appliance.nvram) if appliance.nvram else None
-    return Source(appliance, files, disks, nvram, digests, signature, tuple(findings), archive)
+    state = look.find(appliance.firmware_state) if appliance.firmware_state else None
+    return Source(appliance, files, disks, nvram, state, digests, signature, tuple(findings), archive)
 
 
 def _places(handed: Sequence[HeldFile]) -> tuple[dict[str, HeldFile], bool]:
