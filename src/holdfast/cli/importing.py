@@ -2,17 +2,18 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from holdfast.api.handing_client import Handing
+from holdfast.cli.import_batch import Batch
 from holdfast.cli.import_sources import LocalSource, is_url, sources_at
 from holdfast.cli.output import Format, escape, print_json, say
 from holdfast.cli.sheets.appliance import plan_sheet
-from holdfast.cli.waiting import ended, finish
-from holdfast.spec.errors import Failed, HoldfastError, InvalidInput, RemoteError
+from holdfast.cli.waiting import OperationCancelled, ended, finish
+from holdfast.spec.errors import Failed, InvalidInput, RemoteError
 
 Source = LocalSource | str
 """Files here, or a URL."""
@@ -46,6 +47,8 @@ class Importer:
         self._format = format_
         self._checksum = checksum
         self._private_key = private_key
+        self._follow: Callable[[Any, dict[str, Any], str], Any] = lambda client, wire, _: ended(client, wire)
+        self._asking = threading.Lock()
 
     @staticmethod
     def sources(named: list[str], more: list[Path]) -> list[Source]:
@@ -75,40 +78,28 @@ class Importer:
         _require_started(result["result"] or {})
 
     def import_all(self, sources: list[Source], at_once: int) -> None:
-        """Every one, `at_once` at a time; what fails stops no other. Raises ImportsFailed."""
-        results: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(at_once) as pool:
-            for source, future in [(each, pool.submit(self._whole, each)) for each in sources]:
-                error = future.exception()
-                label = _label(source)
-                if isinstance(error, HoldfastError):
-                    results.append({"source": label, "error": error.as_dict()})
-                elif error is not None:
-                    raise error
-                else:
-                    results.append({"source": label, "operation": future.result()})
+        """Every one, `at_once` at a time; what fails stops no other.
+
+        Raises:
+            ImportsFailed, OperationCancelled: not all were imported.
+            LeftRunning: nobody waits for them any more.
+        """
+        batch = Batch(self._connect)
+        self._follow = batch.follow
+
+        def begin(source: Source) -> tuple[str, Callable[[Any], dict[str, Any]]]:
+            return _label(source), lambda client: self._begin(client, self._request(client, source))
+
+        results = batch.run([begin(source) for source in sources], at_once)
         if self._format is Format.JSON:
             print_json(results)
         failed = [each["source"] for each in results if "error" in each]
-        if failed:
-            raise ImportsFailed(
-                f"{len(failed)} of {len(results)} were not imported: {', '.join(failed[:10])}",
-                value=failed,
-                cure="See above why, and import those again.",
-            )
-
-    def _whole(self, source: Source) -> dict[str, Any]:
-        label = _label(source)
-        try:
-            with self._connect() as client:
-                wire = self._begin(client, self._request(client, source))
-                say(f"{label}: begun as {wire['subject']!r} (operation {wire['id']})")
-                done: dict[str, Any] = ended(client, wire, quiet=True).model_dump(mode="json")
-        except HoldfastError as error:
-            say(f"{label}: {error.message}")
-            raise
-        say(f"{label}: {done['subject']!r} is there")
-        return done
+        if not failed:
+            return
+        told = f"{len(failed)} of {len(results)} were not imported: {', '.join(failed[:10])}"
+        if batch.interrupted:
+            raise OperationCancelled(told, value=failed, cure="Import those again.")
+        raise ImportsFailed(told, value=failed, cure="See above why, and import those again.")
 
     def _request(self, client: Any, source: Source) -> dict[str, Any]:
         request = {**self._body, "files": self._files(client, source)}
@@ -137,18 +128,21 @@ class Importer:
         except RemoteError as refused:
             if refused.wire_id != "eula-not-accepted" or not sys.stdin.isatty():
                 raise
-            for text in client.wire("POST", "/v1/imports/plan", request)["eulas"]:
-                sys.stderr.write(f"{escape(text, keep=chr(10))}\n\n")
-            sys.stderr.write("Do you accept? [y/N] ")
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                raise
+            plan = client.wire("POST", "/v1/imports/plan", request)
+            with self._asking:  # one question at a time
+                for text in plan["eulas"]:
+                    sys.stderr.write(f"{escape(text, keep=chr(10))}\n\n")
+                sys.stderr.write(f"Do you accept this for {escape(plan['name'])}? [y/N] ")
+                sys.stderr.flush()
+                if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                    raise
             wire = client.wire("POST", "/v1/imports", {**request, "accept_eulas": True})
         return wire
 
     def _files(self, client: Any, source: Source) -> list[dict[str, str]]:
         if isinstance(source, str):
             wire = client.wire("POST", "/v1/imports/fetch", {"url": source, "checksum": self._checksum})
-            result = ended(client, wire).result
+            result = self._follow(client, wire, source).result
             return [{"name": result["name"], "upload": result["upload"]}]
         return hand_over(client, source)
 
