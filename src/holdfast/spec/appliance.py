@@ -156,6 +156,10 @@ class Signature(Frozen):
     """The certificate's own dates hold."""
     text: str
     """Why it does not fit; empty where it does."""
+    known: bool = False
+    """A path leads from the certificate to an authority that this host trusts."""
+    fingerprint: str = ""
+    """SHA-256 of the certificate, in hex."""
 
 
 class PlannedState(Frozen):

@@ -14,7 +14,8 @@ def _signed(signature: dict[str, Any] | None) -> str:
     if signature is None:
         return ""
     state = "holds" if signature["fits"] else f"does NOT hold: {signature['text']}"
-    return f"{signature['subject']} (issued by {signature['issuer']}); it {state}"
+    known = "known" if signature["known"] else "NOT known"
+    return f"{signature['subject']} (issued by {signature['issuer']}), {known} here; the signature {state}"
 
 
 def plan_sheet(plan: dict[str, Any]) -> str:

@@ -350,6 +350,13 @@ def _signed(signature: Signature) -> Finding:
             f"the manifest is signed by {signature.subject!r}, whose certificate is not valid at this time"
             f" (until {signature.not_after})",
         )
+    if not signature.known:
+        return warning(
+            "signer-unknown",
+            f"the manifest is signed by {signature.subject!r} (certificate issued by {signature.issuer!r}),"
+            " whom this host does not know; ask its owner whether this is the certificate's SHA-256:"
+            f" {signature.fingerprint}",
+        )
     return info(
         "signed",
         f"the manifest is signed by {signature.subject!r} (certificate issued by {signature.issuer!r})",
