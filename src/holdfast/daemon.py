@@ -47,7 +47,6 @@ from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
-from holdfast.storage import volume_writing
 from holdfast.storage.appliances.exposure import remove_sockets
 from holdfast.storage.build import ImageBuilder
 from holdfast.storage.download import Downloader
@@ -343,7 +342,6 @@ async def _come_back(made: _Composition) -> None:
     uploads += [Path(path) for params in unfinished.values() for path in params.get("uploads", ())]
     await asyncio.to_thread(clean, rooms.state.scratch, unfinished, uploads)
     await asyncio.to_thread(remove_sockets, rooms.state.runtime)
-    await asyncio.to_thread(volume_writing.remove_sockets, rooms.state.runtime)
 
 
 async def run(config: DaemonConfig) -> None:

@@ -56,6 +56,9 @@ class FakeVm:
     below: bool = False
     """It had a snapshot before: its disks are chains, which no flat file shows."""
     snapshots: list[FakeSnapshot] = field(default_factory=list)
+    version: str = "1"
+    """Of its settings; another one after each start."""
+    tracking: str = "52 de ad be ef"
     config: Any = None
     """Settings to show instead of the usual ones."""
 
@@ -65,6 +68,7 @@ class FakeVm:
             return self.config
         config = usual_config(self.name, self.firmware)
         config.changeTrackingEnabled = self.tracked
+        config.changeVersion = self.version
         config.hardware.device += [self._disk(index, disk, snapshot) for index, disk in enumerate(self.disks)]
         return config
 
@@ -72,7 +76,7 @@ class FakeVm:
         writes = snapshot.writes[disk.key] if snapshot else len(disk.writes)
         backing = flat(f"[datastore1] {self.name}/{self.name}{f'_{index}' if index else ''}.vmdk")
         if self.tracked:
-            backing.changeId = f"52 de ad be ef/{writes}"
+            backing.changeId = f"{self.tracking}/{writes}"
         if self.below:
             backing.parent = flat(f"[datastore1] {self.name}/below.vmdk")
         return virtual_disk(disk.key, 1000, index, len(disk.content), backing)

@@ -193,6 +193,29 @@ def test_a_warm_import_goes_on_after_kill_9_and_a_cancelled_one_leaves_nothing(
     assert not list(shared.state.scratch.glob("vsphere-*"))
 
 
+@pytest.mark.slow
+def test_a_vm_that_is_started_there_during_the_cut_over_is_not_brought(
+    shared: LiveHost, tmp_path: Path
+) -> None:
+    vm = FakeVm("vm-9", "twice", [filled(2000, 4 * MIB, 9)])
+    was_off: list[bool] = []
+
+    def start_again(vm: FakeVm) -> None:
+        """Once it was shut down for the last round."""
+        if not vm.running:
+            was_off.append(True)
+            vm.running = True
+
+    with server(tmp_path, vm) as fake:
+        fake.on_round = start_again
+        done = shared.end_of(begun(shared, request(fake, "twice", warm=True)))
+    assert done.state is OperationState.FAILED and done.error is not None
+    assert done.error.id == "vsphere-vm-runs-again" and was_off
+    assert vm.running and not vm.snapshots
+    assert check_invariants(shared) == []
+    assert not list(shared.state.scratch.glob("vsphere-*"))
+
+
 def wait_for(happened: Any) -> None:
     deadline = time.monotonic() + 60
     while not happened():

@@ -6,9 +6,10 @@ A password is never part of an address.
 """
 
 from datetime import datetime
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from holdfast.spec.appliance import ImportChoices
 from holdfast.spec.errors import InvalidInput
@@ -75,7 +76,7 @@ class VsphereAccess(Frozen):
 
     address: str = Field(max_length=1024)
     user: str = Field(min_length=1, max_length=256)
-    password: SecretStr
+    password: SecretStr = Field(max_length=4096)
     thumbprint: str | None = Field(default=None, max_length=128)
     """SHA-256 of the server's certificate in hex, to be trusted from now on; None: as it is known already."""
 
@@ -90,6 +91,12 @@ class VsphereImport(ImportChoices):
     """Of a warm import, when it is shut down there; None: as soon as little changes."""
     interval: int = Field(default=900, ge=60, le=86400)
     """Seconds between two rounds while a warm import waits for that time."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.cut_over_at is not None and not self.warm:
+            raise ValueError("only a warm import has a time at which it cuts over")
+        return self
 
 
 class VsphereVm(Frozen):

@@ -18,6 +18,7 @@ _GO = 7
 _ACKNOWLEDGED, _INFO = 1, 3
 _INFO_EXPORT = 0
 _WRITE, _DISCONNECT, _FLUSH, _WRITE_ZEROES = 1, 2, 3, 6
+_NO_SPACE = 28
 LONGEST = 8 * MIB
 """Bytes of one write."""
 _LONGEST_ZEROES = 1024 * MIB
@@ -25,6 +26,10 @@ _LONGEST_ZEROES = 1024 * MIB
 
 class NbdFailed(Failed):
     id = "nbd-failed"
+
+
+class NbdNoRoom(Failed):
+    id = "nbd-no-room"
 
 
 class NbdWriter:
@@ -53,19 +58,19 @@ class NbdWriter:
             raise
 
     async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Raises NbdFailed."""
+        """Raises NbdFailed, NbdNoRoom."""
         view = memoryview(data)
         for at in range(0, len(view), LONGEST):
             part = view[at : at + LONGEST]
             await self._ask(_WRITE, offset + at, len(part), part)
 
     async def zero(self, offset: int, length: int) -> None:
-        """Raises NbdFailed."""
+        """Raises NbdFailed, NbdNoRoom."""
         for at in range(0, length, _LONGEST_ZEROES):
             await self._ask(_WRITE_ZEROES, offset + at, min(_LONGEST_ZEROES, length - at))
 
     async def flush(self) -> None:
-        """Returns once all that was written is on stable storage. Raises NbdFailed."""
+        """Returns once all that was written is on stable storage. Raises NbdFailed, NbdNoRoom."""
         await self._ask(_FLUSH, 0, 0)
 
     async def close(self) -> None:
@@ -88,6 +93,8 @@ class NbdWriter:
             raise _failed("the connection ended") from failure
         if (magic, cookie) != (_SIMPLE_REPLY_MAGIC, self._cookie):
             raise _failed("an answer to something else")
+        if error == _NO_SPACE:
+            raise NbdNoRoom("the volume can grow no more", value=offset, cure="Free some space there.")
         if error:
             raise _failed(f"error {error} (errno) at byte {offset}")
 

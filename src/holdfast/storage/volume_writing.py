@@ -9,16 +9,19 @@ QEMU orders its tables so that a volume is whole at any moment.
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from holdfast.host.processes import Completed, Identity, Processes
+from holdfast.host.processes import Completed, Identity, Limits, Processes
 from holdfast.host.unix_sockets import listening
-from holdfast.spec.ids import new_id
-from holdfast.storage.nbd import NbdWriter
-from holdfast.storage.qemu_img import ConversionFailed
+from holdfast.storage.appliances.exposure import socket_name
+from holdfast.storage.nbd import NbdFailed, NbdNoRoom, NbdWriter
+from holdfast.storage.qemu_img import ConversionFailed, no_room, room_for
 
 _EXPORT = "volume"
+_LAST_WORDS = 2.0
+"""Seconds in which a program whose line broke has ended, if it does."""
 
 
 @contextlib.asynccontextmanager
@@ -32,34 +35,41 @@ async def volume_writer(
         identity: whose volume it is; None: the daemon's own.
 
     Raises:
+        NoSpace: the volume can grow no more.
         NbdFailed, ConversionFailed: it cannot be written.
     """
-    path = sockets / f"write-{new_id()[:8]}.sock"
+    path = sockets / socket_name()
     listener = await asyncio.to_thread(listening, path)
     serving = asyncio.ensure_future(_serve(processes, volume, listener.fileno(), owner, identity))
+    connecting = asyncio.ensure_future(NbdWriter.connect(path, _EXPORT))
     try:
-        connecting = asyncio.ensure_future(NbdWriter.connect(path, _EXPORT))
         await asyncio.wait([serving, connecting], return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
             raise serving.exception() or _ended(volume, serving.result().stderr)
         writer = await connecting
         try:
             yield writer
+        except NbdNoRoom as full:
+            raise no_room(volume) from full
+        except NbdFailed:
+            if await _overgrown(serving):
+                raise no_room(volume) from None
+            raise
         finally:
             await writer.close()
     finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        for task in (serving, connecting):
+            task.cancel()
+        await asyncio.gather(serving, connecting, return_exceptions=True)
         listener.close()
         path.unlink(missing_ok=True)
 
 
-def remove_sockets(folder: Path) -> None:
-    """What a crash left of them."""
-    for path in folder.glob("write-*.sock"):
-        path.unlink(missing_ok=True)
+async def _overgrown(serving: "asyncio.Future[Completed]") -> bool:
+    """Whether the program was ended since its file reached the length that it may have."""
+    await asyncio.wait([serving], timeout=_LAST_WORDS)
+    done = serving.done() and not serving.cancelled() and serving.exception() is None
+    return done and serving.result().returncode == -signal.SIGXFSZ
 
 
 async def _serve(
@@ -82,8 +92,14 @@ async def _serve(
         ],
         owner=owner,
         identity=identity,
+        limits=Limits(file_size=await asyncio.to_thread(_longest, volume)),
         pass_fds=(listener,),
     )
+
+
+def _longest(volume: Path) -> int:
+    """Bytes that a volume may come to have, what it has included."""
+    return room_for(volume) + volume.stat().st_size
 
 
 def _ended(volume: Path, said: bytes) -> ConversionFailed:

@@ -42,18 +42,21 @@ class VsphereDoor:
         VsphereLoginRefused, VsphereRefused.
         """
 
-        def open_() -> "Session":
+        opened: list[Session] = []
+
+        def open_() -> None:
             from holdfast.storage.vsphere.session import Session
 
             address = parse_address(access.address)
             trust = require_trusted(address.host, address.port, address.server, access.thumbprint, self._pins)
-            return Session(address, access.user, access.password.get_secret_value(), trust)
+            opened.append(Session(address, access.user, access.password.get_secret_value(), trust))
 
-        session = await to_its_end(open_)
         try:
-            yield session
+            await to_its_end(open_)
+            yield opened[0]
         finally:
-            await asyncio.to_thread(session.close)
+            for session in opened:  # also one that was cancelled while it opened
+                await asyncio.to_thread(session.close)
 
     async def keep(self, access: VsphereAccess) -> Path:
         """Where the access is kept, so that work can go on after a crash."""

@@ -4,6 +4,8 @@ Notes of the operation, all durable:
 
     snapshot    managed object id of the round's snapshot there; None between rounds
     round       how many are done
+    version     of a VM that is off: as what it was read
+    spoiled     the first round began anew: the volumes hold what the source does not any more
     disks.<id>  changes: change id of the last round that is done; pending: of this one
                 done: bytes behind which this round has not come; flushed before it is noted
 
@@ -13,6 +15,7 @@ After a crash the round goes on where it was: with the same snapshot, behind `do
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +100,10 @@ class Rounds:
         return brought
 
     async def copy_off(self, what: str) -> int:
-        """The only round, of a VM that is off; no snapshot is needed."""
+        """The only round, of a VM that is off; no snapshot is needed.
+
+        It begins anew where the VM was started, or its settings changed, since an earlier run.
+        """
         for disk in self._owner.record.spec.disks:
             self._note(disk)
         return await self._disks(None, what)
@@ -121,10 +127,14 @@ class Rounds:
         from holdfast.storage.vsphere.session import asked
 
         notes, session = self._job.notes, self._machine.session
-        if notes.get("snapshot"):
-            return str(notes["snapshot"])
+        held, prefix = notes.get("snapshot"), snapshot_prefix(self._job)
+        if held and held in await asked(session, self._machine.snapshots, prefix):
+            return str(held)
+        if held:
+            log.warning("the snapshot of a round is gone; it begins anew", operation=self._job.id)
+            notes["spoiled"] = True
         await self.clear()
-        name = f"{snapshot_prefix(self._job)}{notes.get('round', 0)}"
+        name = f"{prefix}{notes.get('round', 0)}"
         snapshot = await asked(session, self._machine.take_snapshot, name)
         disks = await asked(session, self._machine.disks, snapshot)
         for disk in self._owner.record.spec.disks:
@@ -143,10 +153,31 @@ class Rounds:
         await self._job.keep()
         await self.clear()
 
+    async def _settle(self) -> None:
+        """Before a VM that is off is read: what an earlier run brought counts only of the same version."""
+        from holdfast.storage.vsphere.session import asked
+
+        notes = self._job.notes
+        version = await asked(self._machine.session, self._machine.version)
+        if notes.get("version", version) != version:
+            log.warning("the VM was changed there; its disks are brought anew", operation=self._job.id)
+            notes["spoiled"] = True
+            for disk in self._owner.record.spec.disks:
+                self._note(disk).update(done=0)
+        notes["version"] = version
+        await self._job.keep()
+
+    @property
+    def _blank(self) -> bool:
+        """The volumes hold nothing but what this very round brought."""
+        return not self._job.notes.get("round") and not self._job.notes.get("spoiled")
+
     async def _disks(self, snapshot: str | None, what: str) -> int:
         """Goes on with a new lease where the server ended one, as long as something comes of it."""
         fruitless = 0
         while True:
+            if snapshot is None:
+                await self._settle()
             before = self._reached()
             try:
                 return await self._copied(snapshot, what)
@@ -165,6 +196,7 @@ class Rounds:
         meter, gate = Meter(self._job, what), asyncio.Semaphore(_AT_ONCE)
         async with remote_disks(self._machine, snapshot, self._patience) as remote:
             wanted: list[tuple[Disk, RemoteDisk, tuple[Area, ...]]] = []
+            self._require_known(remote)
             for disk in self._owner.record.spec.disks:
                 note, there = self._note(disk), remote.get(self._key(disk))
                 if there is None or there.size > disk.size:
@@ -175,15 +207,25 @@ class Rounds:
                     )
                 areas = after(await self._areas(note, there), note["done"])
                 meter.left[disk.id] = sum(each.length for each in areas)
-                wanted.append((disk, there, areas))
+                if areas:
+                    wanted.append((disk, there, areas))
             async with asyncio.TaskGroup() as group:
                 for each in wanted:
                     group.create_task(self._gated(gate, meter, *each))
         return meter.done
 
+    def _require_known(self, remote: Mapping[int, RemoteDisk]) -> None:
+        """Raises VsphereDiskUnreadable: a disk would be left behind."""
+        strange = remote.keys() - {self._key(disk) for disk in self._owner.record.spec.disks}
+        if strange:
+            raise VsphereDiskUnreadable(
+                f"the VM got another disk there since the import began: {min(strange)}",
+                value=min(strange),
+                cure="Import the VM again.",
+            )
+
     async def _areas(self, note: dict[str, Any], remote: RemoteDisk) -> tuple[Area, ...]:
-        first = not self._job.notes.get("round")
-        if not first and note["changes"] is None:
+        if note["changes"] is None and not self._blank:
             return (Area(0, remote.size),)
         try:
             return await remote.areas(note["changes"])
@@ -200,7 +242,9 @@ class Rounds:
         areas: tuple[Area, ...],
     ) -> None:
         async with gate:
-            volume = self._rooms.volumes.chain(self._owner.record.name, disk)[0].path
+            name = self._owner.record.name
+            await self._rooms.volumes.released(name, [disk])  # by what a killed daemon left behind
+            volume = self._rooms.volumes.chain(name, disk)[0].path
             async with volume_writer(
                 self._rooms.processes,
                 volume,
@@ -209,7 +253,7 @@ class Rounds:
                 identity=self._identity,
             ) as writer:
                 copying = Copying(self._job, self._note(disk), writer, meter)
-                await copying.run(remote, areas, blank=not self._job.notes.get("round"))
+                await copying.run(remote, areas, blank=self._blank)
 
 
 class Copying:

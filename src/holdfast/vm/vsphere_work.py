@@ -10,20 +10,24 @@ was shut down by this operation.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from holdfast.operations.procedure import Job, Procedure
 from holdfast.spec.units import MIB
-from holdfast.spec.vm import Disk
+from holdfast.spec.vm import VmState
+from holdfast.storage.vsphere.refusals import BUSY, VsphereRefused, VsphereUnreachable, VsphereVmRunsAgain
 from holdfast.storage.vsphere.transfer import Patience
 from holdfast.vm.create import Forget, MakeParts, PrepareFolder
 from holdfast.vm.import_work import StartIfPossible
-from holdfast.vm.lifecycle import Find
-from holdfast.vm.owner import VmOwner
+from holdfast.vm.lifecycle import Find, RoomsPhase
+from holdfast.vm.records import VmNotFound
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.vsphere_access import VsphereDoor
 from holdfast.vm.vsphere_copy import Rounds
@@ -37,6 +41,10 @@ _LITTLE = 64 * MIB
 _MOST_ROUNDS = 12
 """Rounds for a guest that writes more than can be brought."""
 _SHUTDOWN_SECONDS = 600.0
+_LONG = 300.0
+"""Seconds of work after which an error is a new one, with the whole patience before it."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,20 +70,43 @@ class Source:
         return Rounds(self.rooms, job, owner, machine, identity, self.patience)
 
 
-class _AtSource:
-    """A phase that changes nothing here but the disks; `PrepareFolder` takes those back."""
+class _AtSource(RoomsPhase):
+    """A phase that speaks to the server, and tries again where that is away or busy for a while.
 
-    title = ""
-    weight = 1.0
+    Of what is here it changes nothing but the disks; `PrepareFolder` takes those back.
+    """
 
     def __init__(self, source: Source) -> None:
+        super().__init__(source.rooms, source.find)
         self._source = source
 
     async def do(self, job: Job) -> None:
+        await self._patiently(self._do, job)
+
+    async def _do(self, job: Job) -> None:
         raise NotImplementedError
 
-    async def undo(self, job: Job) -> None:
-        """Nothing."""
+    async def _patiently(self, work: Callable[[Job], Awaitable[None]], job: Job) -> None:
+        pauses = list(self._source.patience.pauses)
+        while True:
+            began = time.monotonic()
+            try:
+                await work(job)
+                return
+            except Exception as failed:
+                if time.monotonic() - began > _LONG:
+                    pauses = list(self._source.patience.pauses)
+                if not pauses or not _passes(failed):
+                    raise
+                log.warning("vSphere is asked again", operation=job.id, phase=self.title, error=str(failed))
+                await asyncio.sleep(pauses.pop(0))
+
+
+def _passes(failed: BaseException) -> bool:
+    if isinstance(failed, BaseExceptionGroup):
+        return all(_passes(each) for each in failed.exceptions)
+    busy = isinstance(failed, VsphereRefused) and failed.value == BUSY
+    return busy or isinstance(failed, VsphereUnreachable)
 
 
 class TakeAccess(_AtSource):
@@ -92,24 +123,11 @@ class TakeAccess(_AtSource):
         await asyncio.to_thread(Path(job.params["path"]).unlink, missing_ok=True)
 
 
-class BlankParts(MakeParts):
-    """Blank volumes, variable store and vTPM; volumes of an earlier run stay as far as they are."""
-
-    title = "make disks and firmware state"
-    weight = 0.5
-
-    async def _make_disk(self, job: Job, owner: VmOwner, disk: Disk) -> None:
-        made = job.notes.setdefault("blank", [])
-        if disk.id not in made:
-            await super()._make_disk(job, owner, disk)
-            made.append(disk.id)
-
-
 class CopyOff(_AtSource):
     title = "bring the disks over"
     weight = 20.0
 
-    async def do(self, job: Job) -> None:
+    async def _do(self, job: Job) -> None:
         async with self._source.machine(job) as machine:
             await (await self._source.rounds(job, machine)).copy_off("disks")
 
@@ -118,13 +136,18 @@ class FirstCopy(_AtSource):
     title = "bring the disks over while it runs"
     weight = 20.0
 
-    async def do(self, job: Job) -> None:
-        if job.notes.get("round"):
-            return
+    async def _do(self, job: Job) -> None:
         async with self._source.machine(job) as machine:
-            await (await self._source.rounds(job, machine)).copy("first copy")
+            rounds = await self._source.rounds(job, machine)
+            if job.notes.get("round"):
+                await rounds.clear()  # a crash may have come before that
+            else:
+                await rounds.copy("first copy")
 
     async def undo(self, job: Job) -> None:
+        await self._patiently(self._clear, job)
+
+    async def _clear(self, job: Job) -> None:
         async with self._source.machine(job) as machine:
             await (await self._source.rounds(job, machine)).clear()
 
@@ -133,7 +156,7 @@ class BringChanges(_AtSource):
     title = "bring the changes"
     weight = 5.0
 
-    async def do(self, job: Job) -> None:
+    async def _do(self, job: Job) -> None:
         """Until a round brings little, or until the time of the cut-over."""
         at = datetime.fromisoformat(job.params["cut_over_at"]) if job.params["cut_over_at"] else None
         before: int | None = None
@@ -163,7 +186,7 @@ class CutOver(_AtSource):
     title = "shut it down there and bring the rest"
     weight = 3.0
 
-    async def do(self, job: Job) -> None:
+    async def _do(self, job: Job) -> None:
         from holdfast.storage.vsphere.session import asked
 
         async with self._source.machine(job) as machine:
@@ -174,21 +197,34 @@ class CutOver(_AtSource):
                     await job.keep()
                 job.progress(0.0, "shutting the guest down")
                 await asked(machine.session, machine.shut_down, _SHUTDOWN_SECONDS)
-                if job.notes.get("snapshot"):
-                    # Of a round that a crash cut off, from before the shutdown: the last one comes after it.
-                    await rounds.copy("changes")
                 job.notes["off"] = job.notes.get("round", 0)
                 await job.keep()
             if job.notes.get("round", 0) == job.notes["off"]:
                 await rounds.copy("last changes")
             await rounds.clear()
+            if await asked(machine.session, machine.running):
+                raise VsphereVmRunsAgain(
+                    f"{job.subject!r} was started there again after it was shut down for the cut-over",
+                    value=job.subject,
+                    cure="See who or what starts it there, and import it again.",
+                )
 
     async def undo(self, job: Job) -> None:
-        if not job.notes.get("was_running"):
-            return
-        async with self._source.machine(job) as machine:
-            from holdfast.storage.vsphere.session import asked
+        if job.notes.get("was_running"):
+            await self._end_here(job)
+            await self._patiently(self._power_on, job)
 
+    async def _end_here(self, job: Job) -> None:
+        """What was started here, as the two must not run at once."""
+        with contextlib.suppress(VmNotFound):
+            owner = await self._owner(job)
+            if owner.record.state not in (VmState.OFF, VmState.FAILED, VmState.SAVED):
+                await owner.kill()
+
+    async def _power_on(self, job: Job) -> None:
+        from holdfast.storage.vsphere.session import asked
+
+        async with self._source.machine(job) as machine:
             await asked(machine.session, machine.power_on)
 
 
@@ -212,7 +248,7 @@ def procedures(source: Source, forget: Forget) -> list[Procedure]:
             **({"start_error": error} if error else {}),
         }
 
-    begin = (TakeAccess(source), PrepareFolder(rooms, find, forget), BlankParts(rooms, find))
+    begin = (TakeAccess(source), PrepareFolder(rooms, find, forget), MakeParts(rooms, find))
     end = (StartIfPossible(find), ForgetAccess(source))
     warm = (FirstCopy(source), BringChanges(source), CutOver(source))
     return [

@@ -1,10 +1,13 @@
 """A disk copied in rounds into a real volume: cut off, gone on with, zeros where the source passes over."""
 
 import asyncio
+import errno
 import os
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -17,9 +20,10 @@ import pytest
 
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
+from holdfast.host.space import NoSpace
 from holdfast.operations.procedure import Job
 from holdfast.storage.convert import VOLUME_OPTIONS
-from holdfast.storage.nbd import NbdFailed, NbdWriter
+from holdfast.storage.nbd import NbdFailed, NbdNoRoom, NbdWriter
 from holdfast.storage.remote_disk import Area, Piece, after
 from holdfast.storage.volume_writing import volume_writer
 from holdfast.vm.vsphere_copy import Copying, Meter
@@ -68,7 +72,7 @@ async def volume() -> AsyncIterator["Volume"]:
     made = Volume(state, Processes(state), state.vms / "disk0.qcow2")
     made.make()
     yield made
-    assert made.processes.find() == [] and not list(state.runtime.glob("write-*"))
+    assert made.processes.find() == [] and not list(state.runtime.glob("part-*"))
     shutil.rmtree(root)
 
 
@@ -156,6 +160,28 @@ async def test_what_was_flushed_outlives_the_writing_program(volume: Volume) -> 
                 await writer.write(MIB, b"lost")
                 await asyncio.sleep(0)
     assert volume.content()[12345 : 12345 + 7000] == b"flushed" * 1000
+
+
+async def test_a_volume_that_may_grow_no_more_is_said_so(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.storage.volume_writing.room_for", lambda _: MIB)
+    with pytest.raises(NoSpace):
+        async with volume.writer() as writer:
+            await writer.write(0, random.Random(4).randbytes(4 * MIB))
+            await writer.flush()
+    assert volume.path.stat().st_size < 3 * MIB
+
+
+async def test_a_full_file_system_is_said_so() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(struct.pack(">IIQ", 0x67446698, errno.ENOSPC, 1))
+    server, client = socket.socketpair()
+    with server:
+        _, sending = await asyncio.open_unix_connection(sock=client)
+        with pytest.raises(NbdNoRoom):
+            await NbdWriter(reader, sending, SIZE).write(0, b"x")
+        sending.close()
 
 
 async def test_a_write_beyond_the_volume_is_an_error(volume: Volume) -> None:

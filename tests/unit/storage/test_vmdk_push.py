@@ -1,6 +1,7 @@
 """Grains of a VMDK stream as its bytes arrive: whole, in any pieces, and damaged in any way."""
 
 import random
+import struct
 import sys
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def test_grains_that_go_back_are_refused() -> None:
     stream[second : second + 8] = bytes(8)
     with pytest.raises(ImageDamaged):
         read(bytes(stream), len(disk), 4096)
+
+
+def test_a_stream_that_does_not_end_is_refused() -> None:
+    disk = content()
+    push = GrainPush(len(disk))
+    push.feed(stream_optimized(disk)[: 128 * 512])
+    table = struct.pack("<QII", 2047, 0, 1).ljust(512, b"\0") + bytes(2047 * 512)
+    with pytest.raises(ImageDamaged):
+        for _ in range(200):
+            push.feed(table)
 
 
 def test_damage_anywhere_is_refused_or_read_within_the_disk() -> None:

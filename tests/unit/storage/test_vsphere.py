@@ -1,5 +1,6 @@
 """Addresses, areas and names of files: the small pure parts of reading from vSphere."""
 
+import ssl
 from itertools import pairwise
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vsphere import BadVsphereAddress, parse_address
 from holdfast.storage.remote_disk import Area, Piece, after, merged
+from holdfast.storage.vsphere.certificate import Trust
+from holdfast.storage.vsphere.lease import ExportedDisk
 from holdfast.storage.vsphere.refusals import VsphereDiskUnreadable
-from holdfast.storage.vsphere.transfer import flat_url, within
+from holdfast.storage.vsphere.remote import server_of
+from holdfast.storage.vsphere.transfer import Server, flat_url, within
 
 AREAS = st.lists(st.builds(Area, st.integers(0, 400), st.integers(0, 60)), max_size=12)
 
@@ -75,6 +79,18 @@ def test_of_a_piece_only_what_was_asked_for_is_passed_on(
         return
     found = {part.offset + at: byte for part in parts for at, byte in enumerate(part.data)}
     assert found == {at: at % 251 for at in marks(whole) if offset <= at < offset + length}
+
+
+async def test_only_its_own_server_is_told_the_session() -> None:
+    async def cookie() -> str:
+        return "vmware_soap_session=x"
+
+    context = ssl.create_default_context()
+    server = Server("https://vc:443", context, cookie)
+    for own, told in ((True, "vmware_soap_session=x"), (False, "")):
+        trust = Trust(ssl.create_default_context(), "AA", "thumbprint")
+        found = server_of(ExportedDisk("https://esx/nfc/1", trust, own), server)
+        assert await found.cookie() == told and found.context is trust.context
 
 
 def test_the_content_of_a_disk_is_named_by_its_descriptor() -> None:

@@ -25,6 +25,8 @@ _END, _TABLE, _DIRECTORY, _FOOTER = 0, 1, 2, 3
 _LARGEST_GRAIN = 2 * MIB
 _LARGEST_OVERHEAD = 16 * MIB
 _LARGEST_TABLE = 64 * MIB
+_LARGEST_REST = 128 * MIB
+"""Bytes of a stream beside twice its disk: header, markers and tables."""
 
 
 class GrainPush:
@@ -37,6 +39,7 @@ class GrainPush:
         self._skip = 0
         self._grain = 0
         self._next = 0
+        self._fed = 0
         self.ended = False
         """The end marker was seen: the stream is whole."""
 
@@ -46,6 +49,9 @@ class GrainPush:
         Raises ImageDamaged, ImageFeatureUnknown.
         """
         self._rest += data
+        self._fed += len(data)
+        if self._fed > 2 * self._size + _LARGEST_REST:
+            raise damaged("vmdk", "the stream does not end")
         found: list[tuple[int, bytes]] = []
         at = 0
         while not self.ended:

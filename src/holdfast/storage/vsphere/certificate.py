@@ -15,6 +15,7 @@ import json
 import re
 import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,13 +47,15 @@ class Pins:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._changing = threading.Lock()
 
     def get(self, server: str) -> str | None:
         return self._all().get(server)
 
     def keep(self, server: str, thumbprint: str) -> None:
-        kept = self._all() | {server: thumbprint}
-        write_atomic(self._path, json.dumps(dict(list(kept.items())[-_MOST:]), indent=1).encode())
+        with self._changing:
+            kept = self._all() | {server: thumbprint}
+            write_atomic(self._path, json.dumps(dict(list(kept.items())[-_MOST:]), indent=1).encode())
 
     def _all(self) -> dict[str, str]:
         try:

@@ -32,28 +32,36 @@ _UNIT = re.compile(r"(\w+?)(\d+):(\d+)$", re.ASCII)
 class ExportedDisk:
     url: str
     trust: Trust
+    own: bool
+    """By the server of the session, which alone is told the session's cookie."""
 
 
 class ExportLease:
-    """Held until `close`; a thread of its own tells the server that it is still wanted."""
+    """Held from `open` until `close`; a thread of its own tells the server that it is still wanted."""
 
     def __init__(self, machine: Machine, snapshot: str | None) -> None:
-        """Blocks until it is ready. Raises VsphereLeaseLost, VsphereTimedOut, and as `Session.asking`."""
+        """`snapshot` None: the VM is off."""
+        self._machine = machine
         self._session = machine.session
-        self._lease = machine.export(snapshot)
-        states = vim.HttpNfcLease.State
-        try:
-            self._session.wait(
-                self._lease, "state", lambda value: value in (states.ready, states.error), _READY_SECONDS
-            )
-            found = self._session.properties(self._lease, "state", "info", "error")
-            _require_ready(found)
-            self._info = found["info"]
-        except BaseException:
-            self.close(whole=False)
-            raise
+        self._snapshot = snapshot
+        self._lease: Any = None
+        self._info: Any = None
         self._ended = threading.Event()
-        self._beat = max(_SHORTEST_BEAT, (self._info.leaseTimeout or 300) / 4)
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Blocks until it is ready; `close` follows, also where this fails.
+
+        Raises VsphereLeaseLost, VsphereTimedOut, and as `Session.asking`.
+        """
+        self._lease = self._machine.export(self._snapshot)
+        states = vim.HttpNfcLease.State
+        self._session.wait(
+            self._lease, "state", lambda value: value in (states.ready, states.error), _READY_SECONDS
+        )
+        found = self._session.properties(self._lease, "state", "info", "error")
+        _require_ready(found)
+        self._info = found["info"]
         self._thread = threading.Thread(target=self._keep, name="export lease", daemon=True)
         self._thread.start()
 
@@ -90,14 +98,16 @@ class ExportLease:
             raise VsphereDiskUnreadable("the export's address is not one of HTTPS", value=url[:200])
         port = parts.port or 443
         if (parts.hostname, port) == (address.host, address.port):
-            return ExportedDisk(url, self._session.trust)
+            return ExportedDisk(url, self._session.trust, own=True)
         server = f"{_bracketed(parts.hostname)}:{port}"
         if not device.sslThumbprint:
             raise VsphereDiskUnreadable(f"the server vouches for no certificate of {server}", value=server)
-        return ExportedDisk(url, pinned(parts.hostname, port, server, device.sslThumbprint, "sha1"))
+        trust = pinned(parts.hostname, port, server, device.sslThumbprint, "sha1")
+        return ExportedDisk(url, trust, own=False)
 
     def _keep(self) -> None:
-        while not self._ended.wait(self._beat) and self.lost() is None:
+        beat = max(_SHORTEST_BEAT, (self._info.leaseTimeout or 300) / 4)
+        while not self._ended.wait(beat) and self.lost() is None:
             pass
 
     def lost(self) -> str | None:
@@ -112,9 +122,11 @@ class ExportLease:
 
     def close(self, whole: bool) -> None:
         """Give it back; `whole`: all was read."""
-        if hasattr(self, "_ended"):
-            self._ended.set()
+        self._ended.set()
+        if self._thread is not None:
             self._thread.join(timeout=5)
+        if self._lease is None:
+            return
         with contextlib.suppress(Exception):  # it runs out by itself
             if whole:
                 self._lease.Complete()

@@ -1,6 +1,7 @@
 """One VM of a session: its settings, snapshots, changed areas, power. Everything here blocks."""
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from pyVmomi import vim, vmodl
 from holdfast.storage.remote_disk import Area
 from holdfast.storage.vsphere.mapping import Described, capacity
 from holdfast.storage.vsphere.refusals import (
+    BUSY,
     ChangesUnknown,
     VsphereRefused,
     VsphereShutdownTimedOut,
@@ -98,7 +100,9 @@ class Machine:
         if self.running():
             try:
                 return self._snapshot(name, quiesce=True)
-            except VsphereRefused:
+            except VsphereRefused as refused:
+                if refused.value == BUSY:
+                    raise
                 self.remove_snapshots(name)
         return self._snapshot(name, quiesce=False)
 
@@ -148,6 +152,8 @@ class Machine:
         """Areas written since a change id; None: ever. Raises ChangesUnknown, and as `Session.asking`."""
         areas: list[Area] = []
         at = 0
+        if since is not None and disk.change_id is not None and _tracking(since) != _tracking(disk.change_id):
+            raise _unknown(disk, "tracking began anew")
         moment = self.session.object(vim.vm.Snapshot, snapshot)
         while at < disk.size:
             with self.session.asking():
@@ -195,6 +201,12 @@ class Machine:
                 task = self._vm.PowerOn()
             self.session.finish(task, _SNAPSHOT_SECONDS)
 
+    def version(self) -> str:
+        """Another one once the machine was started or its settings changed. Raises as `Session.asking`."""
+        found = self.session.properties(self._vm, "config.changeVersion").get("config.changeVersion")
+        marks = [f"{disk.key}:{disk.file}:{disk.change_id}" for disk in self.disks(None).values()]
+        return hashlib.sha256("\n".join([str(found or ""), *sorted(marks)]).encode()).hexdigest()
+
     def export(self, snapshot: str | None) -> Any:
         """An HttpNfcLease on the disks of a snapshot, or of a machine that is off."""
         with self.session.asking():
@@ -214,6 +226,11 @@ def _snapshot_disk(device: Any) -> SnapshotDisk:
         change_id=getattr(backing, "changeId", None) or None,
         plain=plain,
     )
+
+
+def _tracking(change_id: str) -> str:
+    """Of `UUID/NUMBER`: the UUID is another one once tracking was off or lost."""
+    return change_id.rpartition("/")[0]
 
 
 def _unknown(disk: SnapshotDisk, why: str) -> ChangesUnknown:

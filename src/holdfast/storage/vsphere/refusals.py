@@ -2,6 +2,9 @@
 
 from holdfast.spec.errors import Conflict, Failed, InvalidInput, NotFound, TimedOut, Unsupported
 
+BUSY = "TaskInProgress"
+"""Value of a VsphereRefused: something else is being done with the VM there."""
+
 
 class VsphereUnreachable(Failed):
     id = "vsphere-unreachable"
@@ -61,6 +64,10 @@ class ChangesUnknown(Failed):
 
 class VsphereTimedOut(TimedOut):
     id = "vsphere-timed-out"
+
+
+class VsphereVmRunsAgain(Conflict):
+    id = "vsphere-vm-runs-again"
 
 
 class VsphereShutdownTimedOut(TimedOut):

@@ -10,11 +10,11 @@ content for as long as it is the only one.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from holdfast.storage.remote_disk import Area, Piece, RemoteDisk, merged
-from holdfast.storage.vsphere.lease import ExportLease
+from holdfast.storage.vsphere.lease import ExportedDisk, ExportLease
 from holdfast.storage.vsphere.machine import Machine, SnapshotDisk
 from holdfast.storage.vsphere.refusals import VsphereDiskUnreadable
 from holdfast.storage.vsphere.session import asked
@@ -45,7 +45,8 @@ class VsphereDisk:
 
     async def areas(self, since: str | None) -> tuple[Area, ...]:
         """Raises ChangesUnknown, and as `Session.asking`."""
-        if self.snapshot is None or self.disk.change_id is None:
+        if self.snapshot is None or self.disk.change_id is None or (since is None and not self.disk.plain):
+            # What lies below another snapshot may have been written before changes were tracked.
             return (Area(0, self.size),)
         found = await asked(self.machine.session, self.machine.changed, self.snapshot, self.disk, since)
         return merged(found, _GAP)
@@ -70,13 +71,14 @@ async def remote_disks(
     if flat is not None:
         yield {key: VsphereDisk(machine, snapshot, disk, flat[key]) for key, disk in disks.items()}
         return
-    lease = await asked(session, ExportLease, machine, snapshot)
+    lease = ExportLease(machine, snapshot)
     whole = False
 
     async def lost() -> str | None:
         return await asked(session, lease.lost)
 
     try:
+        await asked(session, lease.open)
         devices = await asked(session, machine.devices, snapshot)
         exported = await asked(session, lease.disks, devices)
         yield {
@@ -84,18 +86,22 @@ async def remote_disks(
                 machine,
                 snapshot,
                 disk,
-                ExportStream(
-                    Server(server.url, exported[key].trust.context, server.cookie, patience),
-                    exported[key].url,
-                    disk.size,
-                    lost,
-                ),
+                ExportStream(server_of(exported[key], server), exported[key].url, disk.size, lost),
             )
             for key, disk in disks.items()
         }
         whole = True
     finally:
         await asyncio.to_thread(lease.close, whole)
+
+
+def server_of(disk: ExportedDisk, server: Server) -> Server:
+    """A host behind the server is believed by its own certificate, and is not told the session."""
+    return replace(server, context=disk.trust.context, cookie=server.cookie if disk.own else _no_cookie)
+
+
+async def _no_cookie() -> str:
+    return ""
 
 
 async def _flat(

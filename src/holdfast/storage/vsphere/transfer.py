@@ -41,7 +41,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Server:
-    """Where content is asked for. `cookie` gives the session's, renewed where it has run out."""
+    """Where content is asked for. `cookie` gives the session's, renewed where it has run out; "": none."""
 
     url: str
     """`https://HOST:PORT`"""
@@ -125,11 +125,7 @@ class FlatFile:
 
     async def _attempt(self, client: httpx.AsyncClient, part: Area, got: bytearray) -> None:
         first, last = part.start + len(got), part.end - 1
-        headers = {
-            "Range": f"bytes={first}-{last}",
-            "Accept-Encoding": "identity",
-            "Cookie": await self._server.cookie(),
-        }
+        headers = {**await _headers(self._server), "Range": f"bytes={first}-{last}"}
         async with client.stream("GET", self._url, headers=headers) as response:
             if response.status_code in _PASSING:
                 raise _Again(f"the server answered {response.status_code}")
@@ -198,8 +194,7 @@ class ExportStream:
 
     async def _once(self, client: httpx.AsyncClient) -> AsyncGenerator[Piece, None]:
         grains = GrainPush(self._size)
-        headers = {"Accept-Encoding": "identity", "Cookie": await self._server.cookie()}
-        async with client.stream("GET", self._url, headers=headers) as response:
+        async with client.stream("GET", self._url, headers=await _headers(self._server)) as response:
             if response.status_code != 200:
                 await self._require_lease()
                 said = _Again(f"the server answered {response.status_code}")
@@ -209,6 +204,11 @@ class ExportStream:
                     yield Piece(place, data)
         if not grains.ended:
             raise _Again("the server ended before the end of the disk")
+
+
+async def _headers(server: Server) -> dict[str, str]:
+    cookie = await server.cookie()
+    return {"Accept-Encoding": "identity", **({"Cookie": cookie} if cookie else {})}
 
 
 class _Again(Exception):
