@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -133,3 +135,20 @@ def test_a_checkpoint_is_exported_as_the_vm_was(host: LiveHost, tmp_path: Path) 
     done = cli(host, "vm", "export", "web", "--to", str(target), "--checkpoint", "before")
     assert done.returncode == 0, done.stderr
     same(host, "disk0", "vmdk", target / "web-disk0.vmdk")
+
+
+@pytest.mark.skipif(not shutil.which("virt-v2v"), reason="no virt-v2v")
+def test_virt_v2v_reads_the_archive_and_checks_its_manifest(host: LiveHost, tmp_path: Path) -> None:
+    target = tmp_path / "web.ova"
+    assert cli(host, "vm", "export", "web", "--to", str(target)).returncode == 0
+    argv = ["virt-v2v", "-i", "ova", target, "--print-source"]
+    env = {**os.environ, "LIBGUESTFS_BACKEND": "direct"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    said = dict(re.findall(r"^ *([A-Za-z ]+): (.*)$", done.stdout, re.MULTILINE))
+    assert said["source name"] == "web" and said["memory"] == f"{256 << 20} (bytes)"
+    assert (said["firmware"], said["nr vCPUs"]) == ("uefi", str(host.vm("web").spec.cpus))
+    assert done.stdout.count("[scsi]") == 1 and re.search(r"disks:\n\t0 .*\n\t1 ", done.stdout)
+    data = bytearray(target.read_bytes())
+    data[-4096 - 512] ^= 1  # in the last disk
+    target.write_bytes(data)
+    assert subprocess.run(argv, env=env, capture_output=True, check=False).returncode != 0
