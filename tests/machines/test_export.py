@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -214,3 +216,20 @@ def test_firmware_state_for_a_recipient_opens_with_his_key_and_goes_with_an_impo
     path.write_bytes(data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :])
     assert failed(host, str(path), *more)["id"] == "manifest-mismatch"
     assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
+
+
+@pytest.mark.skipif(not shutil.which("virt-v2v"), reason="no virt-v2v")
+def test_virt_v2v_reads_the_archive_and_checks_its_manifest(host: LiveHost, tmp_path: Path) -> None:
+    target = tmp_path / "web.ova"
+    assert cli(host, "vm", "export", "web", "--to", str(target)).returncode == 0
+    argv = ["virt-v2v", "-i", "ova", target, "--print-source"]
+    env = {**os.environ, "LIBGUESTFS_BACKEND": "direct"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    said = dict(re.findall(r"^ *([A-Za-z ]+): (.*)$", done.stdout, re.MULTILINE))
+    assert said["source name"] == "web" and said["memory"] == f"{256 << 20} (bytes)"
+    assert (said["firmware"], said["nr vCPUs"]) == ("uefi", str(host.vm("web").spec.cpus))
+    assert done.stdout.count("[scsi]") == 1 and re.search(r"disks:\n\t0 .*\n\t1 ", done.stdout)
+    data = bytearray(target.read_bytes())
+    data[-4096 - 512] ^= 1  # in the last disk
+    target.write_bytes(data)
+    assert subprocess.run(argv, env=env, capture_output=True, check=False).returncode != 0

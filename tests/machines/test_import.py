@@ -58,7 +58,8 @@ def test_an_archive_is_planned_and_brought_over(
     body = request(shared, path)
     plan = shared.call("POST", "/v1/imports/plan", body)
     assert plan["importable"] and plan["dialect"] == dialect and plan["manifest"] == "SHA256", plan
-    assert "disk-size-differs" not in {each["id"] for each in plan["findings"]}
+    found = {each["id"] for each in plan["findings"]}
+    assert "virtio-drivers-unknown" in found and "disk-size-differs" not in found
     shared.do("POST", "/v1/imports", body)
     vm = shared.vm(f"from-{dialect}")
     assert vm.spec.memory == 1 << 30 and vm.spec.disks[0].size == disk.stat().st_size
@@ -177,7 +178,10 @@ def test_debian_boots_and_answers_by_its_agent(tmp_path: Path, dialect: str) -> 
         digest = host.call("GET", f"/v1/images/{NAME}")["digest"].removeprefix("sha256:")
         content = host.state.images / digest / "content"
         path = ova(tmp_path / "debian.ova", "brought", dialect, content, "qcow2")
-        host.do("POST", "/v1/imports", request(host, path, start=True))
+        body = request(host, path, start=True)
+        plan = host.call("POST", "/v1/imports/plan", body)
+        assert "virtio-drivers-present" in {each["id"] for each in plan["findings"]}
+        host.do("POST", "/v1/imports", body)
         assert host.wait_agent("brought", 400).spec.boot.secure_boot is (dialect == "vsphere")  # type: ignore[union-attr]
         assert "Debian" in host.run_in("brought", "cat /etc/os-release")
         host.call("POST", "/v1/vms/brought/kill")

@@ -27,6 +27,7 @@ from holdfast.spec.names import MAX_NAME, BadName, check_name
 from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import MIN_MEMORY, DiskBus, GuestOs
 from holdfast.storage.appliances.boot_look import BootLook
+from holdfast.storage.appliances.driver_look import Drivers
 
 _DEFAULT_CPUS = 1
 _DEFAULT_MEMORY = 2 * GIB
@@ -134,6 +135,7 @@ def plan_import(
     state = _state(source.state, host, request, notes)
     secure_boot, tpm = _firmware(appliance, source, request, notes)
     _guest(appliance, os, notes)
+    _drivers(source, os, disks, notes)
     _identity(appliance, host, notes)
     if appliance.eulas and not request.accept_eulas:
         notes.info("eula", f"{len(appliance.eulas)} licence agreements are to be accepted before the import")
@@ -435,6 +437,33 @@ def _guest(appliance: Appliance, os: GuestOs, notes: _Notes) -> None:
         notes.warning(
             "drivers-needed",
             "Windows has no driver for virtio network interfaces: put the disc virtio-win in and install it",
+        )
+
+
+def _drivers(source: SourceFacts, os: GuestOs, disks: tuple[PlannedDisk, ...], notes: _Notes) -> None:
+    """Whether the guest will find its disks, as far as could be seen without starting it."""
+    looks = [facts.boot.drivers for facts in source.disks.values() if facts.boot and facts.boot.drivers]
+    told = {look.drivers: look.text for look in reversed(looks)}
+    if all(disk.bus is not DiskBus.VIRTIO for disk in disks):
+        if os is GuestOs.WINDOWS and disks:
+            notes.info(
+                "virtio-drivers-unknown",
+                "whether virtio drivers are in Windows was not looked for (NTFS is not read);"
+                " its disks do not need them",
+            )
+    elif Drivers.PRESENT in told:
+        notes.info("virtio-drivers-present", told[Drivers.PRESENT])
+    elif Drivers.MISSING in told:
+        notes.warning(
+            "virtio-drivers-missing",
+            f"{told[Drivers.MISSING]}: the guest may not find its disks. Make it anew with them where it runs"
+            " (`dracut --force --no-hostonly`; `update-initramfs -u` with MODULES=most), or put the disks on"
+            " a bus that it has drivers for (`holdfast vm move-disk NAME disk0 --bus nvme`)",
+        )
+    else:
+        why = told.get(Drivers.UNKNOWN, "no disk could be looked into")
+        notes.info(
+            "virtio-drivers-unknown", f"whether the guest has drivers of virtio disks is unknown: {why}"
         )
 
 

@@ -9,7 +9,7 @@ import random
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from holdfast.spec.units import MIB
 from holdfast.storage.appliances import refusals as source_refusals
 from holdfast.storage.appliances.archive import check_path
 from holdfast.storage.appliances.bringing import GzipDamaged, peek_gzip
+from holdfast.storage.appliances.driver_look import LARGEST_INITRAMFS, newest_kernel
 from holdfast.storage.appliances.hyperv import read_hyperv, read_hyperv_xml
 from holdfast.storage.appliances.libvirt import read_libvirt
 from holdfast.storage.appliances.manifest import read_manifest, read_signature
@@ -38,8 +39,10 @@ from holdfast.storage.appliances.ovf import read_ovf
 from holdfast.storage.appliances.proxmox import is_proxmox, read_proxmox
 from holdfast.storage.appliances.source import read_source
 from holdfast.storage.formats import refusals as format_refusals
+from holdfast.storage.formats.ext4 import NotExt4
 from holdfast.storage.formats.fat import Fat, NotFat
-from holdfast.storage.formats.partitions import partitions
+from holdfast.storage.formats.initramfs import NotInitramfs, front
+from holdfast.storage.formats.partitions import Partition, partitions
 from holdfast.storage.formats.reading import MAX_DISK, Reader
 from holdfast.storage.inspect import inspect_reader
 from holdfast.storage.qemu_img import ConversionFailed
@@ -149,10 +152,26 @@ def boot_partition(pieces: seeds.Pieces) -> None:
         disk = _Disk(fd, os.fstat(fd).st_size)
         found = partitions(disk)
         assert all(part.start >= 0 and part.start + part.size <= disk.size for part in found)
-        with suppress(NotFat):
-            Fat(disk, 34 * 512, 64 * 512).read("EFI\\BOOT\\BOOTX64.EFI", MIB)
+        Fat(disk, 34 * 512, 64 * 512).read("EFI\\BOOT\\BOOTX64.EFI", MIB)
     finally:
         os.close(fd)
+
+
+def linux(pieces: seeds.Pieces) -> None:
+    fd = seeds.as_file(pieces)
+    try:
+        disk = _Disk(fd, os.fstat(fd).st_size)
+        kernel = newest_kernel(disk, [Partition(1, 0, disk.size, system=False)])
+        assert kernel is None or sum(length for _, length in kernel.runs) <= LARGEST_INITRAMFS
+        assert kernel is None or len(kernel.initramfs) <= 100
+    finally:
+        os.close(fd)
+
+
+def ram_disk(data: bytes) -> None:
+    with held([("initrd", data)]) as files:
+        found = front(files[0].fd, len(data))
+        assert found.offset >= 0 and all(name.isascii() for name in found.modules)
 
 
 def signed() -> bytes:
@@ -185,12 +204,14 @@ BYTES: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]], seeds
     "whole archives": (whole_source, lambda: OVAS, seeds.altered, 4_000),
     "compressed members": (gzip_head, seeds.gzips, seeds.altered, 5_000),
     "VMDK streams": (grains, lambda: [seeds.small_stream()], seeds.altered, 1_500),
+    "initial RAM disks": (ram_disk, seeds.initramfs, seeds.altered, 4_000),
     "VMDK extents": (disk_file, lambda: [seeds.small_extent()], seeds.altered, 4_000),
 }
 PIECES: dict[str, tuple[Callable[[seeds.Pieces], None], Callable[[], seeds.Pieces], int]] = {
     "qcow2": (disk_pieces, seeds.qcow2, 10_000),
     "VHD": (disk_pieces, seeds.vhd, 8_000),
     "VHDX": (disk_pieces, seeds.vhdx, 3_000),
+    "ext4": (linux, seeds.ext4, 6_000),
     "partitions and FAT": (boot_partition, seeds.gpt_with_fat, 6_000),
 }
 
@@ -216,6 +237,9 @@ def tried(parse: Callable[[], None], label: object) -> bool:
         assert type(refused).__module__ in OURS or isinstance(refused, ConversionFailed), (label, refused)
         assert refused.cure and len(refused.message) < 4096, label
         return False
+    except (NotFat, NotExt4, NotInitramfs) as error:
+        assert len(str(error)) < 200, label
+        return False
     except Exception as error:
         error.add_note(str(label))
         raise
@@ -235,6 +259,14 @@ def fuzz_bytes(name: str, seed: int, count: int) -> None:
             data = altering(source.choice(good), source)
             accepted += tried(partial(parse, data), (name, seed, number))
     assert accepted < count
+
+
+def test_the_ext4_of_the_fuzz_is_one() -> None:
+    fd = seeds.as_file(seeds.ext4())
+    kernel = newest_kernel(_Disk(fd, 65536), [])
+    os.close(fd)
+    assert kernel is not None and kernel.built_in == {"virtio_blk"}
+    assert kernel.runs == [(12 * 1024, 1024), (-1, 1024), (14 * 1024, 952)]
 
 
 def fuzz_pieces(name: str, seed: int, count: int) -> None:

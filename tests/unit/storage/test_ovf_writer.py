@@ -1,9 +1,15 @@
 """The descriptor of an export: well-formed, in the schema's order, and complete.
 
-DMTF's schema (DSP8023) is in no package here, so that its order of elements is checked by hand.
+DMTF's schema (DSP8023) is in no package, so that its order of elements is checked by hand; against the
+schema itself where HOLDFAST_OVF_SCHEMA names its file and those that it imports lie beside it.
 """
 
+import os
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
+
+import pytest
 
 from holdfast.spec.units import GIB, MIB
 from holdfast.spec.vm import Disk, DiskBus, GuestOs, KernelBoot, Nic, UefiBoot, VmSpec
@@ -40,6 +46,22 @@ def described(made: VmSpec, state: bool = True) -> ET.Element:
     ]
     kept = ExportedFile("x.hfstate", 10, "1" * 64) if state else None
     return ET.fromstring(descriptor(NAME, made, disks, DiskFormat.VMDK, kept))
+
+
+SCHEMA = os.environ.get("HOLDFAST_OVF_SCHEMA", "")
+
+
+@pytest.mark.skipif(not SCHEMA or not shutil.which("xmllint"), reason="no HOLDFAST_OVF_SCHEMA, or no xmllint")
+@pytest.mark.parametrize("disks", [0, 2, 64])
+def test_dmtfs_schema_holds(disks: int) -> None:
+    for state in (False, True):
+        for made in (spec(disks), spec(disks, nics=(), boot=KernelBoot(kernel="sha256:" + "0" * 64))):
+            text = ET.tostring(described(made, state))
+            argv = ["xmllint", "--nonet", "--noout", "--schema", SCHEMA, "-"]
+            done = subprocess.run(argv, input=text, capture_output=True, check=False)
+            assert done.returncode == 0, done.stderr
+    damaged = text.replace(b"References", b"Refs")
+    assert subprocess.run(argv, input=damaged, capture_output=True, check=False).returncode != 0
 
 
 def items(root: ET.Element) -> list[dict[str, str]]:

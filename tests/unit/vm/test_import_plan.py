@@ -11,6 +11,7 @@ from held_files import held
 from holdfast.spec.appliance import Appliance, Finding, ImportFile, ImportPlan, Severity, VmImport
 from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.storage.appliances.boot_look import BootLook
+from holdfast.storage.appliances.driver_look import DriverLook, Drivers
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
 from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, StateFacts, plan_import, usable_name
 
@@ -196,3 +197,27 @@ def test_a_disk_that_says_it_is_vast_is_not_taken(file_size: int, size: int, fou
     plan = plan_import(source.appliance, facts, HOST, REQUEST)
     assert ids(plan) == found
     assert ("space-overcommitted" in ids(plan, Severity.WARNING)) is (size > HOST.space_free)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "severity"),
+    [
+        (Drivers.PRESENT, Severity.INFO),
+        (Drivers.MISSING, Severity.WARNING),
+        (Drivers.UNKNOWN, Severity.INFO),
+    ],
+)
+def test_whether_the_guest_will_find_its_disks_is_said(drivers: Drivers, severity: Severity) -> None:
+    look = replace(UEFI, drivers=DriverLook(drivers, "what was seen"))
+    for name in ("vsphere-uefi.ovf", "ovftool-six-disks.ovf"):
+        plan = planned(name, look, REQUEST)
+        (found,) = [each for each in plan.findings if each.id.startswith("virtio-drivers-")]
+        assert (found.id, found.severity) == (f"virtio-drivers-{drivers}", severity)
+        assert "what was seen" in found.text
+        assert ("move-disk" in found.text) is (drivers is Drivers.MISSING)
+
+
+def test_disks_of_windows_need_no_virtio_drivers() -> None:
+    plan = planned("virtualbox-7-windows.ovf", WINDOWS, REQUEST)
+    (found,) = [each for each in plan.findings if each.id.startswith("virtio-drivers-")]
+    assert found.id == "virtio-drivers-unknown" and "do not need" in found.text

@@ -1,14 +1,16 @@
 """Whether UEFI could start from a disk of a source, found out before anything of it is converted.
 
-Of a disk in whatever format only the partition table and the EFI system partitions are taken out, by
-qemu-img as a user without rights, into a scratch file; they are read there by our own readers.
+Of a disk in whatever format only the partition table, the EFI system partitions and what leads to an
+initial RAM disk are taken out, by qemu-img as a user without rights, into scratch files; they are read there
+by our own readers.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,18 @@ from holdfast.host.processes import Identity, Limits, Processes
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.spec.units import GIB, MIB
+from holdfast.storage.appliances.driver_look import (
+    DriverLook,
+    Drivers,
+    Kernel,
+    judged,
+    look_into,
+    newest_kernel,
+)
 from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.formats.fat import Fat, NotFat
+from holdfast.storage.formats.initramfs import ModuleSearch, NotInitramfs
 from holdfast.storage.formats.partitions import SECTOR, Partition, partitions
 
 _TABLE = MIB
@@ -47,6 +58,9 @@ _VENDORS = (
 )
 _LARGEST_LOADER = 192 * MIB
 _CPU_SECONDS = 120
+_UNPACKING_SECONDS = 60.0
+_MOST_FETCHES = 96
+"""Parts of a disk that are taken out to find a kernel; each takes a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +74,28 @@ class BootLook:
     """With the loader that UEFI starts without a boot entry."""
     vendor: str | None = None
     """Path of a loader that only a boot entry leads to."""
+    drivers: DriverLook | None = None
+    """None: it is a disk of Windows, or was not looked at."""
 
     @property
     def windows(self) -> bool:
         return self.vendor == _WINDOWS
 
 
-class _Pieces:
-    """A disk of which some parts are at hand; the rest reads as zeros."""
+class _NotAtHand(Exception):
+    """A part of a disk is to be taken out first."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, offset: int, length: int) -> None:
+        super().__init__(offset, length)
+        self.offset, self.length = offset, length
+
+
+class _Pieces:
+    """A disk of which some parts are at hand; the rest reads as zeros, or raises _NotAtHand if `strict`."""
+
+    def __init__(self, size: int, strict: bool = False) -> None:
         self.size = size
+        self._strict = strict
         self._pieces: list[tuple[int, Path, int]] = []
 
     def add(self, start: int, file: Path) -> None:
@@ -78,10 +103,12 @@ class _Pieces:
 
     def read(self, offset: int, length: int) -> bytes:
         for start, file, size in self._pieces:
-            if start <= offset < start + size:
+            if start <= offset < start + size and not (self._strict and offset + length > start + size):
                 with file.open("rb") as opened:
                     opened.seek(offset - start)
                     return opened.read(min(length, start + size - offset)).ljust(length, b"\0")
+        if self._strict and offset < self.size:
+            raise _NotAtHand(offset, length)
         return bytes(length)
 
 
@@ -122,7 +149,10 @@ class BootLooker:
                 length = min(part.size, _LARGEST_PARTITION)
                 file = await self._take(described, part.start, length, stem.with_suffix(f".{number}"), made)
                 looks.append(await asyncio.to_thread(_loaders, file, part, length))
-            return max(looks, key=lambda each: (each.fallback, bool(each.vendor), each.system_partition))
+            best = max(looks, key=lambda each: (each.fallback, bool(each.vendor), each.system_partition))
+            if best.windows:
+                return best
+            return replace(best, drivers=await self._drivers(described, found, size, stem, made))
 
         try:
             path = self._sockets / socket_name()
@@ -135,11 +165,88 @@ class BootLooker:
             for file in made:
                 file.unlink(missing_ok=True)
 
+    async def _drivers(
+        self,
+        described: dict[str, Any],
+        found: tuple[Partition, ...],
+        size: int,
+        stem: Path,
+        made: list[Path],
+    ) -> DriverLook:
+        """What Linux would need to find its root; never an error, since it is not needed to import."""
+        disk = _Pieces(size // SECTOR * SECTOR, strict=True)
+        try:
+            kernel = await self._kernel(described, disk, found, stem, made)
+            if kernel is None:
+                return DriverLook(
+                    Drivers.UNKNOWN, "no file system that can be read here (ext4) has a kernel of Linux"
+                )
+            if not kernel.runs:
+                return judged(kernel, frozenset(), whole=True)
+            whole, packed = stem.with_suffix(".initramfs"), stem.with_suffix(".packed")
+            for file in (whole, packed):
+                made.append(file)
+                file.touch(mode=0o600)
+            for at, length in kernel.runs:
+                run = stem.with_suffix(".run")
+                part = await self._take(described, at, length, run, made, True) if at >= 0 else None
+                await asyncio.to_thread(_append, whole, part, length)
+            begun = await asyncio.to_thread(look_into, whole, packed)
+            if begun.compression is None:
+                return judged(kernel, begun.modules, whole=True)
+            modules, read = await self._unpacked(begun.compression, packed)
+            return judged(kernel, begun.modules | modules, read)
+        except (HoldfastError, OSError, NotInitramfs) as error:
+            return DriverLook(Drivers.UNKNOWN, f"its files could not be read: {str(error)[:200]}")
+
+    async def _kernel(
+        self,
+        described: dict[str, Any],
+        disk: _Pieces,
+        found: tuple[Partition, ...],
+        stem: Path,
+        made: list[Path],
+    ) -> Kernel | None:
+        """The reader begins anew with each part that it did not have: it takes milliseconds."""
+        for number in range(_MOST_FETCHES):
+            try:
+                return await asyncio.to_thread(newest_kernel, disk, found)
+            except _NotAtHand as missing:
+                start = missing.offset // MIB * MIB
+                length = min(-(-(missing.offset + missing.length) // MIB) * MIB, disk.size) - start
+                target = stem.with_suffix(f".part{number}")
+                disk.add(start, await self._take(described, start, length, target, made))
+        raise OSError("too much would have to be read")
+
+    async def _unpacked(self, program: str, packed: Path) -> tuple[frozenset[str], bool]:
+        """Modules in what a program unpacks, and whether it could."""
+        if self._identity:
+            os.chown(packed, self._identity.uid, self._identity.gid)
+        search = ModuleSearch()
+        done = await self._processes.run(
+            [program, "-d", "-c", "-q", str(packed)],
+            owner=self._owner,
+            identity=self._identity,
+            limits=Limits(GIB, _CPU_SECONDS, 0, 64),
+            timeout=_UNPACKING_SECONDS,
+            on_stdout=search.feed,
+        )
+        return frozenset(search.found), done.returncode == 0
+
     async def _take(
-        self, described: dict[str, Any], start: int, length: int, target: Path, made: list[Path]
+        self,
+        described: dict[str, Any],
+        start: int,
+        length: int,
+        target: Path,
+        made: list[Path],
+        more: bool = False,
     ) -> Path:
-        """Some bytes of a disk as a sparse file. Raises OSError where it cannot be read."""
-        length = length // SECTOR * SECTOR
+        """Some bytes of a disk as a sparse file. Raises OSError where it cannot be read.
+
+        `more`: whole sectors that hold all of them, rather than only those that are whole.
+        """
+        length = -(-length // SECTOR) * SECTOR if more else length // SECTOR * SECTOR
         node = {"driver": "raw", "offset": start, "size": length, "file": described}
         made.append(target)
         target.touch(mode=0o600)
@@ -175,6 +282,15 @@ def _loaders(file: Path, part: Partition, length: int) -> BootLook:
         fallback = _has(fat, _FALLBACK)
         vendor = next((path for path in _VENDORS if _has(fat, path)), None)
     return BootLook(True, True, fallback, vendor)
+
+
+def _append(whole: Path, part: Path | None, length: int) -> None:
+    """The first bytes of a part, or zeros, behind what is there."""
+    size = whole.stat().st_size
+    if part is not None:
+        with whole.open("ab") as target, part.open("rb") as source:
+            shutil.copyfileobj(source, target, MIB)
+    os.truncate(whole, size + length)
 
 
 def _has(fat: Fat, path: str) -> bool:
