@@ -80,14 +80,22 @@ ThumbprintOption = Annotated[
 ]
 
 
-def _require_one_name(name: str | None, sources: int) -> None:
+def _import(
+    importer: Any, sources: list[Any], name: str | None, plan: bool, at_once: int, no_wait: bool
+) -> None:
     """Raises NameForSeveral."""
-    if name is not None and sources > 1:
+    if name is not None and len(sources) > 1:
         raise NameForSeveral(
-            f"one name cannot be that of {sources} VMs",
+            f"one name cannot be that of {len(sources)} VMs",
             value=name,
             cure="Leave out --name, or give one source.",
         )
+    if plan:
+        importer.plan(sources)
+    elif len(sources) == 1:
+        importer.import_one(sources[0], no_wait)
+    else:
+        importer.import_all(sources, at_once)
 
 
 def command(
@@ -124,11 +132,7 @@ def command(
     from holdfast.cli.importing import Importer
     from holdfast.cli.secret_input import passphrase
     from holdfast.cli.session import connect
-    from holdfast.cli.vsphere_import import (
-        VsphereOptions,
-        import_from_vsphere,
-        is_vsphere,
-    )
+    from holdfast.cli.vsphere_import import VsphereOptions, import_from_vsphere, is_vsphere
 
     body: dict[str, Any] = {
         "name": name,
@@ -149,10 +153,4 @@ def command(
         body["passphrase"] = passphrase(passphrase_file)
     importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)
     sources = importer.sources(source, with_ or [])
-    _require_one_name(name, len(sources))
-    if plan:
-        importer.plan(sources)
-    elif len(sources) == 1:
-        importer.import_one(sources[0], no_wait)
-    else:
-        importer.import_all(sources, at_once)
+    _import(importer, sources, name, plan, at_once, no_wait)
