@@ -27,6 +27,10 @@ class OnlyFromVsphere(InvalidInput):
     id = "only-from-vsphere"
 
 
+class NotFromVsphere(InvalidInput):
+    id = "not-from-vsphere"
+
+
 class NoVsphereUser(InvalidInput):
     id = "no-vsphere-user"
 
@@ -63,6 +67,15 @@ class VsphereOptions:
 
 def is_vsphere(sources: list[str]) -> bool:
     return any(each.startswith(SCHEME) for each in sources)
+
+
+def refuse_of_files(*given: object) -> None:
+    """Options that only a file or a folder takes. Raises NotFromVsphere where one is given."""
+    if any(given):
+        raise NotFromVsphere(
+            "--with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for files",
+            cure="Leave them out; the VM is named in the address.",
+        )
 
 
 def import_from_vsphere(

@@ -124,11 +124,7 @@ def command(
     from holdfast.cli.importing import Importer
     from holdfast.cli.secret_input import passphrase
     from holdfast.cli.session import connect
-    from holdfast.cli.vsphere_import import (
-        VsphereOptions,
-        import_from_vsphere,
-        is_vsphere,
-    )
+    from holdfast.cli.vsphere_import import VsphereOptions, import_from_vsphere, is_vsphere, refuse_of_files
 
     body: dict[str, Any] = {
         "name": name,
@@ -141,6 +137,7 @@ def command(
     }
     options = VsphereOptions(user, password_file, thumbprint, list_, warm, cut_over_at)
     if is_vsphere(source):
+        refuse_of_files(with_, machine, checksum, passphrase_file, private_key, same_tpm)
         import_from_vsphere(source, options, body, plan, no_wait, format_)
         return
     options.require_none()
@@ -150,9 +147,4 @@ def command(
     importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)
     sources = importer.sources(source, with_ or [])
     _require_one_name(name, len(sources))
-    if plan:
-        importer.plan(sources)
-    elif len(sources) == 1:
-        importer.import_one(sources[0], no_wait)
-    else:
-        importer.import_all(sources, at_once)
+    importer.run(sources, plan, no_wait, at_once)
