@@ -210,7 +210,7 @@ def test_a_vm_that_is_started_there_during_the_cut_over_is_not_brought(
         fake.on_round = start_again
         done = shared.end_of(begun(shared, request(fake, "twice", warm=True)))
     assert done.state is OperationState.FAILED and done.error is not None
-    assert done.error.id == "vsphere-vm-runs-again" and was_off
+    assert done.error["id"] == "vsphere-vm-runs-again" and was_off
     assert vm.running and not vm.snapshots
     assert check_invariants(shared) == []
     assert not list(shared.state.scratch.glob("vsphere-*"))

@@ -58,6 +58,15 @@ class Importer:
             found += [text] if is_url(text) else sources_at(Path(text).expanduser(), more)
         return found
 
+    def run(self, sources: list[Source], plan: bool, no_wait: bool, at_once: int) -> None:
+        """Plan or import all of them."""
+        if plan:
+            self.plan(sources)
+        elif len(sources) == 1:
+            self.import_one(sources[0], no_wait)
+        else:
+            self.import_all(sources, at_once)
+
     def plan(self, sources: list[Source]) -> None:
         """Print what each would become; of several as a list."""
         plans = []

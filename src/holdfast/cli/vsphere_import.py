@@ -1,5 +1,6 @@
 """`vm import vsphere://...`: the password, a certificate seen for the first time, and the request."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.cli.output import Format, escape, print_json, say, table
-from holdfast.cli.secret_input import typed
+from holdfast.cli.secret_input import given
 from holdfast.cli.sheets.appliance import plan_sheet
 from holdfast.cli.waiting import finish
 from holdfast.spec.errors import InvalidInput, RemoteError
@@ -16,7 +17,6 @@ from holdfast.spec.units import format_size
 from holdfast.spec.vsphere import SCHEME, parse_address
 
 PASSWORD_VARIABLE = "HOLDFAST_VSPHERE_PASSWORD"  # noqa: S105  (its name)
-_LONGEST = 4096
 
 
 class OneVsphereSource(InvalidInput):
@@ -25,6 +25,10 @@ class OneVsphereSource(InvalidInput):
 
 class OnlyFromVsphere(InvalidInput):
     id = "only-from-vsphere"
+
+
+class NotFromVsphere(InvalidInput):
+    id = "not-from-vsphere"
 
 
 class NoVsphereUser(InvalidInput):
@@ -63,6 +67,15 @@ class VsphereOptions:
 
 def is_vsphere(sources: list[str]) -> bool:
     return any(each.startswith(SCHEME) for each in sources)
+
+
+def refuse_of_files(*given: object) -> None:
+    """Options that only a file or a folder takes. Raises NotFromVsphere where one is given."""
+    if any(given):
+        raise NotFromVsphere(
+            "--with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for files",
+            cure="Leave them out; the VM is named in the address.",
+        )
 
 
 def import_from_vsphere(
@@ -116,30 +129,26 @@ def _access(address: str, options: VsphereOptions) -> dict[str, Any]:
     return {
         "address": address,
         "user": user,
-        "password": _password(options.password_file, user),
+        "password": _password(options.password_file),
         "thumbprint": options.thumbprint,
     }
 
 
-def _password(file: Path | None, user: str) -> str:
-    """From a file that is nobody else's, the environment, a prompt or standard input, in that order."""
-    if file is None or str(file) == "-":
-        held = os.environ.get(PASSWORD_VARIABLE) if file is None else None
-        return held or typed(f"Password of {user}")
-    path = file.expanduser()
-    try:
-        with path.open(encoding="utf-8") as stream:
-            found = os.fstat(stream.fileno())
-            if found.st_mode & 0o077:
+def _password(file: Path | None) -> str:
+    """From a file that is nobody else's, the environment, a prompt or standard input, in that order.
+
+    Raises PasswordFileOpen, NoSuchFile, NoSecretGiven.
+    """
+    if file is None and (held := os.environ.get(PASSWORD_VARIABLE)):
+        return held
+    if file is not None and str(file) != "-":
+        path = file.expanduser()
+        with contextlib.suppress(OSError):
+            if path.stat().st_mode & 0o077:
                 raise PasswordFileOpen(
                     f"others can read {str(path)!r}", value=str(path), cure=f"chmod 600 {path}"
                 )
-            password = stream.readline(_LONGEST).rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PasswordFileOpen(f"no password can be read from {str(path)!r}", value=str(path)) from error
-    if not password:
-        raise PasswordFileOpen(f"the first line of {str(path)!r} is empty", value=str(path))
-    return password
+    return given(file, "Password")
 
 
 def _asked(client: Any, path: str, access: dict[str, Any], request: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ Sources differ in what they can: some give ranges, some only the whole from its 
 copies one asks for areas in order and gets their bytes in order.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,6 +59,25 @@ def after(areas: Iterable[Area], position: int) -> tuple[Area, ...]:
         if start < area.end:
             left.append(Area(start, area.end - start))
     return tuple(left)
+
+
+class Remaining:
+    """Areas that are gone through from the front."""
+
+    def __init__(self, areas: Iterable[Area]) -> None:
+        """`areas` are in order and do not overlap."""
+        self._areas = deque(areas)
+
+    def take(self, end: int) -> list[Area]:
+        """What lies before `end`; it remains no longer."""
+        taken: list[Area] = []
+        while self._areas and self._areas[0].start < end:
+            area = self._areas.popleft()
+            stop = min(area.end, end)
+            taken.append(Area(area.start, stop - area.start))
+            if stop < area.end:
+                self._areas.appendleft(Area(stop, area.end - stop))
+        return taken
 
 
 def merged(areas: Iterable[Area], gap: int) -> tuple[Area, ...]:

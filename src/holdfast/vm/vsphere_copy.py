@@ -27,7 +27,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import Disk
 from holdfast.storage.nbd import NbdWriter
-from holdfast.storage.remote_disk import Area, RemoteDisk, after
+from holdfast.storage.remote_disk import Area, Remaining, RemoteDisk, after
 from holdfast.storage.volume_writing import volume_writer
 from holdfast.storage.vsphere.refusals import ChangesUnknown, VsphereDiskUnreadable, VsphereLeaseLost
 from holdfast.storage.vsphere.transfer import Patience
@@ -56,15 +56,18 @@ class Meter:
     left: dict[str, int] = field(default_factory=dict)
     """Bytes that each disk had to bring at the beginning of this run."""
     done: int = 0
+    brought: int = 0
+    """Of `done`, what was no zeros that the source passed over."""
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, count: int) -> None:
-        self.done += count
+    def add(self, done: int, brought: int) -> None:
+        self.done += done
+        self.brought += brought
         total = sum(self.left.values())
         rate = self.done / max(time.monotonic() - self.began, 0.001)
         text = f"{self.what}: {format_size(self.done)} of {format_size(total)}"
         if rate >= MIB:
-            text += f", {format_size(int(rate))}/s, {int(max(total - self.done, 0) / rate)} s left"
+            text += f", {format_size(int(rate))}/s, {int((total - self.done) / rate)} s left"
         self.job.progress(self.done / total if total else 1.0, text)
 
 
@@ -212,7 +215,7 @@ class Rounds:
             async with asyncio.TaskGroup() as group:
                 for each in wanted:
                     group.create_task(self._gated(gate, meter, *each))
-        return meter.done
+        return meter.brought
 
     def _require_known(self, remote: Mapping[int, RemoteDisk]) -> None:
         """Raises VsphereDiskUnreadable: a disk would be left behind."""
@@ -270,37 +273,32 @@ class Copying:
 
     async def run(self, remote: RemoteDisk, areas: tuple[Area, ...], blank: bool) -> None:
         """`blank`: the volume holds nothing yet, so zeros need not be written."""
-        left = list(areas)
+        remaining = Remaining(areas)
         try:
             async with contextlib.aclosing(remote.read(areas)) as pieces:
                 async for piece in pieces:
-                    if not blank:
-                        await self._zero(left, piece.offset)
+                    await self._pass_over(remaining.take(piece.offset), blank)
                     await self._writer.write(piece.offset, piece.data)
                     end = piece.offset + len(piece.data)
-                    left = list(after(left, end)) if not blank else left
-                    await self._passed(end, len(piece.data))
-            if not blank:
-                await self._zero(left, areas[-1].end if areas else 0)
+                    await self._passed(end, remaining.take(end), len(piece.data))
+            await self._pass_over(remaining.take(remote.size), blank)
         finally:
             with contextlib.suppress(HoldfastError):
                 await asyncio.shield(self._keep())
         self._note["done"] = remote.size
         await self._keep()
 
-    async def _zero(self, left: list[Area], end: int) -> None:
-        """What of the areas lies before `end` was passed over: it holds zeros there."""
-        while left and left[0].start < end:
-            area = left.pop(0)
-            stop = min(area.end, end)
-            await self._writer.zero(area.start, stop - area.start)
-            if stop < area.end:
-                left.insert(0, Area(stop, area.end - stop))
+    async def _pass_over(self, areas: list[Area], blank: bool) -> None:
+        """What the source left out holds zeros there."""
+        for area in areas:
+            if not blank:
+                await self._writer.zero(area.start, area.length)
+            self._meter.add(area.length, 0)
 
-    async def _passed(self, end: int, count: int) -> None:
+    async def _passed(self, end: int, areas: list[Area], brought: int) -> None:
         self._position = end
-        self._unnoted += count
-        self._meter.add(count)
+        self._unnoted += brought
+        self._meter.add(sum(each.length for each in areas), brought)
         if self._unnoted >= _NOTE_BYTES or time.monotonic() - self._noted_at >= _NOTE_SECONDS:
             await self._keep()
 

@@ -113,10 +113,13 @@ async def copy(volume: Volume, note: dict[str, Any], source: Source, blank: bool
     async def keep() -> None:
         kept.append(dict(note))
 
-    job = Job("x", "k", "s", "a", {}, {}, lambda part, text: None, keep)
+    told: list[float] = []
+    job = Job("x", "k", "s", "a", {}, {}, lambda part, text: told.append(part), keep)
     async with volume.writer() as writer:
         areas = after(await source.areas(None), note["done"])
-        await Copying(job, note, writer, Meter(job, "copy")).run(source, areas, blank)
+        meter = Meter(job, "copy", {"disk0": sum(each.length for each in areas)})
+        await Copying(job, note, writer, meter).run(source, areas, blank)
+    assert told == sorted(told) and told[-1] == 1.0 and meter.brought == 65536 * len(source.served)
     return kept
 
 

@@ -13,7 +13,7 @@ from command_line import RUN, env, run
 
 from holdfast.spec.appliance import ImportPlan, VmImport
 from holdfast.spec.operation import Operation
-from holdfast.vm.importing import EulaNotAccepted
+from holdfast.vm.import_admission import EulaNotAccepted
 
 
 @pytest.fixture

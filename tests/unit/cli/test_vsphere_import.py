@@ -70,6 +70,8 @@ def test_what_does_not_go_together_is_refused(daemon: Any, tmp_path: Path) -> No
         (("vsphere://vc/web",), "no-vsphere-user"),
         ((ADDRESS, ADDRESS), "one-vsphere-source"),
         ((str(tmp_path), "--warm"), "only-from-vsphere"),
+        ((ADDRESS, "--machine", "web"), "not-from-vsphere"),
+        ((ADDRESS, "--same-tpm"), "not-from-vsphere"),
     ):
         done = run(daemon, "vm", "import", *arguments, "--format", "json", typed="x\n")
         assert (done.returncode, json.loads(done.stderr)["id"]) == (2, id_), done.stderr

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vsphere import BadVsphereAddress, parse_address
-from holdfast.storage.remote_disk import Area, Piece, after, merged
+from holdfast.storage.remote_disk import Area, Piece, Remaining, after, merged
 from holdfast.storage.vsphere.certificate import Trust
 from holdfast.storage.vsphere.lease import ExportedDisk
 from holdfast.storage.vsphere.refusals import VsphereDiskUnreadable
@@ -65,6 +65,18 @@ def test_merged_areas_are_in_order_and_hold_all(areas: list[Area], gap: int) -> 
 def test_only_what_lies_behind_a_position_is_left(areas: list[Area], position: int) -> None:
     whole = merged(areas, 0)
     assert marks(after(whole, position)) == {byte for byte in marks(whole) if byte >= position}
+
+
+@given(AREAS, st.lists(st.integers(0, 500), max_size=5))
+def test_what_is_taken_from_the_front_is_all_of_it_once(areas: list[Area], ends: list[int]) -> None:
+    whole = merged(areas, 0)
+    remaining, taken = Remaining(whole), []
+    for end in (*sorted(ends), 500):
+        part = remaining.take(end)
+        assert all(each.end <= end for each in part)
+        taken += part
+    assert marks(merged(taken, 0)) == marks(whole)
+    assert sum(each.length for each in taken) == len(marks(whole))
 
 
 @given(AREAS, st.integers(0, 400), st.integers(1, 99), st.integers(0, 500))

@@ -80,22 +80,14 @@ ThumbprintOption = Annotated[
 ]
 
 
-def _import(
-    importer: Any, sources: list[Any], name: str | None, plan: bool, at_once: int, no_wait: bool
-) -> None:
+def _require_one_name(name: str | None, sources: int) -> None:
     """Raises NameForSeveral."""
-    if name is not None and len(sources) > 1:
+    if name is not None and sources > 1:
         raise NameForSeveral(
-            f"one name cannot be that of {len(sources)} VMs",
+            f"one name cannot be that of {sources} VMs",
             value=name,
             cure="Leave out --name, or give one source.",
         )
-    if plan:
-        importer.plan(sources)
-    elif len(sources) == 1:
-        importer.import_one(sources[0], no_wait)
-    else:
-        importer.import_all(sources, at_once)
 
 
 def command(
@@ -132,7 +124,7 @@ def command(
     from holdfast.cli.importing import Importer
     from holdfast.cli.secret_input import passphrase
     from holdfast.cli.session import connect
-    from holdfast.cli.vsphere_import import VsphereOptions, import_from_vsphere, is_vsphere
+    from holdfast.cli.vsphere_import import VsphereOptions, import_from_vsphere, is_vsphere, refuse_of_files
 
     body: dict[str, Any] = {
         "name": name,
@@ -145,6 +137,7 @@ def command(
     }
     options = VsphereOptions(user, password_file, thumbprint, list_, warm, cut_over_at)
     if is_vsphere(source):
+        refuse_of_files(with_, machine, checksum, passphrase_file, private_key, same_tpm)
         import_from_vsphere(source, options, body, plan, no_wait, format_)
         return
     options.require_none()
@@ -153,4 +146,5 @@ def command(
         body["passphrase"] = passphrase(passphrase_file)
     importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)
     sources = importer.sources(source, with_ or [])
-    _import(importer, sources, name, plan, at_once, no_wait)
+    _require_one_name(name, len(sources))
+    importer.run(sources, plan, no_wait, at_once)
