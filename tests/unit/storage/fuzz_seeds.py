@@ -295,6 +295,24 @@ def initramfs() -> list[bytes]:
     return [made + bytes(512), made + bytes(256) + gzip.compress(b"x"), b"\x28\xb5\x2f\xfd" + bytes(60)]
 
 
+def nvram_record(name: str, value: bytes, vendor: bytes = b"") -> bytes:
+    """`vendor`: EFI_GLOBAL_VARIABLE where it is empty."""
+    vendor = vendor or uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
+    raw = name.encode("utf-16-le") + b"\0\0"
+    return vendor + struct.pack("<LLL", 7, len(raw) + len(value), len(raw)) + raw + value
+
+
+def nvram(more: bytes = b"") -> bytes:
+    """A `.nvram` of VMware with `more` records at its end."""
+    records = nvram_record("Lang", b"eng\0") + nvram_record("BootOrder", b"\1\0\2\0\7\0")
+    for number, name in ((1, "debian"), (2, "EFI Network")):
+        option = struct.pack("<LH", 1, 4) + name.encode("utf-16-le") + b"\0\0" + b"\x7f\xff\4\0"
+        records += nvram_record(f"Boot{number:04X}", option)
+    records += more
+    head = b"MRVN" + struct.pack("<L", 1) + bytes(64) + b"EFI_NV\0\0" + struct.pack("<L", 4096)
+    return head + b"VMWNVRAM" + struct.pack("<LL", 0, 16 + len(records)) + records + b"\xff" * 512
+
+
 def as_file(pieces: Pieces) -> int:
     """An open file in memory, of which most takes no room."""
     fd = os.memfd_create("pieces")

@@ -44,6 +44,7 @@ from holdfast.storage.formats.fat import Fat, NotFat
 from holdfast.storage.formats.initramfs import NotInitramfs, front
 from holdfast.storage.formats.partitions import Partition, partitions
 from holdfast.storage.formats.reading import MAX_DISK, Reader
+from holdfast.storage.formats.vmware_nvram import NotNvram, boot_entries, variables
 from holdfast.storage.inspect import inspect_reader
 from holdfast.storage.qemu_img import ConversionFailed
 
@@ -174,6 +175,11 @@ def ram_disk(data: bytes) -> None:
         assert found.offset >= 0 and all(name.isascii() for name in found.modules)
 
 
+def nvram(data: bytes) -> None:
+    for name in boot_entries(variables(data)):
+        assert len(name) <= 200
+
+
 def signed() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A signer")])
@@ -204,6 +210,7 @@ BYTES: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]], seeds
     "whole archives": (whole_source, lambda: OVAS, seeds.altered, 4_000),
     "compressed members": (gzip_head, seeds.gzips, seeds.altered, 5_000),
     "VMDK streams": (grains, lambda: [seeds.small_stream()], seeds.altered, 1_500),
+    "VMware's variables": (nvram, lambda: [seeds.nvram()], seeds.altered, 6_000),
     "initial RAM disks": (ram_disk, seeds.initramfs, seeds.altered, 4_000),
     "VMDK extents": (disk_file, lambda: [seeds.small_extent()], seeds.altered, 4_000),
 }
@@ -237,7 +244,7 @@ def tried(parse: Callable[[], None], label: object) -> bool:
         assert type(refused).__module__ in OURS or isinstance(refused, ConversionFailed), (label, refused)
         assert refused.cure and len(refused.message) < 4096, label
         return False
-    except (NotFat, NotExt4, NotInitramfs) as error:
+    except (NotFat, NotExt4, NotInitramfs, NotNvram) as error:
         assert len(str(error)) < 200, label
         return False
     except Exception as error:
