@@ -1,19 +1,23 @@
-"""ext2 to ext4 as e2fsprogs makes them, and initial RAM disks packed by the real programs."""
+"""ext2 to ext4 and XFS as their own programs make them, initial RAM disks packed by the real ones."""
 
 import json
 import os
 import random
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from loop_files import LoopFile
 from storage_rooms import Rooms
 
 from holdfast.storage.appliances.boot_look import BootLooker
 from holdfast.storage.appliances.driver_look import DriverLook, Drivers
 from holdfast.storage.appliances.source import HeldFile
-from holdfast.storage.formats.ext4 import Ext4, NotExt4
+from holdfast.storage.formats.ext4 import Ext4
+from holdfast.storage.formats.runs import NotReadable
+from holdfast.storage.formats.xfs import Xfs
 
 MIB = 1 << 20
 MAKE = {
@@ -26,6 +30,15 @@ MAKE = {
 }
 BLOCK, PCI = (f"kernel/drivers/{name}.ko" for name in ("block/virtio_blk", "virtio/virtio_pci"))
 OTHER = "kernel/drivers/scsi/vmw_pvscsi.ko"
+
+
+XFS = {
+    "xfs": (),
+    "xfs of version 4": ("-m", "crc=0"),
+    "xfs with blocks of 1 KiB": ("-b", "size=1024"),
+    "xfs with large inodes": ("-i", "size=2048"),
+    "xfs with large folders": ("-n", "size=16384"),
+}
 
 
 @dataclass
@@ -51,6 +64,27 @@ def made_fs(image: Path, content: Path, kind: str = "ext4", mib: int = 32) -> Pa
         [f"mkfs.{name}", "-q", "-F", *options, "-d", content, image], check=True, capture_output=True
     )
     return image
+
+
+def made_xfs(image: Path, content: Path, kind: str = "xfs", mib: int = 320) -> Path:
+    """By a list of what it holds, which mkfs.xfs(8) calls a protofile. Smaller ones are not made."""
+    image.unlink(missing_ok=True)
+    with image.open("wb") as file:
+        file.truncate(mib * MIB)
+    listed = image.with_suffix(".list")
+    listed.write_text("\n".join(["/", "0 0", "d--755 0 0", *_listed(content), "$", ""]))
+    subprocess.run(["mkfs.xfs", "-q", *XFS[kind], "-p", listed, image], check=True, capture_output=True)
+    return image
+
+
+def _listed(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink():
+            yield f"{path.name} l--777 0 0 {path.readlink()}"
+        elif path.is_dir():
+            yield from (f"{path.name} d--755 0 0", *_listed(path), "$")
+        else:
+            yield f"{path.name} ---644 0 0 {path}"
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +115,50 @@ def test_files_are_read(tmp_path: Path, content: Path, kind: str) -> None:
     for name in ("link", "link/x", "boot", "none", "large/x", ""):
         assert files.read(name, 8 * MIB) is None
     assert files.names("large") == files.names("none") == ()
-    with pytest.raises(NotExt4):
+    with pytest.raises(NotReadable):
         files.read("large", MIB)
+
+
+@pytest.mark.parametrize("kind", XFS)
+def test_files_of_xfs_are_read(tmp_path: Path, content: Path, kind: str) -> None:
+    disk = File(made_xfs(tmp_path / "fs", content, kind))
+    files = Xfs(disk, 0, disk.size)
+    assert set(files.names("")) == {"boot", "large", "many", "sparse", "link", "empty"}
+    assert len(files.names("many")) == 1500 and files.read("many/file-1499", 9) == b"1499"
+    for name in ("large", "sparse", "empty", "boot/config-6.1"):
+        assert files.read(name, 8 * MIB) == (content / name).read_bytes()
+    for name in ("link", "link/x", "boot", "none", "large/x", ""):
+        assert files.read(name, 8 * MIB) is None
+    with pytest.raises(NotReadable):
+        files.read("large", MIB)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_files_in_many_pieces_are_read(tmp_path: Path) -> None:
+    for kind, reader in (("xfs", Xfs), ("ext4", Ext4)):
+        loop = LoopFile.make(tmp_path, kind, 320 * MIB)
+        try:
+            path = loop.root / "pieces"
+            data = random.Random(4).randbytes(8 * MIB)
+            with path.open("wb") as file:
+                for start in range(0, len(data), 8192):  # every other 4 KiB is a hole
+                    file.seek(start)
+                    file.write(data[start : start + 4096])
+                file.truncate(len(data))
+                os.posix_fallocate(file.fileno(), len(data), MIB)  # set aside, never written
+            expected = path.read_bytes()
+            (loop.root / "names").mkdir()
+            for number in range(3000):
+                (loop.root / f"names/{'n' * 60}-{number}").touch()
+            for number in range(0, 3000, 3):
+                (loop.root / f"names/{'n' * 60}-{number}").unlink()
+        finally:
+            loop.unmount()
+        disk = File(loop.file)
+        files = reader(disk, 0, disk.size)
+        assert files.read("pieces", 16 * MIB) == expected
+        assert len(files.runs("pieces", 16 * MIB) or ()) > 1000
+        assert len(files.names("names")) == 2000
 
 
 def archive(modules: tuple[str, ...], version: str = "6.1.0-9-amd64") -> bytes:
@@ -134,12 +210,15 @@ def disk_of(folder: Path, files: dict[str, bytes], kind: str = "ext4") -> Path:
     for name, data in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    image, raw, disk = made_fs(folder / "fs", root, kind), folder / "raw", folder / "disk"
+    image = made_xfs(folder / "fs", root) if kind == "xfs" else made_fs(folder / "fs", root, kind)
+    raw, disk, size = folder / "raw", folder / "disk", image.stat().st_size
     with raw.open("wb") as file:
-        file.truncate(34 * MIB)
-    subprocess.run(["sfdisk", "-q", raw], input="label: gpt\nstart=2048, size=65536\n", text=True, check=True)
+        file.truncate(size + 2 * MIB)
+    table = f"label: gpt\nstart=2048, size={size // 512}\n"
+    subprocess.run(["sfdisk", "-q", raw], input=table, text=True, check=True)
     subprocess.run(
-        ["dd", f"if={image}", f"of={raw}", "bs=1M", "seek=1", "conv=notrunc", "status=none"], check=True
+        ["dd", f"if={image}", f"of={raw}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none"],
+        check=True,
     )
     subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, disk], check=True)
     return disk
@@ -205,8 +284,9 @@ async def test_drivers_are_found_in_the_initial_ram_disk(rooms: Rooms, tmp_path:
     assert found is not None and found.drivers is drivers and words in found.text, found
 
 
-async def test_they_are_found_on_a_boot_partition_of_ext2_in_a_vmdk(rooms: Rooms, tmp_path: Path) -> None:
-    disk = disk_of(tmp_path, {"initrd.img-6.1.0-9-amd64": packed(WITH, "zstd")}, "ext2")
+@pytest.mark.parametrize("kind", ["ext2", "xfs"])
+async def test_they_are_found_on_a_boot_partition_in_a_vmdk(rooms: Rooms, tmp_path: Path, kind: str) -> None:
+    disk = disk_of(tmp_path, {"initrd.img-6.1.0-9-amd64": packed(WITH, "zstd")}, kind)
     stream = streamed(disk, tmp_path / "stream")
     found = await looked(rooms, stream, "vmdk")
     assert found is not None and found.drivers is Drivers.PRESENT

@@ -285,6 +285,43 @@ def ext4() -> Pieces:
     }
 
 
+def xfs() -> Pieces:
+    """Version 5: an initial RAM disk by extents, a configuration by a tree of one node, in the root."""
+
+    def inode(mode: int, form: int, size: int, extents: int, fork: bytes) -> bytes:
+        made = bytearray(512)
+        struct.pack_into(">2sHBB", made, 0, b"IN", mode, 3, form)
+        struct.pack_into(">QQLL", made, 56, size, 0, 0, extents)
+        made[176 : 176 + len(fork)] = fork
+        return bytes(made)
+
+    def extent(at: int, block: int, count: int) -> bytes:
+        return struct.pack(">QQ", at << 9 | block >> 43, (block << 21 | count) & (1 << 64) - 1)
+
+    superblock = bytearray(512)
+    struct.pack_into(">4sLQ", superblock, 0, b"XFSB", 4096, 40)
+    struct.pack_into(">Q", superblock, 56, 128)
+    struct.pack_into(">LL", superblock, 84, 40, 1)
+    struct.pack_into(">HHH", superblock, 100, 0xB4A5, 512, 512)
+    superblock[123:125] = b"\3\6"
+    struct.pack_into(">L", superblock, 216, 1)
+    names = b"\2\0" + struct.pack(">L", 128)
+    for name, number in ((b"initrd.img-6.1", 129), (b"config-6.1", 130)):
+        names += struct.pack(">BH", len(name), 96) + name + b"\1" + struct.pack(">L", number)
+    root = struct.pack(">HHQ", 1, 1, 0)
+    root = root.ljust(4 + 8 * ((512 - 176 - 4) // 16), b"\0") + struct.pack(">Q", 20)
+    node = struct.pack(">4sHH", b"BMA3", 0, 1).ljust(72, b"\0") + extent(0, 21, 1)
+    return {
+        0: bytes(superblock),
+        65536: inode(0x41ED, 1, len(names), 0, names),
+        66048: inode(0x81A4, 2, 9000, 2, extent(0, 22, 1) + extent(2, 23, 1)),
+        66560: inode(0x81A4, 3, 20, 1, root),
+        20 * 4096: node,
+        21 * 4096: b"CONFIG_VIRTIO_PCI=y\n",
+        40 * 4096 - 1: b"\0",
+    }
+
+
 def initramfs() -> list[bytes]:
     made = b""
     for name, data in (("usr/lib/modules/6.1/kernel/virtio_blk.ko.xz", b"x" * 9), ("TRAILER!!!", b"")):
@@ -293,6 +330,24 @@ def initramfs() -> list[bytes]:
         made += bytes(-len(made) % 4) + data
         made += bytes(-len(made) % 4)
     return [made + bytes(512), made + bytes(256) + gzip.compress(b"x"), b"\x28\xb5\x2f\xfd" + bytes(60)]
+
+
+def nvram_record(name: str, value: bytes, vendor: bytes = b"") -> bytes:
+    """`vendor`: EFI_GLOBAL_VARIABLE where it is empty."""
+    vendor = vendor or uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
+    raw = name.encode("utf-16-le") + b"\0\0"
+    return vendor + struct.pack("<LLL", 7, len(raw) + len(value), len(raw)) + raw + value
+
+
+def nvram(more: bytes = b"") -> bytes:
+    """A `.nvram` of VMware with `more` records at its end."""
+    records = nvram_record("Lang", b"eng\0") + nvram_record("BootOrder", b"\1\0\2\0\7\0")
+    for number, name in ((1, "debian"), (2, "EFI Network")):
+        option = struct.pack("<LH", 1, 4) + name.encode("utf-16-le") + b"\0\0" + b"\x7f\xff\4\0"
+        records += nvram_record(f"Boot{number:04X}", option)
+    records += more
+    head = b"MRVN" + struct.pack("<L", 1) + bytes(64) + b"EFI_NV\0\0" + struct.pack("<L", 4096)
+    return head + b"VMWNVRAM" + struct.pack("<LL", 0, 16 + len(records)) + records + b"\xff" * 512
 
 
 def as_file(pieces: Pieces) -> int:

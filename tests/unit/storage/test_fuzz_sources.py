@@ -39,11 +39,12 @@ from holdfast.storage.appliances.ovf import read_ovf
 from holdfast.storage.appliances.proxmox import is_proxmox, read_proxmox
 from holdfast.storage.appliances.source import read_source
 from holdfast.storage.formats import refusals as format_refusals
-from holdfast.storage.formats.ext4 import NotExt4
 from holdfast.storage.formats.fat import Fat, NotFat
 from holdfast.storage.formats.initramfs import NotInitramfs, front
 from holdfast.storage.formats.partitions import Partition, partitions
 from holdfast.storage.formats.reading import MAX_DISK, Reader
+from holdfast.storage.formats.runs import NotReadable
+from holdfast.storage.formats.vmware_nvram import NotNvram, boot_entries, variables
 from holdfast.storage.inspect import inspect_reader
 from holdfast.storage.qemu_img import ConversionFailed
 
@@ -174,6 +175,11 @@ def ram_disk(data: bytes) -> None:
         assert found.offset >= 0 and all(name.isascii() for name in found.modules)
 
 
+def nvram(data: bytes) -> None:
+    for name in boot_entries(variables(data)):
+        assert len(name) <= 200
+
+
 def signed() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "A signer")])
@@ -204,6 +210,7 @@ BYTES: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]], seeds
     "whole archives": (whole_source, lambda: OVAS, seeds.altered, 4_000),
     "compressed members": (gzip_head, seeds.gzips, seeds.altered, 5_000),
     "VMDK streams": (grains, lambda: [seeds.small_stream()], seeds.altered, 1_500),
+    "VMware's variables": (nvram, lambda: [seeds.nvram()], seeds.altered, 6_000),
     "initial RAM disks": (ram_disk, seeds.initramfs, seeds.altered, 4_000),
     "VMDK extents": (disk_file, lambda: [seeds.small_extent()], seeds.altered, 4_000),
 }
@@ -212,6 +219,7 @@ PIECES: dict[str, tuple[Callable[[seeds.Pieces], None], Callable[[], seeds.Piece
     "VHD": (disk_pieces, seeds.vhd, 8_000),
     "VHDX": (disk_pieces, seeds.vhdx, 3_000),
     "ext4": (linux, seeds.ext4, 6_000),
+    "XFS": (linux, seeds.xfs, 6_000),
     "partitions and FAT": (boot_partition, seeds.gpt_with_fat, 6_000),
 }
 
@@ -237,7 +245,7 @@ def tried(parse: Callable[[], None], label: object) -> bool:
         assert type(refused).__module__ in OURS or isinstance(refused, ConversionFailed), (label, refused)
         assert refused.cure and len(refused.message) < 4096, label
         return False
-    except (NotFat, NotExt4, NotInitramfs) as error:
+    except (NotFat, NotReadable, NotInitramfs, NotNvram) as error:
         assert len(str(error)) < 200, label
         return False
     except Exception as error:
@@ -261,12 +269,20 @@ def fuzz_bytes(name: str, seed: int, count: int) -> None:
     assert accepted < count
 
 
-def test_the_ext4_of_the_fuzz_is_one() -> None:
-    fd = seeds.as_file(seeds.ext4())
-    kernel = newest_kernel(_Disk(fd, 65536), [])
+@pytest.mark.parametrize(
+    ("pieces", "built_in", "runs"),
+    [
+        (seeds.ext4(), "virtio_blk", [(12 * 1024, 1024), (-1, 1024), (14 * 1024, 952)]),
+        (seeds.xfs(), "virtio_pci", [(22 * 4096, 4096), (-1, 4096), (23 * 4096, 808)]),
+    ],
+)
+def test_the_file_systems_of_the_fuzz_are_read(
+    pieces: seeds.Pieces, built_in: str, runs: list[tuple[int, int]]
+) -> None:
+    fd = seeds.as_file(pieces)
+    kernel = newest_kernel(_Disk(fd, os.fstat(fd).st_size), [])
     os.close(fd)
-    assert kernel is not None and kernel.built_in == {"virtio_blk"}
-    assert kernel.runs == [(12 * 1024, 1024), (-1, 1024), (14 * 1024, 952)]
+    assert kernel is not None and kernel.built_in == {built_in} and kernel.runs == runs
 
 
 def fuzz_pieces(name: str, seed: int, count: int) -> None:

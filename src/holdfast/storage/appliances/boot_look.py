@@ -179,7 +179,7 @@ class BootLooker:
             kernel = await self._kernel(described, disk, found, stem, made)
             if kernel is None:
                 return DriverLook(
-                    Drivers.UNKNOWN, "no file system that can be read here (ext4) has a kernel of Linux"
+                    Drivers.UNKNOWN, "no file system that can be read here (ext4, XFS) has a kernel of Linux"
                 )
             if not kernel.runs:
                 return judged(kernel, frozenset(), whole=True)

@@ -1,6 +1,6 @@
 """Whether Linux on a disk could find its root on a virtio disk, found out before anything is converted.
 
-    partitions ─▶ ext4 ─▶ /boot: configuration of the kernel, initial RAM disk ─▶ names of modules in it
+    partitions ─▶ ext4, XFS ─▶ /boot: configuration of the kernel, initial RAM disk ─▶ names of modules in it
 
 File systems are read by ourselves, only as far as these files need; what is compressed is unpacked by
 its own program, a user without rights. The newest kernel is looked at: it is the one that starts.
@@ -16,10 +16,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from holdfast.spec.units import MIB
-from holdfast.storage.formats.ext4 import Ext4, NotExt4, Run
+from holdfast.storage.formats.ext4 import Ext4
 from holdfast.storage.formats.initramfs import Front, front
 from holdfast.storage.formats.partitions import Partition
 from holdfast.storage.formats.qcow2_chain import Bytes
+from holdfast.storage.formats.runs import NotReadable, Run
+from holdfast.storage.formats.xfs import Xfs
 
 NEEDED = frozenset({"virtio_blk", "virtio_pci"})
 LARGEST_INITRAMFS = 256 * MIB
@@ -63,25 +65,26 @@ def newest_kernel(disk: Bytes, found: Sequence[Partition]) -> Kernel | None:
     kernels: dict[str, Kernel] = {}
     places = [(part.start, part.size) for part in found[:_MOST_PARTITIONS]] or [(0, disk.size)]
     for start, size in places:
-        with contextlib.suppress(NotExt4):
-            files = Ext4(disk, start, size)
-            for folder in _FOLDERS:
-                _in_folder(files, folder, kernels)
+        for kind in (Ext4, Xfs):
+            with contextlib.suppress(NotReadable):
+                files = kind(disk, start, size)
+                for folder in _FOLDERS:
+                    _in_folder(files, folder, kernels)
     with_files = [kernel for kernel in kernels.values() if kernel.initramfs or kernel.built_in]
     return max(with_files, key=lambda kernel: _natural(kernel.version), default=None)
 
 
-def _in_folder(files: Ext4, folder: str, kernels: dict[str, Kernel]) -> None:
+def _in_folder(files: Ext4 | Xfs, folder: str, kernels: dict[str, Kernel]) -> None:
     for name in files.names(folder):
         match = _INITRAMFS.fullmatch(name)
         if match and not _PASSED_OVER.search(name):
-            with contextlib.suppress(NotExt4):
+            with contextlib.suppress(NotReadable):
                 runs = files.runs(f"{folder}/{name}", LARGEST_INITRAMFS)
                 if runs:
                     kernel = kernels.setdefault(match[1], Kernel(match[1]))
                     kernel.initramfs, kernel.runs = name[:_LONGEST_NAME], runs
         elif name.startswith("config-") and len(name) <= _LONGEST_NAME:
-            with contextlib.suppress(NotExt4):
+            with contextlib.suppress(NotReadable):
                 text = files.read(f"{folder}/{name}", _LARGEST_CONFIGURATION) or b""
                 kernel = kernels.setdefault(name[7:], Kernel(name[7:]))
                 kernel.built_in = frozenset(

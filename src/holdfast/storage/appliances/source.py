@@ -29,10 +29,13 @@ from holdfast.storage.appliances.refusals import (
     DescriptorAmbiguous,
     DescriptorMissing,
 )
+from holdfast.storage.formats import vmware_nvram
 
 _GZIP = b"\x1f\x8b"
 _XML_HEAD = 64 * 1024
 """Bytes in which the root of a document is looked for: comments may stand before it."""
+_OWNER_KEYS = "MokList"
+"""The variable of Shim that holds machine owner keys."""
 _MOST_DISKS = 64
 _DISK_ENDINGS = (".vmdk", ".qcow2", ".qcow", ".img", ".raw", ".vhd", ".vhdx", ".vpc", ".dd", ".bin")
 
@@ -116,6 +119,8 @@ def read_source(handed: Sequence[HeldFile], machine: str | None = None) -> Sourc
             for name in sorted(digests.keys() - files.keys())
         ]
     nvram = look.find(appliance.nvram) if appliance.nvram else None
+    if nvram is not None:
+        findings += _nvram(nvram)
     state = look.find(appliance.firmware_state) if appliance.firmware_state else None
     return Source(appliance, files, disks, nvram, state, digests, signature, tuple(findings), archive)
 
@@ -283,6 +288,25 @@ def _size(disk: ApplianceDisk, held: HeldFile) -> list[Finding]:
     if held.size < disk.file_size:
         return [error("file-cut-off", f"{words}: copy or download it again")]
     return [warning("file-size-differs", words)]
+
+
+def _nvram(held: HeldFile) -> list[Finding]:
+    """What is left behind with the firmware's variables, as far as they can be read."""
+    try:
+        found = vmware_nvram.variables(held.read(vmware_nvram.LARGEST))
+    except vmware_nvram.NotNvram as error:
+        return [info("nvram-not-read", f"the firmware's variables in {short(held.name, 80)!r}: {error}")]
+    names = ", ".join(repr(short(name, 60)) for name in vmware_nvram.boot_entries(found)[:8]) or "nothing"
+    findings = [info("nvram-read", f"by the firmware's variables it starts, in this order: {names}")]
+    if any(name == _OWNER_KEYS for name, _ in found):
+        findings.append(
+            warning(
+                "owner-keys-not-kept",
+                "keys that the guest's owner enrolled (MOK) are not brought along: with Secure Boot, what"
+                " they signed does not start before they are enrolled again (`mokutil --import`)",
+            )
+        )
+    return findings
 
 
 def _missing(disk: ApplianceDisk, archive: bool) -> Finding:

@@ -9,10 +9,10 @@ import struct
 from collections.abc import Iterator
 
 from holdfast.storage.formats.qcow2_chain import Bytes
+from holdfast.storage.formats.runs import NotReadable, Run, Runs, content
 
 _SUPERBLOCK, _MAGIC = 1024, 0xEF53
 _LONGEST_FOLDER = 4 * 1024 * 1024
-_MOST_RUNS = 16_384
 _MOST_NODES = 4096
 """Of the tree of a file's extents."""
 _DEEPEST_TREE, _DEEPEST_PATH = 5, 16
@@ -28,12 +28,9 @@ multiple mounts, flexible groups, large attributes, checksum seed, large folders
 and folded case are seen where they matter."""
 _64_BIT = 0x80
 
-Run = tuple[int, int]
-"""Where some bytes of a file lie on the disk, and how many; an offset of -1 is a hole."""
 
-
-class NotExt4(ValueError):
-    """No such file system, or one that contradicts itself; its text says how."""
+class NotExt4(NotReadable):
+    """No such file system, or one that contradicts itself."""
 
 
 class Ext4:
@@ -82,7 +79,7 @@ class Ext4:
         runs = self.runs(path, limit)
         if runs is None:
             return None
-        return b"".join(self._disk.read(at, length) if at >= 0 else bytes(length) for at, length in runs)
+        return content(self._disk, runs)
 
     def runs(self, path: str, limit: int) -> list[Run] | None:
         """Where the content of a file lies; None where there is none. Raises NotExt4 beyond `limit` bytes."""
@@ -138,7 +135,7 @@ class Ext4:
         if inode.flags & (_INLINE | _ENCRYPTED):
             raise NotExt4("a file that is encrypted, or lies in its inode")
         blocks = self._by_extents(inode) if inode.flags & _EXTENTS else self._by_map(inode)
-        runs = _Runs(wanted)
+        runs = Runs(wanted)
         for logical, physical, count in blocks:
             if runs.covered >= wanted:
                 break
@@ -188,34 +185,6 @@ class Ext4:
         if not table:
             return (0,) * count
         return struct.unpack(f"<{count}L", self._disk.read(self._place(table, 1), self._block))
-
-
-class _Runs:
-    """Runs of a file in its order, with holes between them; those that lie side by side become one."""
-
-    def __init__(self, wanted: int) -> None:
-        self._wanted = wanted
-        self.found: list[Run] = []
-        self.covered = 0
-
-    def add(self, at: int, place: int, length: int) -> None:
-        """`length` bytes of the file from `at` on lie at `place`. Raises NotExt4."""
-        if at < self.covered:
-            raise NotExt4("blocks that overlap")
-        self._append(-1, min(at, self._wanted) - self.covered)
-        self._append(place, min(length, self._wanted - self.covered))
-
-    def _append(self, place: int, length: int) -> None:
-        if length <= 0:
-            return
-        self.covered += length
-        last, had = self.found[-1] if self.found else (-1, 0)
-        if self.found and place == (last + had if last >= 0 else -1):
-            self.found[-1] = last, had + length
-        elif len(self.found) >= _MOST_RUNS:
-            raise NotExt4("a file in too many pieces")
-        else:
-            self.found.append((place, length))
 
 
 class _Inode:
