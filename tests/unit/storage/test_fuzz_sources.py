@@ -31,7 +31,7 @@ from holdfast.spec.units import MIB
 from holdfast.storage.appliances import refusals as source_refusals
 from holdfast.storage.appliances.archive import check_path
 from holdfast.storage.appliances.bringing import GzipDamaged, peek_gzip
-from holdfast.storage.appliances.driver_look import LARGEST_INITRAMFS, newest_kernel
+from holdfast.storage.appliances.driver_look import LARGEST_INITRAMFS, NEEDED, newest_kernel
 from holdfast.storage.appliances.hyperv import read_hyperv, read_hyperv_xml
 from holdfast.storage.appliances.libvirt import read_libvirt
 from holdfast.storage.appliances.manifest import read_manifest, read_signature
@@ -40,7 +40,7 @@ from holdfast.storage.appliances.proxmox import is_proxmox, read_proxmox
 from holdfast.storage.appliances.source import read_source
 from holdfast.storage.formats import refusals as format_refusals
 from holdfast.storage.formats.fat import Fat, NotFat
-from holdfast.storage.formats.initramfs import NotInitramfs, front
+from holdfast.storage.formats.initramfs import ModuleSearch, NotInitramfs, front
 from holdfast.storage.formats.partitions import Partition, partitions
 from holdfast.storage.formats.reading import MAX_DISK, Reader
 from holdfast.storage.formats.runs import NotReadable
@@ -171,8 +171,9 @@ def linux(pieces: seeds.Pieces) -> None:
 
 def ram_disk(data: bytes) -> None:
     with held([("initrd", data)]) as files:
-        found = front(files[0].fd, len(data))
-        assert found.offset >= 0 and all(name.isascii() for name in found.modules)
+        search = ModuleSearch(NEEDED)
+        search.feed(data)
+        assert front(files[0].fd, len(data), search).offset >= 0 and search.found <= NEEDED
 
 
 def nvram(data: bytes) -> None:

@@ -19,6 +19,7 @@ from holdfast.spec.errors import HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.spec.units import GIB, MIB
 from holdfast.storage.appliances.driver_look import (
+    NEEDED,
     DriverLook,
     Drivers,
     Kernel,
@@ -182,7 +183,7 @@ class BootLooker:
                     Drivers.UNKNOWN, "no file system that can be read here (ext4, XFS) has a kernel of Linux"
                 )
             if not kernel.runs:
-                return judged(kernel, frozenset(), whole=True)
+                return judged(kernel, set(), whole=True)
             whole, packed = stem.with_suffix(".initramfs"), stem.with_suffix(".packed")
             for file in (whole, packed):
                 made.append(file)
@@ -191,11 +192,10 @@ class BootLooker:
                 run = stem.with_suffix(".run")
                 part = await self._take(described, at, length, run, made, True) if at >= 0 else None
                 await asyncio.to_thread(_append, whole, part, length)
-            begun = await asyncio.to_thread(look_into, whole, packed)
-            if begun.compression is None:
-                return judged(kernel, begun.modules, whole=True)
-            modules, read = await self._unpacked(begun.compression, packed)
-            return judged(kernel, begun.modules | modules, read)
+            search = ModuleSearch(NEEDED)
+            begun = await asyncio.to_thread(look_into, whole, packed, search)
+            read = begun.compression is None or await self._unpack(begun.compression, packed, search)
+            return judged(kernel, search.found, read)
         except (HoldfastError, OSError, NotInitramfs) as error:
             return DriverLook(Drivers.UNKNOWN, f"its files could not be read: {str(error)[:200]}")
 
@@ -218,11 +218,10 @@ class BootLooker:
                 disk.add(start, await self._take(described, start, length, target, made))
         raise OSError("too much would have to be read")
 
-    async def _unpacked(self, program: str, packed: Path) -> tuple[frozenset[str], bool]:
-        """Modules in what a program unpacks, and whether it could."""
+    async def _unpack(self, program: str, packed: Path, search: ModuleSearch) -> bool:
+        """Have a program unpack something for `search`. Returns whether it could."""
         if self._identity:
             os.chown(packed, self._identity.uid, self._identity.gid)
-        search = ModuleSearch()
         done = await self._processes.run(
             [program, "-d", "-c", "-q", str(packed)],
             owner=self._owner,
@@ -231,7 +230,7 @@ class BootLooker:
             timeout=_UNPACKING_SECONDS,
             on_stdout=search.feed,
         )
-        return frozenset(search.found), done.returncode == 0
+        return done.returncode == 0
 
     async def _take(
         self,

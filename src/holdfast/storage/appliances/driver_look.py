@@ -10,14 +10,14 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from holdfast.spec.units import MIB
 from holdfast.storage.formats.ext4 import Ext4
-from holdfast.storage.formats.initramfs import Front, front
+from holdfast.storage.formats.initramfs import Front, ModuleSearch, front
 from holdfast.storage.formats.partitions import Partition
 from holdfast.storage.formats.qcow2_chain import Bytes
 from holdfast.storage.formats.runs import NotReadable, Run
@@ -100,13 +100,13 @@ def _natural(version: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def look_into(path: Path, packed: Path) -> Front:
+def look_into(path: Path, packed: Path, search: ModuleSearch) -> Front:
     """The front of an initial RAM disk; its compressed part, if there is one, goes into `packed`.
 
     Raises NotInitramfs.
     """
     with path.open("rb") as file:
-        found = front(file.fileno(), os.fstat(file.fileno()).st_size)
+        found = front(file.fileno(), os.fstat(file.fileno()).st_size, search)
         if found.compression:
             file.seek(found.offset)
             with packed.open("wb") as target:
@@ -114,7 +114,7 @@ def look_into(path: Path, packed: Path) -> Front:
     return found
 
 
-def judged(kernel: Kernel, modules: frozenset[str], whole: bool) -> DriverLook:
+def judged(kernel: Kernel, modules: Set[str], whole: bool) -> DriverLook:
     """`modules`: those in its initial RAM disk. `whole`: all of it was read."""
     missing = NEEDED - kernel.built_in - modules
     if not kernel.initramfs and missing:

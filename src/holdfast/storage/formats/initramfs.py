@@ -6,6 +6,7 @@ another, with zeros between them; the last one may be compressed.
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _HEADER = 110
@@ -19,10 +20,9 @@ _COMPRESSIONS = (
     (b"\x02\x21\x4c\x18", "lz4"),
     (b"\x04\x22\x4d\x18", "lz4"),
 )
-# A name in an archive: the whole path, and a zero behind it. Lists of modules have neither.
-_MODULE = re.compile(
-    rb"lib/modules/[^/\0\n]{1,128}/[^\0\n]{1,200}?/([a-z0-9_-]{1,64})\.ko(?:\.(?:xz|gz|zst))?\0"
-)
+_MODULES = b"lib/modules/"
+_LONGEST_PATH = 256
+_ENDING = re.compile(rb"(?:\.xz|\.gz|\.zst)?\0")
 
 
 class NotInitramfs(ValueError):
@@ -33,8 +33,6 @@ class NotInitramfs(ValueError):
 class Front:
     """What stands before the compressed part."""
 
-    modules: frozenset[str]
-    """Names, with `_` for `-`."""
     compression: str | None
     """Name of the program that unpacks the rest; None: there is none."""
     offset: int
@@ -42,22 +40,42 @@ class Front:
 
 
 class ModuleSearch:
-    """Modules in an archive whose bytes come in pieces."""
+    """Which of some kernel modules an archive holds, whose bytes come in pieces.
 
-    def __init__(self) -> None:
+    By the names of its files: whole paths with a zero behind them. Lists of modules have neither.
+    """
+
+    def __init__(self, wanted: Collection[str]) -> None:
         self.found: set[str] = set()
+        self._needles = {name: f"/{name}.ko".encode() for name in wanted}
         self._tail = b""
 
     def feed(self, piece: bytes) -> None:
         data = self._tail + piece
-        self.found.update(_plain(match[1]) for match in _MODULE.finditer(data))
-        self._tail = data[-512:]
+        for name, needle in self._needles.items():
+            if name not in self.found and _holds(data, needle):
+                self.found.add(name)
+        self._tail = data[-2 * _LONGEST_PATH :]
 
 
-def front(fd: int, size: int) -> Front:
-    """The archives that are not compressed, and what comes after them. Raises NotInitramfs."""
+def _holds(data: bytes, needle: bytes) -> bool:
+    """Its work is bounded by the length of `data`, whatever that is made of."""
+    at = data.find(needle)
+    while at >= 0:
+        before = data[max(0, at - _LONGEST_PATH) : at]
+        path = before[before.rfind(_MODULES) :] if _MODULES in before else b""
+        if path and not {0, 10} & set(path) and _ENDING.match(data, at + len(needle)):
+            return True
+        at = data.find(needle, at + 1)
+    return False
+
+
+def front(fd: int, size: int, search: ModuleSearch) -> Front:
+    """The archives that are not compressed, told to `search`, and what comes after them.
+
+    Raises NotInitramfs.
+    """
     at = entries = 0
-    search = ModuleSearch()
     while at < size:
         head = os.pread(fd, _HEADER, at)
         if head[:1] == b"\0":
@@ -78,7 +96,7 @@ def front(fd: int, size: int) -> Front:
     compression = next((name for magic, name in _COMPRESSIONS if head.startswith(magic)), None)
     if compression is None and (at < size or not entries):
         raise NotInitramfs(f"no archive, and not compressed in a way that is known, at byte {at}")
-    return Front(frozenset(search.found), compression, at)
+    return Front(compression, at)
 
 
 def _number(digits: bytes) -> int:
@@ -86,7 +104,3 @@ def _number(digits: bytes) -> int:
         return int(digits, 16)
     except ValueError as error:
         raise NotInitramfs("a header without numbers") from error
-
-
-def _plain(name: bytes) -> str:
-    return name.decode("ascii").replace("-", "_")
