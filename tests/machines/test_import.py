@@ -126,16 +126,17 @@ def large(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw
 
 
-def begun_halfway(host: LiveHost, path: Path, **more: Any) -> tuple[Operation, Path]:
+def begun_halfway(
+    host: LiveHost, path: Path, folder: Path | None = None, **more: Any
+) -> tuple[Operation, Path]:
     """An import of an archive, its disk partly copied, and what is there of it."""
-    before = set(host.state.root.rglob(".disk0.qcow2.part"))
     operation = Operation.model_validate(host.call("POST", "/v1/imports", request(host, path, **more)))
-    folder = Path(more.get("folder", host.state.vms))
+    folder = folder or host.state.vms
     deadline = time.monotonic() + 60
-    while not (new := set(folder.glob("*/.disk0.qcow2.part")) - before) or not marked(next(iter(new))):
+    while not (parts := [*folder.glob("*/.disk0.qcow2.part")]) or not marked(parts[0]):
         assert time.monotonic() < deadline, host.end_of(operation, 1)
         time.sleep(0.002)
-    return operation, next(iter(new))
+    return operation, parts[0]
 
 
 def marked(part: Path) -> bool:
@@ -167,6 +168,59 @@ def test_a_cancelled_copy_leaves_nothing(shared: LiveHost, large: Path, tmp_path
     assert shared.end_of(operation).state is OperationState.CANCELLED
     assert not part.parent.exists()
     assert [each.name for each in shared.state.scratch.iterdir() if each.name != "uploads"] == []
+    assert check_invariants(shared) == []
+
+
+@pytest.fixture(scope="module")
+def pools(shared: LiveHost, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pools of directories, one of them of raw volumes."""
+    made = {}
+    for name in ("thin", "plain"):
+        made[name] = shared.state.root.parent / name
+        made[name].mkdir()
+        spec = {"kind": "directory", "path": str(made[name]), "format": "raw" if name == "plain" else "qcow2"}
+        shared.call("POST", "/v1/pools", {"name": name, "spec": spec})
+    return made
+
+
+def test_disks_go_into_pools(shared: LiveHost, pools: dict[str, Path], disk: Path, tmp_path: Path) -> None:
+    path = ova(tmp_path / "a.ova", "pooled", "vsphere", disk, "raw")
+    for name, form in (("thin", "qcow2"), ("plain", "raw")):
+        body = request(shared, path, pools={"*": name})
+        plan = shared.call("POST", "/v1/imports/plan", body)
+        assert plan["disks"][0]["pool"] == name and {each["pool"] for each in plan["space"]} == {
+            "local",
+            name,
+        }
+        shared.do("POST", "/v1/imports", body)
+        volume = pools[name] / "pooled" / f"disk0.{form}"
+        compare = ["qemu-img", "compare", "-f", "raw", "-F", form, disk, volume]
+        subprocess.run(compare, check=True, stdout=subprocess.DEVNULL)
+        assert not list(shared.state.vm("pooled").glob("disk0*"))
+        check_invariants(shared)
+        shared.do("DELETE", "/v1/vms/pooled")
+        assert [each.name for each in pools[name].iterdir() if each.is_dir()] == []
+    with pytest.raises(RemoteError) as refused:
+        shared.call("POST", "/v1/imports", request(shared, path, pools={"*": "nowhere"}))
+    assert refused.value.wire_id == "not-importable" and refused.value.value == ["pool-not-found"]
+
+
+def test_a_copy_into_a_pool_goes_on_and_a_cancelled_one_leaves_nothing(
+    shared: LiveHost, pools: dict[str, Path], large: Path, tmp_path: Path
+) -> None:
+    path = ova(tmp_path / "a.ova", "pooled", "vsphere", large.with_suffix(".vmdk"), "vmdk")
+    operation, part = begun_halfway(shared, path, pools["thin"], pools={"*": "thin"})
+    shared.kill()
+    shared.start()
+    ended = shared.end_of(operation)
+    assert ended.state is OperationState.SUCCEEDED, ended
+    assert ended.result is not None and ended.result["resumed_at"]["disk0"] > 0
+    assert same(large, part.with_name("disk0.qcow2"))
+    shared.do("DELETE", "/v1/vms/pooled")
+    operation, part = begun_halfway(shared, path, pools["thin"], pools={"*": "thin"})
+    shared.call("POST", f"/v1/operations/{operation.id}/cancel")
+    assert shared.end_of(operation).state is OperationState.CANCELLED
+    assert not part.parent.exists()
     assert check_invariants(shared) == []
 
 

@@ -73,7 +73,8 @@ def refuse_of_files(*given: object) -> None:
     """Options that only a file or a folder takes. Raises NotFromVsphere where one is given."""
     if any(given):
         raise NotFromVsphere(
-            "--with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for files",
+            "--pool, --with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for"
+            " files",
             cure="Leave them out; the VM is named in the address.",
         )
 

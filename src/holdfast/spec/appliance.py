@@ -129,6 +129,8 @@ class PlannedDisk(Frozen):
     """Bytes to be read."""
     bus: DiskBus
     gzip: bool = False
+    pool: str | None = None
+    """None: the VM's own folder."""
 
 
 class PlannedNic(Frozen):
@@ -160,6 +162,17 @@ class Signature(Frozen):
     """A path leads from the certificate to an authority that this host trusts."""
     fingerprint: str = ""
     """SHA-256 of the certificate, in hex."""
+
+
+class PoolRoom(Frozen):
+    """What an import takes of one pool."""
+
+    pool: str
+    """`local` is where VMs' own folders lie."""
+    needed: int
+    """Bytes, estimated."""
+    free: int | None
+    """Bytes; None: it does not tell."""
 
 
 class PlannedState(Frozen):
@@ -201,8 +214,11 @@ class ImportPlan(Frozen):
     """None: the source brings none along."""
     findings: tuple[Finding, ...] = ()
     space_needed: int
-    """Bytes of this host's disk, estimated."""
+    """Bytes in all, estimated."""
     space_free: int
+    """Bytes where VMs lie."""
+    space: tuple[PoolRoom, ...] = ()
+    """By pool."""
     seconds: int
     """Estimated."""
 
@@ -237,6 +253,8 @@ class VmImport(ImportChoices):
     files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
     machine: str | None = Field(default=None, max_length=255)
     """Which one, where the source has several; its name or id."""
+    pools: dict[str, str] = Field(default={}, max_length=64)
+    """A disk, by its id in the plan or in the source, to the pool for its volume; `*` is for all others."""
     passphrase: SecretStr | None = None
     """Opens the firmware state that comes along; without this and the next it is not taken."""
     content_key: SecretStr | None = None

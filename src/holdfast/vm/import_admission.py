@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,13 +14,17 @@ from holdfast.spec.appliance import ImportChoices, ImportPlan, Severity
 from holdfast.spec.errors import Conflict
 from holdfast.spec.ids import new_id
 from holdfast.spec.operation import Operation
+from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import Disk, UefiBoot, VmSpec
 from holdfast.spec.vm_requests import NewNic
+from holdfast.storage.pools.book import PoolNotFound, require_pools
 from holdfast.trust.firmware import choose_firmware
 from holdfast.vm import records
 from holdfast.vm.import_plan import HostFacts
+from holdfast.vm.import_room import PoolFacts
 from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
+from holdfast.vm.usage import pools_of
 
 _TRIES = 2
 
@@ -44,7 +49,8 @@ class ImportAdmission:
         self._operations = operations
         self._planner = Planner(rooms)
 
-    async def host(self) -> HostFacts:
+    async def host(self, pools: Iterable[str] = ()) -> HostFacts:
+        """`pools`: names of those that are to be asked."""
         everyone = await self._rooms.records.all()
         return HostFacts(
             switches=tuple(switch.name for switch in await self._rooms.switches.all()),
@@ -59,21 +65,45 @@ class ImportAdmission:
                 for record in everyone
                 if (identity := records.tpm_identity(record.spec, record.id))
             },
+            pools=await self._pools({name.lower() for name in pools}),
         )
 
+    async def _pools(self, names: Iterable[str]) -> dict[str, PoolFacts]:
+        found = {}
+        for name in names:
+            with contextlib.suppress(PoolNotFound):
+                pool = self._rooms.pools.of(name)
+                state = await pool.state()
+                problem = state.reason if state.health is PoolHealth.VANISHED else ""
+                found[name] = PoolFacts(pool.name, state.free, problem)
+        return found
+
     async def spec(self, plan: ImportPlan) -> VmSpec:
-        """The VM that a plan makes. Raises VmFolderExists, MacTaken, and what choosing a firmware raises."""
+        """The VM that a plan makes.
+
+        Raises VmFolderExists, VolumesInTheWay, MacTaken, and what choosing a firmware raises.
+        """
         await self._planner.require_free_name(plan.name)
         await asyncio.to_thread(choose_firmware, plan.secure_boot)
+        disks = tuple(
+            Disk(
+                id=each.id,
+                volume=each.id,
+                pool=each.pool,
+                format=self._rooms.pools.of(each.pool).format,
+                size=each.size,
+                bus=each.bus,
+            )
+            for each in plan.disks
+        )
+        await self._rooms.volumes.require_free(plan.name, disks)
         wanted = [NewNic(switch=nic.switch, vlan=nic.vlan, mac=nic.mac) for nic in plan.nics]
         return VmSpec(
             cpus=plan.cpus,
             memory=plan.memory,
             os=plan.os,
             boot=UefiBoot(secure_boot=plan.secure_boot, tpm=plan.tpm),
-            disks=tuple(
-                Disk(id=each.id, volume=each.id, size=each.size, bus=each.bus) for each in plan.disks
-            ),
+            disks=disks,
             nics=await self._planner.nics(wanted),
         )
 
@@ -99,6 +129,7 @@ class ImportAdmission:
                     raise VmIdTaken(
                         f"there is a VM with the id {vm_id}", value=vm_id, cure="Import it again."
                     )
+                require_pools(session, pools_of(spec))
                 records.insert(session, vm_id, name, _with_tpm(spec, vm_id, tpm), operation)
 
             with contextlib.suppress(VmIdTaken):

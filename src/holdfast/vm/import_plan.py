@@ -7,6 +7,7 @@ sees all of it at once.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from holdfast.spec.appliance import (
@@ -28,19 +29,12 @@ from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import MIN_MEMORY, DiskBus, GuestOs
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import Drivers
+from holdfast.vm.import_room import PoolChoice, PoolFacts, judge_room, room_needed, room_of
 
 _DEFAULT_CPUS = 1
 _DEFAULT_MEMORY = 2 * GIB
-_OVERHEAD = 64 * MIB
-"""Room that a VM needs beside its disks' data: variable store, vTPM, logs, first writes."""
-_RESERVE = 512 * MIB
-"""Bytes of the file system that an import leaves to others."""
 _READ_RATE = 150 * MIB
 """Bytes of a source a second: what one core unpacks of a VMDK stream."""
-_EXPANSION = 3
-"""Times its size that a compressed disk usually becomes, where the source does not say."""
-_MOST_EXPANSION = 1000
-"""Times its file's size that a disk larger than all free space may show; even an empty one has tables."""
 _ALL = "*"
 
 
@@ -104,6 +98,8 @@ class HostFacts:
     """Of VMs."""
     tpms: Mapping[str, str] = field(default_factory=dict)
     """Identity of a TPM to the VM that has it."""
+    pools: Mapping[str, PoolFacts] = field(default_factory=dict)
+    """Those that were asked for, by their names in lower case."""
 
 
 class _Notes:
@@ -123,14 +119,19 @@ class _Notes:
 
 
 def plan_import(
-    appliance: Appliance, source: SourceFacts, host: HostFacts, request: ImportChoices
+    appliance: Appliance,
+    source: SourceFacts,
+    host: HostFacts,
+    request: ImportChoices,
+    pools: Mapping[str, str] = MappingProxyType({}),
 ) -> ImportPlan:
-    """What an import would do."""
+    """What an import would do; `pools` is as `VmImport.pools`."""
     notes = _Notes()
     name = _name(appliance, host, request, notes)
     cpus, memory = _size(appliance, host, notes)
     os = _guest_os(appliance, source, notes)
-    disks = _disks(appliance, source, os, notes)
+    choice = PoolChoice(pools, host.pools, notes.found)
+    disks = _disks(appliance, source, os, choice, notes)
     nics = _nics(appliance.nics, host, request, notes)
     state = _state(source.state, host, request, notes)
     secure_boot, tpm = _firmware(appliance, source, request, notes)
@@ -139,14 +140,10 @@ def plan_import(
     _identity(appliance, host, notes)
     if appliance.eulas and not request.accept_eulas:
         notes.info("eula", f"{len(appliance.eulas)} licence agreements are to be accepted before the import")
-    needed = _space(appliance, source, notes)
-    _growth(disks, host, notes)
-    if needed + _RESERVE > host.space_free:
-        notes.error(
-            "no-space",
-            f"about {format_size(needed)} are needed,"
-            f" and {format_size(max(host.space_free - _RESERVE, 0))} can be had",
-        )
+    space = room_needed(disks, {disk.id: disk.populated for disk in appliance.disks})
+    rooms = room_of(space, host.space_free, host.pools)
+    notes.found += judge_room(disks, rooms)
+    needed = sum(space.values())
     findings = (*source.findings, *appliance.findings, *notes.found)
     return ImportPlan(
         importable=not any(each.severity is Severity.ERROR for each in findings),
@@ -169,6 +166,7 @@ def plan_import(
         findings=tuple(sorted(findings, key=_weight)),
         space_needed=needed,
         space_free=host.space_free,
+        space=rooms,
         seconds=_seconds(source, needed),
     )
 
@@ -232,7 +230,9 @@ def _guest_os(appliance: Appliance, source: SourceFacts, notes: _Notes) -> Guest
     return GuestOs.LINUX
 
 
-def _disks(appliance: Appliance, source: SourceFacts, os: GuestOs, notes: _Notes) -> tuple[PlannedDisk, ...]:
+def _disks(
+    appliance: Appliance, source: SourceFacts, os: GuestOs, choice: PoolChoice, notes: _Notes
+) -> tuple[PlannedDisk, ...]:
     # Windows starts from NVMe with what it brings along; from virtio only with drivers put in before.
     bus = DiskBus.NVME if os is GuestOs.WINDOWS else DiskBus.VIRTIO
     planned = []
@@ -259,8 +259,10 @@ def _disks(appliance: Appliance, source: SourceFacts, os: GuestOs, notes: _Notes
                 file_size=facts.file_size if facts else 0,
                 bus=bus,
                 gzip=disk.gzip,
+                pool=choice.of(f"disk{index}", disk.id),
             )
         )
+    choice.check({name for disk in planned for name in (disk.id, disk.source)})
     if not planned:
         notes.error("no-disks", "the machine has no disks")
     _bus_changes(appliance.disks, bus, notes)
@@ -474,42 +476,6 @@ def _identity(appliance: Appliance, host: HostFacts, notes: _Notes) -> None:
         notes.warning("uuid-not-kept", f"the machine gets a new UUID: {appliance.id} is that of a VM here")
     else:
         notes.info("uuid-kept", f"the machine keeps its UUID {appliance.id}")
-
-
-def _space(appliance: Appliance, source: SourceFacts, notes: _Notes) -> int:
-    total = _OVERHEAD
-    for disk in appliance.disks:
-        facts = source.disks.get(disk.id)
-        if facts is None:
-            continue
-        size = facts.size or disk.capacity or facts.file_size
-        packed = facts.format == "vmdk" or disk.gzip or facts.format == "qcow2"
-        guess = disk.populated or facts.file_size * (_EXPANSION if packed else 1)
-        total += min(max(guess, facts.file_size), size)
-        if disk.gzip:
-            total += size
-            notes.info(
-                "gzip", f"disk {disk.id!r} is compressed as a whole: it is unpacked first, which takes room"
-            )
-    return total
-
-
-def _growth(disks: tuple[PlannedDisk, ...], host: HostFacts, notes: _Notes) -> None:
-    """Disks take room as they are written to, so what they show may be more than there is."""
-    total = sum(disk.size for disk in disks)
-    for disk in disks:
-        if disk.file and disk.size > max(disk.file_size * _MOST_EXPANSION, host.space_free):
-            notes.error(
-                "disk-expands-absurdly",
-                f"disk {disk.source!r} has a file of {format_size(disk.file_size)} and shows"
-                f" {format_size(disk.size)}, more than could be held here: make it smaller where it is, or"
-                " bring the other disks and add an empty one afterwards",
-            )
-    if total > host.space_free:
-        notes.warning(
-            "space-overcommitted",
-            f"the disks can grow to {format_size(total)}, and {format_size(host.space_free)} are free",
-        )
 
 
 def _seconds(source: SourceFacts, needed: int) -> int:

@@ -142,7 +142,8 @@ class Imports:
                 signature=source.signature,
                 state=seen.facts if seen else None,
             )
-            plan = plan_import(source.appliance, facts, await self._admission.host(), request)
+            host = await self._admission.host(request.pools.values())
+            plan = plan_import(source.appliance, facts, host, request, request.pools)
             fds = tuple(held.fd for held in handed)
             yield _Looked(source, facts, plan, identities, fds, seen.state if seen else None)
 

@@ -72,6 +72,13 @@ def test_a_second_ctrl_c_leaves_them_and_names_them(daemon: Any, archives: list[
     assert "2 imports" in rest and "holdfast operation list" in rest
 
 
+def test_pools_are_for_all_disks_or_for_one(daemon: Any, archives: list[str]) -> None:
+    done = run(daemon, "vm", "import", archives[0], "--pool", "fast", "--pool", "disk 1=slow=er")
+    assert done.returncode == 0, done.stderr
+    assert daemon.imports.asked[-1].pools == {"*": "fast", "disk 1=slow": "er"}
+    assert "pool-not-mapped" in run(daemon, "vm", "import", archives[0], "--pool", "=x").stderr
+
+
 @pytest.fixture
 def licensed(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> list[VmImport]:
     """What came with a licence agreement; the requests that were accepted."""

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from held_files import held
 
+from holdfast.cli.sheets.appliance import plan_sheet
 from holdfast.spec.appliance import Appliance, Finding, ImportFile, ImportPlan, Severity, VmImport
 from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import DriverLook, Drivers
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
 from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, StateFacts, plan_import, usable_name
+from holdfast.vm.import_room import PoolFacts
 
 HERE = Path(__file__).parent
 CORPUS, GOLDEN = HERE / "appliances", HERE / "golden"
@@ -165,6 +167,50 @@ def test_firmware_state_that_came_along_is_taken_or_said_to_stay(
     assert found in named and plan.tpm is tpm
     assert ("tpm-new" in named) is (not state.wanted or not state.file)
     assert plan.importable is (found in ("firmware-state-taken", "firmware-state-not-taken"))
+
+
+POOLS = {
+    "fast": PoolFacts("Fast", 4 * TIB),
+    "full": PoolFacts("full", GIB),
+    "gone": PoolFacts("gone", None, "it is not mounted"),
+    "mute": PoolFacts("mute", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("pools", "errors"),
+    [
+        ({}, set()),
+        ({"*": "fast"}, set()),
+        ({"*": "mute"}, set()),
+        ({"*": "FULL"}, {"no-space"}),
+        ({"*": "gone"}, {"pool-vanished"}),
+        ({"*": "none"}, {"pool-not-found"}),
+        ({"disk7": "fast"}, {"disk-not-in-source"}),
+        ({"disk0": "fast", "disk3": "none"}, {"pool-not-found"}),
+    ],
+)
+def test_pools_are_there_and_have_room(pools: dict[str, str], errors: set[str]) -> None:
+    source = read("ovftool-six-disks.ovf")
+    host = replace(HOST, pools=POOLS)
+    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    assert ids(plan) == errors
+    assert plan.space_needed == sum(each.needed for each in plan.space)
+
+
+def test_each_disk_goes_where_it_is_told_and_room_is_told_by_pool() -> None:
+    source = read("ovftool-six-disks.ovf")
+    host = replace(HOST, pools=POOLS)
+    named = source.appliance.disks[2].id
+    pools = {"disk1": "fast", named: "mute"}
+    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    assert [disk.pool for disk in plan.disks] == [None, "Fast", "mute", None, None, None]
+    assert {each.pool: each.free for each in plan.space} == {
+        "local": HOST.space_free,
+        "Fast": 4 * TIB,
+        "mute": None,
+    }
+    assert "Fast" in plan_sheet(plan.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(

@@ -37,16 +37,19 @@ def plan_sheet(plan: dict[str, Any]) -> str:
     sheet.line_if("Firmware state", f"{state['file']}, {_taken(state)}" if state else "")
     sheet.line("Manifest", f"{plan['manifest']}, verified while it is read" if plan["manifest"] else None)
     sheet.line_if("Signed by", _signed(plan["signature"]))
-    sheet.line("Space", f"{format_size(plan['space_needed'])} of {format_size(plan['space_free'])} free")
+    for room in plan["space"]:
+        free = "" if room["free"] is None else f" of {format_size(room['free'])} free"
+        sheet.line("Space", f"{format_size(room['needed'])}{free}, pool {room['pool']}")
     sheet.line("Time", f"about {plan['seconds']} s")
     sheet.rows(
         "Disks",
-        ("id", "source", "file", "format", "size", "bus"),
+        ("id", "source", "file", "format", "size", "bus", "pool"),
         (
             [
                 *(each[key] for key in ("id", "source", "file", "format")),
                 format_size(each["size"]),
                 each["bus"],
+                each["pool"],
             ]
             for each in plan["disks"]
         ),

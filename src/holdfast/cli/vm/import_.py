@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli.names import complete_switch
+from holdfast.cli.names import complete_pool, complete_switch
 from holdfast.cli.output import Format, FormatOption
 from holdfast.cli.waiting import NoWait
 from holdfast.spec.errors import InvalidInput
@@ -20,6 +20,23 @@ class SwitchNotMapped(InvalidInput):
 
 class NameForSeveral(InvalidInput):
     id = "name-for-several"
+
+
+class PoolNotMapped(InvalidInput):
+    id = "pool-not-mapped"
+
+
+def _pools(pairs: list[str]) -> dict[str, str]:
+    """`DISK=POOL`; a pool alone is for every disk. Raises PoolNotMapped."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        disk, equals, pool = pair.rpartition("=")
+        if not pool or (equals and not disk):
+            raise PoolNotMapped(
+                f"{pair!r} names no disk and pool", value=pair, cure="Write --pool POOL or --pool DISK=POOL."
+            )
+        found[disk or "*"] = pool
+    return found
 
 
 def _switches(pairs: list[str]) -> dict[str, str]:
@@ -44,6 +61,10 @@ SourcesArgument = Annotated[
 SwitchOption = Annotated[
     list[str] | None,
     typer.Option(help="NETWORK=SWITCH, or a switch for all networks.", autocompletion=complete_switch),
+]
+PoolOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A pool for all disks, or DISK=POOL as in the plan.", autocompletion=complete_pool),
 ]
 WithOption = Annotated[
     list[Path] | None, typer.Option("--with", help="A disk that belongs to it and lies elsewhere.")
@@ -95,6 +116,7 @@ def command(
     name: Annotated[str | None, typer.Option(help="Name of the VM; none: the source's.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what maps, changes and is lost.")] = False,
     switch: SwitchOption = None,
+    pool: PoolOption = None,
     with_: WithOption = None,
     machine: Annotated[str | None, typer.Option(help="Which one, where the source has several.")] = None,
     secure_boot: SecureBootOption = None,
@@ -137,11 +159,11 @@ def command(
     }
     options = VsphereOptions(user, password_file, thumbprint, list_, warm, cut_over_at)
     if is_vsphere(source):
-        refuse_of_files(with_, machine, checksum, passphrase_file, private_key, same_tpm)
+        refuse_of_files(pool, with_, machine, checksum, passphrase_file, private_key, same_tpm)
         import_from_vsphere(source, options, body, plan, no_wait, format_)
         return
     options.require_none()
-    body["same_tpm"] = same_tpm
+    body |= {"same_tpm": same_tpm, "pools": _pools(pool or [])}
     if passphrase_file is not None:
         body["passphrase"] = passphrase(passphrase_file)
     importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)
