@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import NoSpace, free_space
 from holdfast.host.threads import stoppable
-from holdfast.spec.attachment import FilePlace, Place, RbdPlace
+from holdfast.spec.attachment import BlockPlace, FilePlace, Place, RbdPlace
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
 from holdfast.spec.units import GIB, KIB, MIB, format_size
@@ -131,7 +131,7 @@ class Bringing:
                     group.create_task(stoppable(partial(_verify, held, digest)))
                 group.create_task(self._convert(held, content, target, disk, progress))
         if disk.format is VolumeFormat.QCOW2 and not isinstance(target, RbdPlace):
-            await asyncio.to_thread(_require_disk, target.path, content, disk)
+            await asyncio.to_thread(_require_disk, target, content, disk)
         return done
 
     async def _stream(
@@ -209,11 +209,12 @@ def _is_stream(held: HeldFile) -> bool:
         return is_stream(reader)
 
 
-def _require_disk(path: Path, content: DiskContent, disk: Disk) -> None:
+def _require_disk(place: FilePlace | BlockPlace, content: DiskContent, disk: Disk) -> None:
     """The converter read a foreign file: what it wrote is looked at as if it were one too."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    follow = 0 if isinstance(place, BlockPlace) else os.O_NOFOLLOW  # names of volumes are links in /dev
+    fd = os.open(place.path, os.O_RDONLY | follow | os.O_CLOEXEC)
     try:
-        with Reader.within(fd, 0, os.lseek(fd, 0, os.SEEK_END), path.name) as reader:
+        with Reader.within(fd, 0, os.lseek(fd, 0, os.SEEK_END), place.path.name) as reader:
             made = inspect_reader(reader, ImageKind.DISK)
     finally:
         os.close(fd)
