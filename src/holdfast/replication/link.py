@@ -77,7 +77,7 @@ class Link(Protocol):
         ...
 
     def waiting(self) -> bool:
-        """Whether something has come that `receive` would take without waiting."""
+        """Whether something has come that `receive` would take without waiting. Raises LinkLost."""
         ...
 
     def close(self) -> None:
@@ -100,8 +100,8 @@ class TlsLink:
 
     def send(self, kind: Kind, *parts: Buffer, size: int | None = None) -> None:
         length = sum(len(part) for part in parts)
-        self._connection.settimeout(self._silence)
         with _reported():
+            self._connection.settimeout(self._silence)
             head = header(kind, length, size)
             if length <= len(self._wire) // 64:  # a small frame in one record
                 self._connection.sendall(head + b"".join(parts))
@@ -125,7 +125,8 @@ class TlsLink:
         return parse(head.kind, _decompressed(data, head.size) if head.compressed else data)
 
     def waiting(self) -> bool:
-        return bool(self._connection.pending() or select.select([self._connection], [], [], 0)[0])
+        with _reported():
+            return bool(self._connection.pending() or _readable(self._connection))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -295,6 +296,12 @@ def refuse(link: Link, error: HoldfastError) -> None:
 def _secured(plain: socket.socket, wrap: Callable[[], ssl.SSLSocket], silence: float) -> TlsLink:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return TlsLink(wrap(), silence)
+
+
+def _readable(connection: socket.socket) -> bool:
+    poll = select.poll()  # select(2) knows 1,024 descriptors only
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _decompressed(data: memoryview, size: int) -> memoryview:

@@ -1,11 +1,10 @@
-"""The rig of the tests of layers serves those of replication too."""
+"""Real machines and links, with what the tests of layers and the unit tests have."""
 
 import sys
 from pathlib import Path
 
-_CONTRACT = Path(__file__).parents[1] / "machine"
+_HERE = Path(__file__).parent
+_UNIT = _HERE.parents[1] / "unit"
 sys.path[:0] = [
-    str(Path(__file__).parents[2] / "unit" / "machine"),
-    str(_CONTRACT),
-    str(Path(__file__).parent),
+    str(each) for each in (_UNIT / "machine", _UNIT / "replication", _HERE.parent / "machine", _HERE)
 ]
