@@ -19,7 +19,6 @@ what they have, or all of it is sent.
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -65,8 +64,7 @@ class Carried(Frozen):
     """By disk, as they were; a map says nothing about other chains."""
 
 
-@dataclass(frozen=True)
-class CapturedDisk:
+class CapturedDisk(Frozen):
     id: str
     size: int
     """Bytes, as the guest sees it."""
@@ -81,8 +79,7 @@ class CapturedDisk:
         return None if self.since is None else _name(self.since)
 
 
-@dataclass(frozen=True)
-class Captured:
+class Captured(Frozen):
     """All disks at the instant of one cycle."""
 
     cycle: int
@@ -160,12 +157,15 @@ class Capture:
             await self._maps.record(_name(cycle), disks)
             sizes, taken = await self._snapshot.take(disks, self._scratch)
             await self._maps.freeze({disk: _name(each) for disk, each in since.items() if each is not None})
-            captured = tuple(CapturedDisk(disk, sizes[disk], export_of(disk), since[disk]) for disk in disks)
+            captured = tuple(
+                CapturedDisk(id=disk, size=sizes[disk], export=export_of(disk), since=since[disk])
+                for disk in disks
+            )
             await self._snapshot.show({each.id: each.bitmap for each in captured})
         except BaseException:
             await self.give_up()
             raise
-        return Captured(cycle, taken, self._socket, captured)
+        return Captured(cycle=cycle, taken=taken, socket=self._socket, disks=captured)
 
     async def commit(self, cycle: int) -> None:
         """The receiver holds the cycle whole: only what was written since its instant is of interest now.

@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import socket
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -17,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from holdfast.host.files import write_atomic
 from holdfast.spec.errors import InvalidInput
+from holdfast.spec.model import Frozen
 
 _YEARS = 30  # a pinned certificate is replaced by pairing anew, not by its end
 _BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -26,8 +26,7 @@ class BadPeerCertificate(InvalidInput):
     id = "replica-bad-certificate"
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Frozen):
     key: Path
     certificate: Path
     """PEM."""
@@ -40,7 +39,7 @@ def load_or_make(keys: Path) -> Identity:
     key, certificate = keys / "replica.key", keys / "replica.crt"
     if not (key.exists() and certificate.exists()):
         _make(key, certificate)
-    return Identity(key, certificate, fingerprint_of(certificate.read_text()))
+    return Identity(key=key, certificate=certificate, fingerprint=fingerprint_of(certificate.read_text()))
 
 
 def fingerprint_of(pem: str) -> str:

@@ -14,7 +14,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from holdfast.replication.identity import Identity, client_context, fingerprint, server_context
@@ -38,6 +37,7 @@ from holdfast.replication.wire import (
 )
 from holdfast.replication.zstandard import DecompressionParameter, ZstdDecompressor, ZstdError
 from holdfast.spec.errors import Failed, Forbidden, HoldfastError
+from holdfast.spec.model import Frozen
 
 SILENCE_SECONDS = 30.0
 """How long the other side may say nothing, or take nothing, before a link is given up."""
@@ -128,9 +128,14 @@ class TlsLink:
         with _reported():
             return bool(self._connection.pending() or _readable(self._connection))
 
-    def close(self) -> None:
+    def abort(self) -> None:
+        """Let what another thread does with it fail with LinkLost; that thread must close it."""
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+            # Not SSLSocket's own, which would let the other thread go on in the clear.
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.abort()
         self._connection.close()
 
     def _fill(self, target: memoryview, limit: float) -> None:
@@ -148,8 +153,7 @@ class TlsLink:
         return count
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Frozen):
     host: str
     """A name or an address, IPv4 or IPv6, without brackets."""
     port: int
@@ -322,7 +326,7 @@ def _reported() -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError) as error:
         raise LinkLost(
-            f"the link to the other host was lost: {error or type(error).__name__}",
+            f"the link to the other host was lost: {str(error) or type(error).__name__}",
             value=str(error),
             cure="See that the other host runs and that the network between the two works.",
         ) from error

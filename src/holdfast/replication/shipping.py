@@ -19,6 +19,7 @@ from holdfast.replication.link import SILENCE_SECONDS, Buffer, Link, LinkLost, h
 from holdfast.replication.nbd import Source
 from holdfast.replication.packing import Packing
 from holdfast.replication.wire import Begin, Commit, Committed, DiskShape, Extent, Kind, Refused
+from holdfast.spec.model import Frozen
 from holdfast.spec.units import GIB, KIB, MIB
 
 COMMIT_SECONDS = 300.0
@@ -31,8 +32,7 @@ _ZEROES = bytes(wire.LARGEST_PAYLOAD)
 _LONGEST_ZERO = 1 * GIB
 
 
-@dataclass(frozen=True)
-class Shipped:
+class Shipped(Frozen):
     """What one cycle took."""
 
     written: int
@@ -97,7 +97,8 @@ class Shipper:
             raise self._reason(error) from error
         if done.cycle != captured.cycle:
             raise refusal(done)
-        return Shipped(written, zeroed, self._sent - before, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        return Shipped(written=written, zeroed=zeroed, sent=self._sent - before, seconds=seconds)
 
     def _reason(self, lost: LinkLost) -> Exception:
         """A link may be lost because the receiver refused, and said so before."""

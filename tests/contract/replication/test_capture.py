@@ -120,7 +120,8 @@ class Rig:
     async def require_current(self) -> None:
         """What is held is what the guest has, which does not write now, and nothing was left in QEMU."""
         captured = await self.begin()
-        whole = replace(captured, disks=tuple(replace(each, since=None) for each in captured.disks))
+        disks = tuple(each.model_copy(update={"since": None}) for each in captured.disks)
+        whole = captured.model_copy(update={"disks": disks})
         images = await asyncio.to_thread(Replica().ship, whole)
         await self.capture.give_up()
         assert images == self.replica.disks

@@ -45,8 +45,8 @@ class Pair:
     def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.source, self.receiver = (self.make(folder / name) for name in ("source", "receiver"))
         self.pinned = (self.source.certificate.read_text(),)
-        self.door = Door(Address(host, 0), self.receiver, lambda: self.pinned, silence=1.0)
-        self.address = Address(host, self.door.port)
+        self.door = Door(Address(host=host, port=0), self.receiver, lambda: self.pinned, silence=1.0)
+        self.address = Address(host=host, port=self.door.port)
         self.threads = ThreadPoolExecutor(4)
 
     @staticmethod
