@@ -31,6 +31,10 @@ from holdfast.replication.store.record import Cycle, Damage, Point, points_of
 from holdfast.replication.store.verifying import verify
 from holdfast.replication.store.view import View
 from holdfast.spec.names import check_name
+from holdfast.spec.units import MIB
+
+MOST_HASHED = 64 * MIB
+"""Bytes that digests are made of in one call."""
 
 
 class Replica:
@@ -120,11 +124,12 @@ class Replica:
 
         Where an initial copy was interrupted, of what came of it. All is zeroes where there is nothing.
         """
-        if offset < 0 or length <= 0 or offset % BLOCK or block <= 0 or block % BLOCK:
+        asked = offset >= 0 and 0 < length <= MOST_HASHED and not offset % BLOCK
+        if not asked or not 0 < block <= MOST_HASHED or block % BLOCK:
             raise CycleRefused(
                 f"hashes of {length} bytes at byte {offset} by {block} bytes",
                 value=offset,
-                cure="Ask for multiples of 4 KiB.",
+                cure="Ask for multiples of 4 KiB, and for 64 MiB at most.",
             )
         with self._holdings.upkeep:
             return View(self._holdings, None).hashes(check_name(disk), offset, length, block)
