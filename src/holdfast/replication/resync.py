@@ -138,9 +138,8 @@ async def differences(
         while waiting or running:
             while waiting and len(running) < UNDER_WAY:
                 at = waiting.popleft()
-                running.append(
-                    asyncio.create_task(_region(local, remote, at, min(REGION, size - at), counted))
-                )
+                work = _region(local, remote, at, min(REGION, size - at), counted)
+                running.append(asyncio.create_task(work))
             for each in await running.popleft():
                 if open_end is not None and open_end.offset + open_end.length == each.offset:
                     open_end = Difference(open_end.offset, open_end.length + each.length)

@@ -41,6 +41,9 @@ class Rule:
     age: timedelta
     """Of points up to this old."""
 
+    def __str__(self) -> str:
+        return f"{_length(self.every) if self.every else 'all'}:{_length(self.age)}"
+
 
 @dataclass(frozen=True)
 class RetentionPlan:
@@ -48,9 +51,7 @@ class RetentionPlan:
     """From the closest to the farthest apart, and from the youngest to the oldest. None: the newest only."""
 
     def __str__(self) -> str:
-        return ",".join(
-            f"{_length(each.every) if each.every else 'all'}:{_length(each.age)}" for each in self.rules
-        )
+        return ",".join(map(str, self.rules))
 
 
 DEFAULT = "all:10m,1m:1h,1h:1d,1d:30d"
@@ -72,9 +73,8 @@ def parse_plan(text: str) -> RetentionPlan:
         match = _RULE.fullmatch(part)
         if match is None:
             raise _bad(text, f"{part[:40]!r} is no rule")
-        rule = Rule(
-            timedelta() if match[1] == "all" else _duration(text, match[1]), _duration(text, match[2])
-        )
+        every = timedelta() if match[1] == "all" else _duration(text, match[1])
+        rule = Rule(every, _duration(text, match[2]))
         if rule.every > rule.age:
             raise _bad(text, f"{part.strip()!r} keeps points farther apart than it keeps them long")
         if rules and (rule.every <= rules[-1].every or rule.age <= rules[-1].age):

@@ -16,6 +16,7 @@ from holdfast.replication.resync import (
     Compared,
     Difference,
     FileContent,
+    Hashes,
     HashTree,
     WrongAnswer,
     differences,
@@ -37,9 +38,7 @@ class Side:
         self.tree = HashTree(FileContent(self.fd).hashes)
 
 
-async def found(
-    ours: HashTree, theirs: HashTree, size: int, counted: Compared | None = None
-) -> list[Difference]:
+async def found(ours: Hashes, theirs: Hashes, size: int, counted: Compared | None = None) -> list[Difference]:
     return [each async for each in differences(ours, theirs, size, counted)]
 
 

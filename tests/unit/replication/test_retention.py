@@ -34,8 +34,10 @@ def test_a_plan_is_written_as_it_is_read(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["all", "1m", "1x:1h", "1m:1h,all:1d", "1m:1h,1h:10m", "1h:1m", "0s:1m", "all:0m", "1m:9999999w"]
-    + [",".join(["all:1m"] * 17), "all:1m,", "-1m:1h", "1m:1h;1h:1d", "١m:1h"],
+    [
+        *("all", "1m", "1x:1h", "1m:1h,all:1d", "1m:1h,1h:10m", "1h:1m", "0s:1m", "all:0m", "1m:9999999w"),
+        *(",".join(["all:1m"] * 17), "all:1m,", "-1m:1h", "1m:1h;1h:1d", "\u0661m:1h"),
+    ],
 )
 def test_what_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(BadRetention) as refused:
@@ -43,7 +45,7 @@ def test_what_is_no_plan_is_refused(text: str) -> None:
     assert refused.value.id == "bad-retention" and refused.value.cure
 
 
-def test_a_month_of_seconds_thins_as_the_plan_says() -> None:
+def test_seconds_thin_as_the_plan_says() -> None:
     """A point a second for two hours, pruned each minute."""
     plan, held = parse_plan("all:10m,1m:1h"), list[P]()
     for second in range(7200):
@@ -90,6 +92,5 @@ def test_pruning_often_keeps_what_pruning_once_keeps(
     final = kept(held, plan)
     for rule in plan.rules:
         if not rule.every:
-            assert {
-                each.number for each in all_points if all_points[-1].taken - each.taken <= rule.age
-            } <= final
+            young = [each for each in all_points if all_points[-1].taken - each.taken <= rule.age]
+            assert {each.number for each in young} <= final
