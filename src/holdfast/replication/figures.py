@@ -6,11 +6,14 @@ that the cycle took. Percentiles are over time, not over cycles: p99 is the RPO 
 better than. Times are seconds of one monotonic clock, the source's.
 """
 
-import itertools
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float64]
 
 WINDOW = 12 * 3600.0
 """Seconds that are looked at, as Hyper-V's monitoring interval has them."""
@@ -18,6 +21,7 @@ _MOST = 100_000
 """Cycles that are remembered; of more the oldest are forgotten."""
 _RECENT = 60.0
 """Seconds of which throughput and churn are the average."""
+_TAKEN, _ACKNOWLEDGED, _CHANGED = range(3)
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,6 @@ class CycleDone:
     acknowledged: float
     changed: int
     """Bytes that the guest changed."""
-    sent: int
-    """Bytes on the wire."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,33 @@ class Figures:
     """Part of the window's targets that were not met."""
 
 
+class _Done:
+    """Cycles in the order of their instants, 24 bytes each: half a day of seconds is 1 MB, at most 2."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty((64, 3))
+        self._start = self._end = 0
+
+    @property
+    def rows(self) -> Rows:
+        """Of taken, acknowledged, changed; not to be kept over a call of another method."""
+        return self._rows[self._start : self._end]
+
+    def append(self, cycle: CycleDone) -> None:
+        if self._end == len(self._rows):
+            rows = self.rows[-_MOST:]
+            # Twice what is needed: so moving them costs little for each.
+            self._rows = np.empty((2 * len(rows) + 64, 3))
+            self._rows[: len(rows)] = rows
+            self._start, self._end = 0, len(rows)
+        self._rows[self._end] = (cycle.taken, cycle.acknowledged, cycle.changed)
+        self._end += 1
+
+    def forget(self, before: float) -> None:
+        """But the last one before: it was the newest then."""
+        self._start += max(0, int(np.searchsorted(self.rows[:, _ACKNOWLEDGED], before, side="right")) - 1)
+
+
 class ReplicationFigures:
     """Collects what happens; one for each replication."""
 
@@ -66,14 +95,14 @@ class ReplicationFigures:
         self._target = target
         self._window = window
         self._started = started
-        self._cycles: deque[CycleDone] = deque(maxlen=_MOST)
+        self._done = _Done()
         self._errors: deque[float] = deque(maxlen=_MOST)
         self._pending: deque[tuple[float, int]] = deque(maxlen=_MOST)
         """When so many bytes were seen to be waiting."""
 
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
-        self._cycles.append(cycle)
+        self._done.append(cycle)
 
     def failed(self, at: float) -> None:
         self._errors.append(at)
@@ -81,85 +110,82 @@ class ReplicationFigures:
     def waiting(self, at: float, pending: int) -> None:
         """So many bytes are changed and not acknowledged, counted now."""
         self._pending.append((at, pending))
+        while len(self._pending) > 1 and self._pending[1][0] <= at - _RECENT:
+            self._pending.popleft()
 
     def now(self, at: float) -> Figures:
-        """Everything as of `at`, which nothing reported is later than."""
-        self._forget(at - self._window)
-        done = [each for each in self._cycles if each.acknowledged > at - self._window]
+        """Everything as of `at`, which nothing reported is later than. Some milliseconds."""
+        self._done.forget(at - self._window)
+        while self._errors and self._errors[0] <= at - self._window:
+            self._errors.popleft()
+        rows = self._done.rows
+        within = rows[rows[:, _ACKNOWLEDGED] > at - self._window]
         segments = self._segments(at)
         pending = self._pending[-1][1] if self._pending else 0
         throughput, churn = self._rates(at, pending)
-        changed = [each.changed for each in done]
+        latencies = within[:, _ACKNOWLEDGED] - within[:, _TAKEN]
         return Figures(
-            rpo_seconds=at - self._cycles[-1].taken if self._cycles else None,
+            rpo_seconds=at - float(rows[-1, _TAKEN]) if len(rows) else None,
             rpo_p50_seconds=percentile(segments, 0.50),
             rpo_p99_seconds=percentile(segments, 0.99),
             lag_bytes=pending,
             throughput=throughput,
             churn=churn,
             catch_up_seconds=catch_up(pending, throughput, churn),
-            cycles=len(done),
-            errors=sum(each > at - self._window for each in self._errors),
-            average_bytes=sum(changed) / len(changed) if changed else 0.0,
-            largest_bytes=max(changed, default=0),
-            average_latency=sum(each.acknowledged - each.taken for each in done) / len(done) if done else 0.0,
+            cycles=len(within),
+            errors=len(self._errors),
+            average_bytes=float(within[:, _CHANGED].mean()) if len(within) else 0.0,
+            largest_bytes=int(within[:, _CHANGED].max()) if len(within) else 0,
+            average_latency=float(latencies.mean()) if len(within) else 0.0,
             missed_ratio=part_above(segments, self._target),
         )
 
-    def _forget(self, before: float) -> None:
-        """The last one before the window stays: the RPO at the window's beginning is its."""
-        while len(self._cycles) > 1 and self._cycles[1].acknowledged <= before:
-            self._cycles.popleft()
-        while self._errors and self._errors[0] <= before:
-            self._errors.popleft()
-        while len(self._pending) > 1 and self._pending[1][0] <= before:
-            self._pending.popleft()
-
-    def _segments(self, at: float) -> list[tuple[float, float]]:
+    def _segments(self, at: float) -> Rows:
         """Stretches in which the RPO only grew: its value at their begin and at their end."""
-        begin = max(at - self._window, self._started)
-        found = []
-        ends = itertools.chain((each.acknowledged for each in itertools.islice(self._cycles, 1, None)), [at])
-        for cycle, end in zip(self._cycles, ends, strict=False):
-            low, high = max(cycle.acknowledged, begin), min(end, at)
-            if low < high:
-                found.append((low - cycle.taken, high - cycle.taken))
-        return found
+        rows = self._done.rows
+        ends = np.append(rows[1:, _ACKNOWLEDGED], at)[: len(rows)]
+        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - self._window, self._started))
+        segments = np.stack((begins, ends), axis=1)[begins < ends]
+        taken: Rows = rows[begins < ends][:, [_TAKEN]]
+        return segments - taken
 
     def _rates(self, at: float, pending: int) -> tuple[float, float]:
         since = max(at - _RECENT, self._started)
         length = at - since
         if length <= 0:
             return 0.0, 0.0
-        arrived = sum(each.changed for each in self._cycles if each.acknowledged > since)
+        rows = self._done.rows
+        arrived = float(rows[rows[:, _ACKNOWLEDGED] > since][:, _CHANGED].sum())
         before = next((count for when, count in reversed(self._pending) if when <= since), 0)
         return arrived / length, max(0.0, arrived + pending - before) / length
 
 
-def percentile(segments: Sequence[tuple[float, float]], part: float) -> float | None:
-    """The value that something was below for `part` of the time, having grown evenly in each segment.
+def percentile(segments: Rows, part: float) -> float | None:
+    """The value that something was below for `part` of the time.
 
-    Exact: the time spent below a value is a sum over segments, which is searched by halving.
+    `segments`: rows of two values, between which it grew by 1 a second. Exact: the time spent below a value
+    is a sum over segments, which is searched by halving.
     """
-    total = sum(high - low for low, high in segments)
+    total = float((segments[:, 1] - segments[:, 0]).sum())
     if total <= 0:
         return None
-    low, high = min(each[0] for each in segments), max(each[1] for each in segments)
-    for _ in range(60):
+    low, high = float(segments[:, 0].min()), float(segments[:, 1].max())
+    for _ in range(40):
         middle = (low + high) / 2
-        if total * (1 - part_above(segments, middle)) < part * total:
+        if 1 - part_above(segments, middle) < part:
             low = middle
         else:
             high = middle
     return high
 
 
-def part_above(segments: Sequence[tuple[float, float]], value: float) -> float:
+def part_above(segments: Rows, value: float) -> float:
     """For which part of the time, 0 to 1, it was above `value`."""
-    total = sum(high - low for low, high in segments)
+    lows, highs = segments[:, 0], segments[:, 1]
+    total = float((highs - lows).sum())
     if total <= 0:
         return 0.0
-    return sum(max(0.0, high - max(low, value)) for low, high in segments) / total
+    return float(np.maximum(0.0, highs - np.maximum(lows, value)).sum()) / total
 
 
 def catch_up(pending: int, throughput: float, churn: float) -> float | None:
