@@ -27,6 +27,14 @@ async def test_a_mount_that_fails_leaves_nothing(rooms: Rooms) -> None:
     assert list((rooms.state.root / "mounts").iterdir()) == []
 
 
+async def test_an_export_belongs_to_one_pool(rooms: Rooms) -> None:
+    mark = RootMark("12345678-9", rooms.state.mark)
+    rooms.pools.add(NfsPool("first", SPEC, mark, rooms.state.root, rooms.processes))
+    with pytest.raises(PoolPathTaken):
+        await rooms.pools.create(PoolCreate(name="second", spec=SPEC))
+    assert [pool.name for pool in rooms.pools.all()] == ["local", "first"]
+
+
 class RecordedMounts(Processes):
     """Mounts nothing; the kernel's list of mounts then says that it did."""
 
