@@ -93,16 +93,16 @@ def small_guest() -> SmallGuest:
     """The guest's files, made if they are not in the cache."""
     kernel_package = _kernel_package()
     mark = hashlib.sha256((Path(__file__).read_text() + kernel_package).encode()).hexdigest()[:12]
-    folder = _cache() / f"small-{mark}"
+    folder = cache() / f"small-{mark}"
     if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
+        with tempfile.TemporaryDirectory(dir=cache()) as scratch:
             _make(Path(scratch), kernel_package)
             with contextlib.suppress(OSError):  # somebody beside us was first
                 (Path(scratch) / "done").rename(folder)
     return SmallGuest(folder / "vmlinuz", folder / "initrd")
 
 
-def _cache() -> Path:
+def cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "holdfast-tests"
     folder.mkdir(parents=True, exist_ok=True)

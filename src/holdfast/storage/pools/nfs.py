@@ -2,8 +2,8 @@
 
     <state>/mounts/<first digits of the pool's id>/<VM name>/<volume>.qcow2
 
-Mounted `hard`: while the server is away I/O waits, and no guest sees an error; the mount itself does not
-wait for it (nfs(5), retry). Volumes belong to their VMs' users on the server too, so the export must not
+Mounted `hard`: while the server is away I/O waits, and no guest sees an error; the mount itself is
+tried once (nfs(5), retry). Volumes belong to their VMs' users on the server too, so the export must not
 squash root.
 """
 
