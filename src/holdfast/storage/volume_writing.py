@@ -40,7 +40,7 @@ async def volume_writer(
     """
     path = sockets / socket_name()
     listener = await asyncio.to_thread(listening, path)
-    serving = asyncio.ensure_future(_serve(processes, volume, listener.fileno(), owner, identity))
+    serving = asyncio.ensure_future(_serve(processes, volume, listener.fileno(), owner, path.name, identity))
     connecting = asyncio.ensure_future(NbdWriter.connect(path, _EXPORT))
     try:
         await asyncio.wait([serving, connecting], return_when=asyncio.FIRST_COMPLETED)
@@ -57,12 +57,19 @@ async def volume_writer(
             raise
         finally:
             await writer.close()
+            await _ended_well(processes, owner, path.name)
     finally:
         for task in (serving, connecting):
             task.cancel()
         await asyncio.gather(serving, connecting, return_exceptions=True)
         listener.close()
         path.unlink(missing_ok=True)
+
+
+async def _ended_well(processes: Processes, owner: str, role: str) -> None:
+    """Closed by the program itself, a volume has no clusters that belong to nothing."""
+    for found in await asyncio.to_thread(processes.find, owner, role):
+        await processes.end(found.ref)
 
 
 async def _overgrown(serving: "asyncio.Future[Completed]") -> bool:
@@ -73,7 +80,7 @@ async def _overgrown(serving: "asyncio.Future[Completed]") -> bool:
 
 
 async def _serve(
-    processes: Processes, volume: Path, listener: int, owner: str, identity: Identity | None
+    processes: Processes, volume: Path, listener: int, owner: str, role: str, identity: Identity | None
 ) -> Completed:
     node = {
         "driver": "qcow2",
@@ -91,6 +98,7 @@ async def _serve(
             *("--export", f"type=nbd,id=export,node-name=volume,name={_EXPORT},writable=on"),
         ],
         owner=owner,
+        role=role,
         identity=identity,
         limits=Limits(file_size=await asyncio.to_thread(_longest, volume)),
         pass_fds=(listener,),

@@ -123,23 +123,23 @@ class Rounds:
         """Remove every snapshot that this operation took there."""
         from holdfast.storage.vsphere.session import asked
 
-        await asked(self._machine.session, self._machine.remove_snapshots, snapshot_prefix(self._job))
+        await asked(self._machine.remove_snapshots, snapshot_prefix(self._job))
 
     async def _begin(self) -> str:
         """The snapshot of this round, made where a crash came before it was noted."""
         from holdfast.storage.vsphere.session import asked
 
-        notes, session = self._job.notes, self._machine.session
+        notes = self._job.notes
         held, prefix = notes.get("snapshot"), snapshot_prefix(self._job)
-        if held and held in await asked(session, self._machine.snapshots, prefix):
+        if held and held in await asked(self._machine.snapshots, prefix):
             return str(held)
         if held:
             log.warning("the snapshot of a round is gone; it begins anew", operation=self._job.id)
             notes["spoiled"] = True
         await self.clear()
         name = f"{prefix}{notes.get('round', 0)}"
-        snapshot = await asked(session, self._machine.take_snapshot, name)
-        disks = await asked(session, self._machine.disks, snapshot)
+        snapshot = await asked(self._machine.take_snapshot, name)
+        disks = await asked(self._machine.disks, snapshot)
         for disk in self._owner.record.spec.disks:
             there = disks.get(self._key(disk))
             self._note(disk).update(pending=there.change_id if there else None, done=0)
@@ -161,7 +161,7 @@ class Rounds:
         from holdfast.storage.vsphere.session import asked
 
         notes = self._job.notes
-        version = await asked(self._machine.session, self._machine.version)
+        version = await asked(self._machine.version)
         if notes.get("version", version) != version:
             log.warning("the VM was changed there; its disks are brought anew", operation=self._job.id)
             notes["spoiled"] = True

@@ -49,7 +49,7 @@ class VsphereImports:
         async with self._door.session(access) as session:
             from holdfast.storage.vsphere.session import asked
 
-            return await asked(session, session.machines)
+            return await asked(session.machines)
 
     async def plan(self, request: VsphereImport) -> ImportPlan:
         """What an import would do. Raises VsphereVmNotFound, and as `VsphereDoor.session`."""
@@ -93,9 +93,9 @@ class VsphereImports:
             from holdfast.storage.vsphere.machine import Machine
             from holdfast.storage.vsphere.session import asked
 
-            moid, datacenter = await asked(session, session.find, address.datacenter, address.vm)
+            moid, datacenter = await asked(session.find, address.datacenter, address.vm)
             machine = Machine(session, moid, datacenter)
-            appliance, by_source = await asked(session, _described, machine, request.warm)
+            appliance, by_source = await asked(_described, machine, request.warm)
         plan = plan_import(appliance, _facts(appliance), await self._admission.host(), request)
         keys = {disk.id: by_source[disk.source] for disk in plan.disks}
         return _Looked(appliance, plan, moid, datacenter, keys)

@@ -193,16 +193,16 @@ class CutOver(_AtSource):
             rounds = await self._source.rounds(job, machine)
             if "off" not in job.notes:
                 if "was_running" not in job.notes:
-                    job.notes["was_running"] = await asked(machine.session, machine.running)
+                    job.notes["was_running"] = await asked(machine.running)
                     await job.keep()
                 job.progress(0.0, "shutting the guest down")
-                await asked(machine.session, machine.shut_down, _SHUTDOWN_SECONDS)
+                await asked(machine.shut_down, _SHUTDOWN_SECONDS)
                 job.notes["off"] = job.notes.get("round", 0)
                 await job.keep()
             if job.notes.get("round", 0) == job.notes["off"]:
                 await rounds.copy("last changes")
             await rounds.clear()
-            if await asked(machine.session, machine.running):
+            if await asked(machine.running):
                 raise VsphereVmRunsAgain(
                     f"{job.subject!r} was started there again after it was shut down for the cut-over",
                     value=job.subject,
@@ -225,7 +225,7 @@ class CutOver(_AtSource):
         from holdfast.storage.vsphere.session import asked
 
         async with self._source.machine(job) as machine:
-            await asked(machine.session, machine.power_on)
+            await asked(machine.power_on)
 
 
 class ForgetAccess(_AtSource):

@@ -187,6 +187,13 @@ async def test_a_full_file_system_is_said_so() -> None:
         sending.close()
 
 
+async def test_a_volume_is_left_whole_though_nothing_was_flushed(volume: Volume) -> None:
+    async with volume.writer() as writer:
+        for at in range(0, SIZE, MIB):
+            await writer.write(at + 5000, b"left" * 1000)
+    assert volume.content()[5000:9000] == b"left" * 1000
+
+
 async def test_a_write_beyond_the_volume_is_an_error(volume: Volume) -> None:
     async with volume.writer() as writer:
         with pytest.raises(NbdFailed):

@@ -1,5 +1,6 @@
 """Rounds from a (fake) vCenter into a real volume, cut off at the worst moments."""
 
+import asyncio
 import copy
 import random
 import shutil
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyVmomi import vim
 
 from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Processes
@@ -23,7 +25,7 @@ from holdfast.spec.vsphere import parse_address
 from holdfast.storage.vsphere.certificate import Pins, require_trusted
 from holdfast.storage.vsphere.machine import Machine
 from holdfast.storage.vsphere.refusals import VsphereDiskUnreadable
-from holdfast.storage.vsphere.session import Session
+from holdfast.storage.vsphere.session import Session, asked
 from holdfast.storage.vsphere.transfer import Patience
 from holdfast.vm.vsphere_copy import Rounds
 
@@ -55,15 +57,18 @@ class Host:
         self, fake: FakeVsphere, *, crash: Callable[[dict[str, Any]], bool] = lambda _: False
     ) -> None:
         """A round that goes on with the notes that were kept; `crash`: whether it ends before these are."""
-        folder, address = self.state.root, parse_address(f"{fake.address}/web")
-        trust = require_trusted(
-            address.host, address.port, address.server, fake.thumbprint, Pins(folder / "pins")
-        )
-        session = Session(address, USER, PASSWORD, trust)
-        try:
+        with self.session(fake) as session:
             machine = Machine(session, "vm-7", "Lab %2f One")
             rounds = self._rounds(machine, crash)
             await (rounds.copy("round") if fake.vms[0].running else rounds.copy_off("disks"))
+
+    @contextmanager
+    def session(self, fake: FakeVsphere) -> Iterator[Session]:
+        address, pins = parse_address(f"{fake.address}/web"), Pins(self.state.root / "pins")
+        trust = require_trusted(address.host, address.port, address.server, fake.thumbprint, pins)
+        session = Session(address, USER, PASSWORD, trust)
+        try:
+            yield session
         finally:
             session.close()
 
@@ -121,6 +126,19 @@ def change(vm: FakeVm) -> None:
 
 def copied(notes: dict[str, Any]) -> bool:
     return bool(notes["disks"]["disk0"]["done"] == SIZE)
+
+
+async def test_what_was_cancelled_disturbs_nothing_else_in_its_session(host: Host, tmp_path: Path) -> None:
+    with vcenter(tmp_path) as fake, host.session(fake) as session:
+        vm = session.object(vim.VirtualMachine, "vm-7")
+        power = "runtime.powerState"
+        waiting = asyncio.create_task(asked(session.wait, vm, power, lambda _: False, 60.0))
+        while "WaitForUpdatesEx" not in fake.asked:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert await asked(session.wait, vm, power, lambda _: True, 60.0) == "poweredOn"
 
 
 async def test_a_round_goes_on_with_its_snapshot(host: Host, tmp_path: Path) -> None:

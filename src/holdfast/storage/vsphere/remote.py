@@ -48,7 +48,7 @@ class VsphereDisk:
         if self.snapshot is None or self.disk.change_id is None or (since is None and not self.disk.plain):
             # What lies below another snapshot may have been written before changes were tracked.
             return (Area(0, self.size),)
-        found = await asked(self.machine.session, self.machine.changed, self.snapshot, self.disk, since)
+        found = await asked(self.machine.changed, self.snapshot, self.disk, since)
         return merged(found, _GAP)
 
     def read(self, areas: Sequence[Area]) -> AsyncGenerator[Piece, None]:
@@ -65,7 +65,7 @@ async def remote_disks(
     """
     patience = patience or Patience()
     session = machine.session
-    disks = await asked(session, machine.disks, snapshot)
+    disks = await asked(machine.disks, snapshot)
     server = Server(f"https://{session.address.server}", session.trust.context, _cookie(machine), patience)
     flat = await _flat(server, machine, disks) if snapshot is not None else None
     if flat is not None:
@@ -75,12 +75,12 @@ async def remote_disks(
     whole = False
 
     async def lost() -> str | None:
-        return await asked(session, lease.lost)
+        return await asked(lease.lost)
 
     try:
-        await asked(session, lease.open)
-        devices = await asked(session, machine.devices, snapshot)
-        exported = await asked(session, lease.disks, devices)
+        await asked(lease.open)
+        devices = await asked(machine.devices, snapshot)
+        exported = await asked(lease.disks, devices)
         yield {
             key: VsphereDisk(
                 machine,
@@ -132,7 +132,7 @@ def _cookie(machine: Machine) -> Callable[[], Awaitable[str]]:
         now = asyncio.get_running_loop().time()
         async with lock:
             if now - touched > _TOUCH_SECONDS:
-                await asked(machine.session, machine.session.touch)
+                await asked(machine.session.touch)
                 touched = now
         return machine.session.cookie
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from http.client import HTTPException
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, ParamSpec, TypeVar
@@ -56,17 +57,20 @@ _LISTED = (
 logging.getLogger("pyVmomi").setLevel(logging.WARNING)
 
 
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+"""Set once nobody wants the answer to what is asked in this context."""
+
+
 class Abandoned(Exception):
     """Nobody wants the answer any more."""
 
 
 class Session:
-    """Open until `close`. `stop` is set by whoever no longer wants an answer."""
+    """Open until `close`."""
 
     def __init__(self, address: VsphereAddress, user: str, password: str, trust: Trust) -> None:
         self.address = address
         self.trust = trust
-        self.stop = threading.Event()
         with self.asking():
             self._soap = SmartStubAdapter(
                 host=address.host,
@@ -180,7 +184,7 @@ class Session:
     def wait(self, watched: Any, path: str, done: Callable[[Any], bool], limit: float) -> Any:
         """The value of a property once `done` is true of it (PropertyCollector.WaitForUpdatesEx).
 
-        Raises VsphereTimedOut, Abandoned (somebody set `stop`), and as `asking`.
+        Raises VsphereTimedOut, Abandoned (nobody waits for it any more), and as `asking`.
         """
         deadline = time.monotonic() + limit
         with self.asking():
@@ -228,7 +232,8 @@ class Session:
         return {each.name: each.val for each in found or ()}
 
     def _require_wanted(self) -> None:
-        if self.stop.is_set():
+        stop = _STOP.get()
+        if stop is not None and stop.is_set():
             raise Abandoned
 
     def _datacenters(self) -> list[tuple[str, Any]]:
@@ -272,13 +277,22 @@ class Session:
                 view.DestroyView()
 
 
-async def asked(session: Session, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """Run `work` in a thread; where the caller is cancelled, its waits at the server are given up."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **named))
+async def asked(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Run `work` in a thread; where the caller is cancelled, its waits at the server are given up.
+
+    What others ask in the same session goes on.
+    """
+    stop = threading.Event()
+
+    def run() -> T:
+        _STOP.set(stop)  # in the thread's own context
+        return work(*args, **named)
+
+    running = asyncio.ensure_future(asyncio.to_thread(run))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        session.stop.set()
+        stop.set()
         await asyncio.wait({running})
         running.exception()  # told to nobody any more
         raise
