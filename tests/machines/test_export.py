@@ -179,6 +179,7 @@ def test_firmware_state_comes_back_with_its_disks(host: LiveHost, tmp_path: Path
     done = cli(host, "vm", "import", path, "--name", "back", "--same-tpm", *opened_by)
     assert done.returncode == 0, done.stderr
     assert firmware(host, "back") == firmware(host, "web")
+    assert host.vm("back").id != host.vm("web").id
     boot = host.vm("back").spec.boot
     assert isinstance(boot, UefiBoot) and boot.tpm_identity == host.vm("web").id
     host.do("POST", "/v1/vms/back/start")
@@ -229,7 +230,30 @@ def test_virt_v2v_reads_the_archive_and_checks_its_manifest(host: LiveHost, tmp_
     assert said["source name"] == "web" and said["memory"] == f"{256 << 20} (bytes)"
     assert (said["firmware"], said["nr vCPUs"]) == ("uefi", str(host.vm("web").spec.cpus))
     assert done.stdout.count("[scsi]") == 1 and re.search(r"disks:\n\t0 .*\n\t1 ", done.stdout)
+    with tarfile.open(target) as archive:
+        last = archive.getmembers()[-1]
     data = bytearray(target.read_bytes())
-    data[-4096 - 512] ^= 1  # in the last disk
+    data[last.offset_data + last.size // 2] ^= 1
     target.write_bytes(data)
     assert subprocess.run(argv, env=env, capture_output=True, check=False).returncode != 0
+
+
+def test_a_vm_that_is_no_more_here_comes_back_as_the_same_one(host: LiveHost, tmp_path: Path) -> None:
+    body = {"name": "away", "memory": "256MiB", "disks": [{"size": "1MiB"}], "nics": [{}]}
+    host.do("POST", "/v1/vms", body)
+    before, state = host.vm("away"), firmware(host, "away")
+    secret = tmp_path / "secret"
+    secret.write_text(PASSPHRASE)
+    opened_by = ("--passphrase-file", str(secret))
+    target = str(tmp_path / "away.ova")
+    done = cli(host, "vm", "export", "away", "--to", target, "--with-firmware-state", *opened_by)
+    assert done.returncode == 0, done.stderr
+    host.do("DELETE", "/v1/vms/away")
+    done = cli(host, "vm", "import", target, *opened_by)
+    assert done.returncode == 0, done.stderr
+    after = host.vm("away")
+    assert (after.id, after.spec.boot, after.spec.nics) == (before.id, before.spec.boot, before.spec.nics)
+    assert firmware(host, "away") == state
+    host.do("POST", "/v1/vms/away/start")
+    host.call("POST", "/v1/vms/away/kill")
+    host.do("DELETE", "/v1/vms/away")
