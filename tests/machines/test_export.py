@@ -147,6 +147,16 @@ def taken_along(host: LiveHost, folder: Path, *lock: str) -> Path:
     return target
 
 
+def with_a_byte_changed(path: Path, member: str, target: Path) -> Path:
+    """A copy of an archive, another byte in the middle of a member."""
+    with tarfile.open(path) as archive:
+        found = archive.getmember(member)
+    data = bytearray(path.read_bytes())
+    data[found.offset_data + found.size // 2] ^= 1
+    target.write_bytes(data)
+    return target
+
+
 def firmware(host: LiveHost, name: str) -> list[bytes]:
     folder = host.state.vm(name) / "firmware"
     return [(folder / each).read_bytes() for each in ("variables.fd", "tpm/tpm2-00.permall")]
@@ -174,6 +184,11 @@ def test_firmware_state_comes_back_with_its_disks(host: LiveHost, tmp_path: Path
     assert mine["id"] == "not-importable" and mine["value"] == ["firmware-state-of-another-vm"]
     unlike = failed(host, path, "--name", "back", "--no-tpm", "--same-tpm", *opened_by)
     assert unlike["value"] == ["firmware-state-unlike"]
+    changed = str(with_a_byte_changed(Path(path), "web.hfstate", tmp_path / "changed.ova"))
+    damaged = failed(host, changed, "--name", "back", "--same-tpm", *opened_by)
+    assert damaged["value"] == ["manifest-mismatch"]
+    plan = json.loads(cli(host, "vm", "import", changed, "--plan", "--name", "x", "--format", "json").stdout)
+    assert plan["importable"] and plan["firmware_state"]["slot"] == {}
     assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
 
     done = cli(host, "vm", "import", path, "--name", "back", "--same-tpm", *opened_by)
@@ -207,15 +222,9 @@ def test_firmware_state_for_a_recipient_opens_with_his_key_and_goes_with_an_impo
     assert done.returncode == 0, done.stderr
     assert firmware(host, "back") == firmware(host, "web")
     host.do("DELETE", "/v1/vms/back")
-    # A manifest that lies of a disk: the firmware state was put already, and goes again.
-    data = path.read_bytes()
-    with tarfile.open(path) as archive:
-        sums = archive.extractfile("web.mf").read()  # type: ignore[union-attr]
-        place = archive.getmember("web.mf").offset_data
-    line = next(each for each in sums.splitlines() if each.startswith(b"SHA256(web-disk0.vmdk)= "))
-    at = place + sums.index(line) + len(line) - 1
-    path.write_bytes(data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :])
-    assert failed(host, str(path), *more)["id"] == "manifest-mismatch"
+    # A disk that is not the manifest's: the firmware state was put already, and goes again.
+    changed = str(with_a_byte_changed(path, "web-disk0.vmdk", tmp_path / "changed.ova"))
+    assert failed(host, changed, *more)["id"] in ("manifest-mismatch", "image-damaged")
     assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
 
 
