@@ -147,6 +147,16 @@ def taken_along(host: LiveHost, folder: Path, *lock: str) -> Path:
     return target
 
 
+def with_a_byte_changed(path: Path, member: str, target: Path) -> Path:
+    """A copy of an archive, another byte in the middle of a member."""
+    with tarfile.open(path) as archive:
+        found = archive.getmember(member)
+    data = bytearray(path.read_bytes())
+    data[found.offset_data + found.size // 2] ^= 1
+    target.write_bytes(data)
+    return target
+
+
 def firmware(host: LiveHost, name: str) -> list[bytes]:
     folder = host.state.vm(name) / "firmware"
     return [(folder / each).read_bytes() for each in ("variables.fd", "tpm/tpm2-00.permall")]
@@ -174,11 +184,17 @@ def test_firmware_state_comes_back_with_its_disks(host: LiveHost, tmp_path: Path
     assert mine["id"] == "not-importable" and mine["value"] == ["firmware-state-of-another-vm"]
     unlike = failed(host, path, "--name", "back", "--no-tpm", "--same-tpm", *opened_by)
     assert unlike["value"] == ["firmware-state-unlike"]
+    changed = str(with_a_byte_changed(Path(path), "web.hfstate", tmp_path / "changed.ova"))
+    damaged = failed(host, changed, "--name", "back", "--same-tpm", *opened_by)
+    assert damaged["value"] == ["manifest-mismatch"]
+    plan = json.loads(cli(host, "vm", "import", changed, "--plan", "--name", "x", "--format", "json").stdout)
+    assert plan["importable"] and plan["firmware_state"]["slot"] == {}
     assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
 
     done = cli(host, "vm", "import", path, "--name", "back", "--same-tpm", *opened_by)
     assert done.returncode == 0, done.stderr
     assert firmware(host, "back") == firmware(host, "web")
+    assert host.vm("back").id != host.vm("web").id
     boot = host.vm("back").spec.boot
     assert isinstance(boot, UefiBoot) and boot.tpm_identity == host.vm("web").id
     host.do("POST", "/v1/vms/back/start")
@@ -206,15 +222,9 @@ def test_firmware_state_for_a_recipient_opens_with_his_key_and_goes_with_an_impo
     assert done.returncode == 0, done.stderr
     assert firmware(host, "back") == firmware(host, "web")
     host.do("DELETE", "/v1/vms/back")
-    # A manifest that lies of a disk: the firmware state was put already, and goes again.
-    data = path.read_bytes()
-    with tarfile.open(path) as archive:
-        sums = archive.extractfile("web.mf").read()  # type: ignore[union-attr]
-        place = archive.getmember("web.mf").offset_data
-    line = next(each for each in sums.splitlines() if each.startswith(b"SHA256(web-disk0.vmdk)= "))
-    at = place + sums.index(line) + len(line) - 1
-    path.write_bytes(data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :])
-    assert failed(host, str(path), *more)["id"] == "manifest-mismatch"
+    # A disk that is not the manifest's: the firmware state was put already, and goes again.
+    changed = str(with_a_byte_changed(path, "web-disk0.vmdk", tmp_path / "changed.ova"))
+    assert failed(host, changed, *more)["id"] in ("manifest-mismatch", "image-damaged")
     assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
 
 
@@ -229,7 +239,30 @@ def test_virt_v2v_reads_the_archive_and_checks_its_manifest(host: LiveHost, tmp_
     assert said["source name"] == "web" and said["memory"] == f"{256 << 20} (bytes)"
     assert (said["firmware"], said["nr vCPUs"]) == ("uefi", str(host.vm("web").spec.cpus))
     assert done.stdout.count("[scsi]") == 1 and re.search(r"disks:\n\t0 .*\n\t1 ", done.stdout)
+    with tarfile.open(target) as archive:
+        last = archive.getmembers()[-1]
     data = bytearray(target.read_bytes())
-    data[-4096 - 512] ^= 1  # in the last disk
+    data[last.offset_data + last.size // 2] ^= 1
     target.write_bytes(data)
     assert subprocess.run(argv, env=env, capture_output=True, check=False).returncode != 0
+
+
+def test_a_vm_that_is_no_more_here_comes_back_as_the_same_one(host: LiveHost, tmp_path: Path) -> None:
+    body = {"name": "away", "memory": "256MiB", "disks": [{"size": "1MiB"}], "nics": [{}]}
+    host.do("POST", "/v1/vms", body)
+    before, state = host.vm("away"), firmware(host, "away")
+    secret = tmp_path / "secret"
+    secret.write_text(PASSPHRASE)
+    opened_by = ("--passphrase-file", str(secret))
+    target = str(tmp_path / "away.ova")
+    done = cli(host, "vm", "export", "away", "--to", target, "--with-firmware-state", *opened_by)
+    assert done.returncode == 0, done.stderr
+    host.do("DELETE", "/v1/vms/away")
+    done = cli(host, "vm", "import", target, *opened_by)
+    assert done.returncode == 0, done.stderr
+    after = host.vm("away")
+    assert (after.id, after.spec.boot, after.spec.nics) == (before.id, before.spec.boot, before.spec.nics)
+    assert firmware(host, "away") == state
+    host.do("POST", "/v1/vms/away/start")
+    host.call("POST", "/v1/vms/away/kill")
+    host.do("DELETE", "/v1/vms/away")

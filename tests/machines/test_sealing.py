@@ -109,12 +109,14 @@ def test_sealing_survives_an_export_and_an_import_of_the_whole_vm(host: LiveHost
     assert in_guest(host, "away", "seal", PCRS, VALUE, FILE) == "sealed"
     host.run_in("away", "sync")
     stop(host, "away")
+    before = host.vm("away").id
     ova, secret = tmp_path / "away.ova", tmp_path / "secret"
     secret.write_text(PASSPHRASE)
     opened_by = ("--passphrase-file", str(secret))
     cli(host, "export", "away", "--to", str(ova), "--with-firmware-state", *opened_by)
     host.do("DELETE", "/v1/vms/away")
     cli(host, "import", str(ova), "--start", *opened_by)
+    assert host.vm("away").id == before
     host.wait_agent("away")
     assert in_guest(host, "away", "unseal", FILE) == VALUE
     host.call("POST", "/v1/vms/away/kill")

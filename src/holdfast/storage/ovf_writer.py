@@ -56,9 +56,14 @@ def manifest(files: Iterable[ExportedFile]) -> bytes:
 
 
 def descriptor(
-    name: str, spec: VmSpec, disks: Sequence[ExportedDisk], format: DiskFormat, state: ExportedFile | None
+    name: str,
+    vm_id: str,
+    spec: VmSpec,
+    disks: Sequence[ExportedDisk],
+    format: DiskFormat,
+    state: ExportedFile | None,
 ) -> bytes:
-    """The `.ovf` file of a VM, UTF-8."""
+    """The `.ovf` file of a VM, UTF-8; `vm_id` is its UUID."""
     files = [each.file for each in disks] + ([state] if state else [])
     networks = sorted({_network(nic.switch) for nic in spec.nics})
     lines = [
@@ -87,7 +92,7 @@ def descriptor(
         "    <Info>A virtual machine</Info>",
         f"    <Name>{escape(name)}</Name>",
         *_operating_system(spec),
-        *_hardware(name, spec, disks, state),
+        *_hardware(name, vm_id, spec, disks, state),
         "  </VirtualSystem>",
         "</Envelope>",
     ]
@@ -120,7 +125,7 @@ def _operating_system(spec: VmSpec) -> list[str]:
 
 
 def _hardware(
-    name: str, spec: VmSpec, disks: Sequence[ExportedDisk], state: ExportedFile | None
+    name: str, vm_id: str, spec: VmSpec, disks: Sequence[ExportedDisk], state: ExportedFile | None
 ) -> list[str]:
     lines = [
         "    <VirtualHardwareSection>",
@@ -138,6 +143,8 @@ def _hardware(
         lines.append(_config("firmware", "efi"))
         secure = "true" if spec.boot.secure_boot else "false"
         lines.append(_config("bootOptions.efiSecureBootEnabled", secure))
+    pairs = bytes.fromhex(vm_id.replace("-", ""))
+    lines.append(_config("uuid.bios", f"{pairs[:8].hex(' ')}-{pairs[8:].hex(' ')}", "ExtraConfig"))
     if state:
         lines.append(_config(STATE_KEY, state.name, "ExtraConfig"))
     return [*lines, "    </VirtualHardwareSection>"]

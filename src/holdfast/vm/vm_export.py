@@ -201,7 +201,7 @@ class Describe(_Exporting):
             for disk in spec.disks
         ]
         state = ExportedFile(f"{name}.hfstate", **job.params["state"]) if job.params["state"] else None
-        text = descriptor(name, spec, disks, DiskFormat(job.params["format"]), state)
+        text = descriptor(name, owner.record.id, spec, disks, DiskFormat(job.params["format"]), state)
         described = ExportedFile(f"{name}.ovf", len(text), hashlib.sha256(text).hexdigest())
         listed = [described, *(disk.file for disk in disks), *([state] if state else [])]
         sums = manifest(listed)

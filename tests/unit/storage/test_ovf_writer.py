@@ -20,6 +20,7 @@ OVF = "{http://schemas.dmtf.org/ovf/envelope/1}"
 RASD = "{http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData}"
 VMW = "{http://www.vmware.com/schema/ovf}"
 NAME = "a&b <\"c'>"
+VM_ID = "564d0102-0304-0506-0708-090a0b0c0d0e"
 
 
 def spec(disks: int = 2, **more: object) -> VmSpec:
@@ -45,7 +46,7 @@ def described(made: VmSpec, state: bool = True) -> ET.Element:
         for disk in made.disks
     ]
     kept = ExportedFile("x.hfstate", 10, "1" * 64) if state else None
-    return ET.fromstring(descriptor(NAME, made, disks, DiskFormat.VMDK, kept))
+    return ET.fromstring(descriptor(NAME, VM_ID, made, disks, DiskFormat.VMDK, kept))
 
 
 SCHEMA = os.environ.get("HOLDFAST_OVF_SCHEMA", "")
@@ -108,6 +109,7 @@ def test_hardware_says_what_the_vm_has() -> None:
     assert configured == {
         "firmware": "efi",
         "bootOptions.efiSecureBootEnabled": "true",
+        "uuid.bios": "56 4d 01 02 03 04 05 06-07 08 09 0a 0b 0c 0d 0e",
         STATE_KEY: "x.hfstate",
     }
 
@@ -125,7 +127,7 @@ def test_a_vm_without_firmware_disks_and_networks_is_described_too() -> None:
     made = spec(0, boot=KernelBoot(kernel="sha256:" + "0" * 64), nics=(), os=GuestOs.WINDOWS)
     root = described(made, state=False)
     assert root.find(f"{OVF}NetworkSection") is None
-    assert not [each for each in root.iter() if each.get(f"{VMW}key")]
+    assert [each.get(f"{VMW}key") for each in root.iter() if each.get(f"{VMW}key")] == ["uuid.bios"]
     unsafe = described(spec(1, boot=UefiBoot(secure_boot=False, tpm=False)), state=False)
     assert "false" in {each.get(f"{VMW}value") for each in unsafe.iter()}
 
