@@ -69,7 +69,6 @@ from holdfast.trust.tpm.transports import HOST_TPM
 from holdfast.trust.vtpm import Vtpm
 from holdfast.vm import (
     attest_work,
-    checkpoint_export,
     checkpoints,
     create,
     disk_moving,
@@ -79,10 +78,10 @@ from holdfast.vm import (
     key_work,
     lifecycle,
     vm_export,
+    vsphere_work,
 )
 from holdfast.vm.attest_work import AttestSchedule
 from holdfast.vm.attestation import Attestation
-from holdfast.vm.checkpoint_export import CheckpointExports
 from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
@@ -102,6 +101,8 @@ from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
 from holdfast.vm.usb import UsbWork
 from holdfast.vm.vm_export import VmExports
+from holdfast.vm.vsphere_access import VsphereDoor
+from holdfast.vm.vsphere_importing import VsphereImports
 
 log = structlog.get_logger(__name__)
 
@@ -211,7 +212,8 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     evidence = GuestEvidence(trust, state, rooms.vtpm.authority)
     attestation = Attestation(trust, evidence, operations, registry.named)
     secrets = GuestSecrets(rooms, attestation, operations, registry.named)
-    _register(operations, rooms, registry, (attestation, secrets), ground.users)
+    door = VsphereDoor(state, rooms.host_keys)
+    _register(operations, rooms, registry, (attestation, secrets), ground.users, door)
     firmware = VmFirmware(rooms, registry, operations)
     kept_states = Checkpoints(rooms, registry, operations)
     checked = CheckedHost(
@@ -232,6 +234,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         pools=rooms.pools,
         imports=Imports(rooms, operations, files, ground.users.converter),
         fetcher=fetch.SourceFetcher(operations, state),
+        vsphere=VsphereImports(rooms, operations, door),
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
@@ -243,8 +246,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         trust=attestation,
         secrets=secrets,
         checkpoints=kept_states,
-        exports=CheckpointExports(rooms, registry, operations),
-        vm_exports=VmExports(rooms, registry),
+        exports=VmExports(rooms, registry, operations),
         fingerprint=certificate.fingerprint if certificate else None,
     )
     return _Composition(
@@ -267,6 +269,7 @@ def _register(
     registry: VmRegistry,
     trusted: tuple[Attestation, GuestSecrets],
     users: VmUsers,
+    door: VsphereDoor,
 ) -> None:
     builder = ImageBuilder(rooms.state, rooms.processes)
     for procedure in (
@@ -275,12 +278,12 @@ def _register(
         *guest_secrets.procedures(trusted[1]),
         *create.procedures(rooms, registry.owner, registry.forget),
         *checkpoints.procedures(rooms, registry.owner),
-        *checkpoint_export.procedures(rooms, registry.owner),
         *vm_export.procedures(rooms, registry.owner),
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),
         *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
+        *vsphere_work.procedures(vsphere_work.Source(rooms, door, registry.owner), registry.forget),
         *fetch.procedures(rooms.state, Downloader()),
         *image_operations.procedures(
             rooms.state, rooms.processes, rooms.images, builder, Downloader(), users.converter

@@ -6,6 +6,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from holdfast.storage.formats.vmdk_writer import GRAIN, VmdkWriter, deflate
+
 _ENVELOPE = """<?xml version="1.0" encoding="UTF-8"?>
 {comment}<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" \
 xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1" \
@@ -58,11 +60,25 @@ _VIRTUALBOX = {
 DIALECTS = {"vsphere": _VSPHERE, "virtualbox": _VIRTUALBOX}
 
 
+def stream(raw: Path, vmdk: Path) -> None:
+    """A raw disk as a streamOptimized VMDK, as fast as can be."""
+    with raw.open("rb") as disk, vmdk.open("wb") as file:
+        writer = VmdkWriter(lambda data: file.write(data) and None, raw.stat().st_size, vmdk.name, 3)
+        for index in range(-(-raw.stat().st_size // GRAIN)):
+            data = disk.read(GRAIN)
+            if any(data):
+                writer.grain(index, deflate(data.ljust(GRAIN, b"\0")))
+        writer.finish()
+
+
 def ova(target: Path, name: str, dialect: str, disk: Path, format: str, lie: bool = False) -> Path:
     """An OVA of a disk, with a manifest. `lie`: the disk's checksum in it is wrong."""
     vmdk = target.with_suffix(".vmdk")
-    stream = ["-O", "vmdk", "-o", "subformat=streamOptimized"]
-    subprocess.run(["qemu-img", "convert", "-f", format, *stream, disk, vmdk], check=True)
+    if format == "vmdk":
+        vmdk.hardlink_to(disk)
+    else:
+        options = ["-f", format, "-O", "vmdk", "-o", "subformat=streamOptimized"]
+        subprocess.run(["qemu-img", "convert", *options, disk, vmdk], check=True)
     info = subprocess.run(["qemu-img", "info", "--output=json", vmdk], check=True, capture_output=True).stdout
     capacity = json.loads(info)["virtual-size"]
     text = _ENVELOPE.format(

@@ -1,6 +1,8 @@
 """File systems in loop files: of a size and kind of the test's own, able to go away and come back."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,15 @@ class LoopFile:
         """Also where it is in use: what is open stays open."""
         subprocess.run(["umount", "-l", self.root], check=False, capture_output=True)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Meanwhile whoever writes to it waits, and only that."""
+        subprocess.run(["fsfreeze", "-f", self.root], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["fsfreeze", "-u", self.root], check=True)
+
     def device(self) -> Path:
         """What it is mounted from."""
         return _said("findmnt", "-n", "-o", "SOURCE", self.root)
@@ -47,6 +58,32 @@ class LoopFile:
 
     def detach(self, device: Path) -> None:
         subprocess.run(["losetup", "-d", device], check=True)
+
+
+@dataclass
+class LoopDevice:
+    """A block device of a file, with nothing on it."""
+
+    file: Path
+    path: Path
+
+    @classmethod
+    def make(cls, file: Path, size: int, *options: str) -> "LoopDevice":
+        with file.open("wb") as made:
+            made.truncate(size)
+        return cls(file, _said("losetup", *options, "-f", "--show", file))
+
+    def part(self, number: int, start: int, size: int) -> Path:
+        """A partition of it, in bytes, which only the kernel knows of."""
+        argv = ["addpart", self.path, str(number), str(start // 512), str(size // 512)]
+        subprocess.run(argv, check=True)
+        return Path(f"{self.path}p{number}")
+
+    def close(self) -> None:
+        for part in Path("/sys/class/block", self.path.name).glob("*/partition"):
+            number = part.read_text().strip()
+            subprocess.run(["delpart", self.path, number], check=False, capture_output=True)
+        subprocess.run(["losetup", "-d", self.path], check=False, capture_output=True)
 
 
 def _said(*argv: str | Path) -> Path:

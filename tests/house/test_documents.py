@@ -63,3 +63,20 @@ def test_a_decision_has_number_title_and_status(path: Path) -> None:
     assert title is not None and title[1] == path.name[:4]
     statuses = [line.removeprefix("Status: ") for line in rest if line.startswith("Status: ")]
     assert len(statuses) == 1 and statuses[0].split()[0].rstrip(",.") in STATUSES
+
+
+def test_every_finding_of_an_import_is_in_its_guide(root: Path) -> None:
+    rooms = root / "src" / "holdfast"
+    sources = [
+        *(rooms / "storage" / "appliances").glob("*.py"),
+        *(rooms / "storage" / "vsphere").glob("*.py"),
+        *(rooms / "vm").glob("import*.py"),
+    ]
+    ids = {
+        found
+        for path in sources
+        for found in re.findall(r"\b(?:error|warning|info)\(\s*\"([a-z0-9-]+)\"", path.read_text())
+    }
+    assert "bios-only" in ids
+    guide = (root / "docs" / "guide" / "import.md").read_text()
+    assert {found for found in ids if f"`{found}`" not in guide} == set()

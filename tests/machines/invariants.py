@@ -18,6 +18,19 @@ def wait_quiet(host: LiveHost, limit: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+def wait_noticed(host: LiveHost, limit: float = 30.0) -> None:
+    """Until the daemon's word is true: a QEMU that was killed a moment ago may count as running."""
+    deadline = time.monotonic() + limit
+    while (said := _said_to_run(host)) != (there := sorted(marked.owner for marked in host.qemus())):
+        assert time.monotonic() < deadline, (said, there)
+        time.sleep(0.05)
+
+
+def _said_to_run(host: LiveHost) -> list[str]:
+    items = host.call("GET", "/v1/vms", limit=1000)["items"]
+    return sorted(f"vm:{each['id']}" for each in items if VmState(each["state"]) in _WITH_MACHINE)
+
+
 def check_invariants(host: LiveHost, failed: frozenset[str] = frozenset()) -> list[dict[str, object]]:
     """Returns the VMs. `failed`: names of those that may be in the state failed."""
     wait_quiet(host)

@@ -102,10 +102,13 @@ class LiveHost:
             raise OperationEndedBadly(ended)
         return ended
 
+    def operation(self, id_: str) -> Operation:
+        return Operation.model_validate(self.call("GET", f"/v1/operations/{id_}"))
+
     def end_of(self, operation: Operation, limit: float = 300.0) -> Operation:
         deadline = time.monotonic() + limit
         while True:
-            found = Operation.model_validate(self.call("GET", f"/v1/operations/{operation.id}"))
+            found = self.operation(operation.id)
             if found.state.ended:
                 return found
             assert time.monotonic() < deadline, found

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from invariants import check_invariants, wait_quiet
+from invariants import check_invariants, wait_noticed, wait_quiet
 from layer_reading import check_nothing_left, content, files, kept_specs, own_specs
 from live_host import LiveHost, live_host
 from small_guest import SmallGuest
@@ -160,6 +160,7 @@ class Rig:
 
     def check(self, operation: str | None) -> None:
         wait_quiet(self.host)
+        wait_noticed(self.host)
         if operation is not None:
             ended = self.host.call("GET", f"/v1/operations/{operation}")
             assert not ended["error"] or ended["error"]["id"] != "internal-error", ended

@@ -5,15 +5,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from disk_verbs import add, disks, refused, remove
 from invariants import check_invariants
-from live_host import LiveHost, OperationEndedBadly, live_host
+from live_host import LiveHost, live_host
 from small_guest import SmallGuest
 from small_vms import small_vm, with_small_images
 
-from holdfast.spec.errors import HoldfastError
 from holdfast.spec.units import MIB
 
 NAME = "disky"
@@ -30,34 +29,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory, small: SmallGuest) -> Itera
         check_invariants(host)
 
 
-def disks(host: LiveHost, name: str = NAME) -> dict[str, dict[str, Any]]:
-    return {disk["id"]: disk for disk in host.call("GET", f"/v1/vms/{name}/disks")}
-
-
-def add(host: LiveHost, name: str = NAME, **body: Any) -> dict[str, Any]:
-    result = host.do("POST", f"/v1/vms/{name}/disks", body).result
-    assert result
-    return result
-
-
-def remove(host: LiveHost, disk: str, name: str = NAME, **query: Any) -> dict[str, Any]:
-    result = host.do("DELETE", f"/v1/vms/{name}/disks/{disk}", **query).result
-    assert result
-    return result
-
-
-def refused(host: LiveHost, error: str, method: str, path: str, body: Any = None, **query: Any) -> None:
-    """By its id, at once or by the operation."""
-    try:
-        host.do(method, f"/v1/vms/{path}", body, **query)
-    except HoldfastError as refusal:
-        assert refusal.as_dict()["id"] == error, refusal.as_dict()
-    except OperationEndedBadly as ended:
-        assert ended.args[0].error["id"] == error, ended.args[0]
-    else:
-        pytest.fail(f"{error} was not raised")
-
-
 def blocks(host: LiveHost, disk: str, name: str = NAME) -> int:
     return (host.state.vm(name) / f"{disk}.qcow2").stat().st_blocks * 512
 
@@ -66,7 +37,7 @@ def test_on_every_bus_while_the_guest_runs(shared: LiveHost) -> None:
     host = shared
     names = {}
     for bus in ("virtio", "scsi", "nvme"):
-        result = add(host, size="32MiB", bus=bus)
+        result = add(host, NAME, size="32MiB", bus=bus)
         assert result["guest_sees"] is True, result
         names[result["disk"]["id"]] = result["guest_name"]
     assert list(names) == ["disk1", "disk2", "disk3"]
@@ -75,7 +46,7 @@ def test_on_every_bus_while_the_guest_runs(shared: LiveHost) -> None:
         "/dev/sda",
         "/dev/nvme0n"[:-1] + "n",
     ]
-    assert [disk["plugged"] for disk in disks(host).values()] == [True] * 4
+    assert [disk["plugged"] for disk in disks(host, NAME).values()] == [True] * 4
     assert host.vm(NAME).pending == {}
     assert any("NVMe" in notice for notice in host.vm(NAME).notices)
     refused(host, "memory-not-movable", "POST", f"{NAME}/save")
@@ -86,7 +57,7 @@ def test_on_every_bus_while_the_guest_runs(shared: LiveHost) -> None:
 
     # The guest gives blocks back, and so does the file.
     host.run_in(NAME, f"blkdiscard {names['disk1']}")
-    assert disks(host)["disk1"]["stored"] < 2 * MIB
+    assert disks(host, NAME)["disk1"]["stored"] < 2 * MIB
 
     for disk, name in names.items():
         if disk == "disk3":
@@ -103,16 +74,16 @@ def test_on_every_bus_while_the_guest_runs(shared: LiveHost) -> None:
     host.call("PATCH", f"/v1/vms/{NAME}/disks/disk1/limits", {"bandwidth": 0})
     assert read_seconds(host, names["disk1"]) < 1.2
 
-    kept = remove(host, "disk1", keep=True)
+    kept = remove(host, NAME, "disk1", keep=True)
     assert (Path(kept["kept"]) / "disk1.qcow2").is_file()
     for disk in ("disk2", "disk3"):
-        assert remove(host, disk) == {
+        assert remove(host, NAME, disk) == {
             "vm": NAME, "disk_id": disk, "guest_sees": False, "kept": None, "waits": False,
         }  # fmt: skip
         assert not (host.state.vm(NAME) / f"{disk}.qcow2").exists()
     seen = host.run_in(NAME, "ls /sys/class/block").split()
     assert not [name for name in seen if name[:3] in ("vdb", "sda", "nvm")], seen
-    assert list(disks(host)) == ["disk0"]
+    assert list(disks(host, NAME)) == ["disk0"]
 
 
 def read_seconds(host: LiveHost, device: str) -> float:
@@ -146,12 +117,12 @@ def test_what_cannot_work_is_refused(shared: LiveHost, tmp_path: Path) -> None:
 
 def test_a_guest_that_does_not_answer_keeps_its_disk(shared: LiveHost) -> None:
     host, path = shared, f"{NAME}/disks/disk1"
-    add(host, size="16MiB")
+    add(host, NAME, size="16MiB")
     host.call("POST", f"/v1/vms/{NAME}/pause")
     refused(host, "unplug-ignored", "DELETE", path)
-    assert disks(host)["disk1"]["after_next_start"]
-    assert remove(host, "disk1", force=True)["waits"]
-    shown = disks(host)["disk1"]
+    assert disks(host, NAME)["disk1"]["after_next_start"]
+    assert remove(host, NAME, "disk1", force=True)["waits"]
+    shown = disks(host, NAME)["disk1"]
     assert (shown["plugged"], shown["after_next_start"]) == (True, False)
     assert (host.state.vm(NAME) / "disk1.qcow2").exists()
     host.call("POST", f"/v1/vms/{NAME}/resume")
@@ -163,7 +134,7 @@ def test_a_guest_that_does_not_answer_keeps_its_disk(shared: LiveHost) -> None:
 
 def wait_gone(host: LiveHost, disk: str) -> None:
     for _ in range(200):
-        if disk not in disks(host):
+        if disk not in disks(host, NAME):
             return
         host.run_in(NAME, "sleep 0.1")
     pytest.fail(f"{disk} is still there")

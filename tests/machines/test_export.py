@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from invariants import check_invariants
 from live_host import LiveHost, live_host
 
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation, OperationState
+from holdfast.spec.vm import UefiBoot
 from holdfast.trust.firmware_state import opened
 from holdfast.trust.protection import PassphraseLock
 
@@ -135,6 +138,84 @@ def test_a_checkpoint_is_exported_as_the_vm_was(host: LiveHost, tmp_path: Path) 
     done = cli(host, "vm", "export", "web", "--to", str(target), "--checkpoint", "before")
     assert done.returncode == 0, done.stderr
     same(host, "disk0", "vmdk", target / "web-disk0.vmdk")
+
+
+def taken_along(host: LiveHost, folder: Path, *lock: str) -> Path:
+    target = folder / "web.ova"
+    done = cli(host, "vm", "export", "web", "--to", str(target), "--with-firmware-state", *lock)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def firmware(host: LiveHost, name: str) -> list[bytes]:
+    folder = host.state.vm(name) / "firmware"
+    return [(folder / each).read_bytes() for each in ("variables.fd", "tpm/tpm2-00.permall")]
+
+
+def failed(host: LiveHost, *arguments: str) -> Any:
+    """Id, value and more of what a command was refused with."""
+    done = cli(host, "vm", "import", *arguments, "--format", "json")
+    assert done.returncode != 0, done.stdout
+    return json.loads(done.stderr.strip().splitlines()[-1])
+
+
+def test_firmware_state_comes_back_with_its_disks(host: LiveHost, tmp_path: Path) -> None:
+    secret, wrong = tmp_path / "secret", tmp_path / "wrong"
+    secret.write_text(PASSPHRASE + "\n")
+    wrong.write_text("not the passphrase\n")
+    path = str(taken_along(host, tmp_path, "--passphrase-file", str(secret)))
+    opened_by = ("--passphrase-file", str(secret))
+
+    plan = json.loads(cli(host, "vm", "import", path, "--plan", "--name", "back", "--format", "json").stdout)
+    assert plan["importable"] and plan["firmware_state"]["taken"] is False
+    assert "firmware-state-not-taken" in {each["id"] for each in plan["findings"]}
+    assert failed(host, path, "--name", "back", "--passphrase-file", str(wrong))["id"] == "wrong-passphrase"
+    mine = failed(host, path, "--name", "back", *opened_by)
+    assert mine["id"] == "not-importable" and mine["value"] == ["firmware-state-of-another-vm"]
+    unlike = failed(host, path, "--name", "back", "--no-tpm", "--same-tpm", *opened_by)
+    assert unlike["value"] == ["firmware-state-unlike"]
+    assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
+
+    done = cli(host, "vm", "import", path, "--name", "back", "--same-tpm", *opened_by)
+    assert done.returncode == 0, done.stderr
+    assert firmware(host, "back") == firmware(host, "web")
+    boot = host.vm("back").spec.boot
+    assert isinstance(boot, UefiBoot) and boot.tpm_identity == host.vm("web").id
+    host.do("POST", "/v1/vms/back/start")
+    with pytest.raises(RemoteError) as caught:
+        host.call("POST", "/v1/vms/web/start")
+    assert caught.value.wire_id == "tpm-identity-in-use"
+    host.call("POST", "/v1/vms/back/kill")
+    stored = (host.state.root / "catalog.sqlite").read_bytes() + host.log.read_bytes()
+    assert PASSPHRASE.encode() not in stored
+    host.do("DELETE", "/v1/vms/back")
+    assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
+
+
+def test_firmware_state_for_a_recipient_opens_with_his_key_and_goes_with_an_import_that_fails(
+    host: LiveHost, tmp_path: Path
+) -> None:
+    pair = ec.generate_private_key(ec.SECP256R1())
+    key, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key.write_bytes(pair.private_bytes(*form))
+    public.write_bytes(pair.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    path = taken_along(host, tmp_path, "--recipient", str(public))
+    more = ("--name", "back", "--same-tpm", "--private-key", str(key))
+    done = cli(host, "vm", "import", str(path), *more)
+    assert done.returncode == 0, done.stderr
+    assert firmware(host, "back") == firmware(host, "web")
+    host.do("DELETE", "/v1/vms/back")
+    # A manifest that lies of a disk: the firmware state was put already, and goes again.
+    data = path.read_bytes()
+    with tarfile.open(path) as archive:
+        sums = archive.extractfile("web.mf").read()  # type: ignore[union-attr]
+        place = archive.getmember("web.mf").offset_data
+    line = next(each for each in sums.splitlines() if each.startswith(b"SHA256(web-disk0.vmdk)= "))
+    at = place + sums.index(line) + len(line) - 1
+    path.write_bytes(data[:at] + (b"0" if data[at : at + 1] != b"0" else b"1") + data[at + 1 :])
+    assert failed(host, str(path), *more)["id"] == "manifest-mismatch"
+    assert left(host) == [] and [each["name"] for each in check_invariants(host)] == ["web"]
 
 
 @pytest.mark.skipif(not shutil.which("virt-v2v"), reason="no virt-v2v")

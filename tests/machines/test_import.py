@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from appliances import ova
+from appliances import ova, stream
 from boot_disks import boot_disk
 from debian_guest import NAME, with_debian
 from invariants import check_invariants
@@ -19,6 +19,9 @@ from holdfast.cli.import_sources import sources_at
 from holdfast.cli.importing import hand_over
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation, OperationState
+
+MARKS_END = 128 * 1024
+"""Bytes at the beginning of a volume within which it is marked how far it is."""
 
 
 @pytest.fixture(scope="module")
@@ -113,24 +116,112 @@ def test_a_machine_that_only_starts_by_bios_is_refused_with_what_to_do(
     assert "mbr2gpt" in refused.value.message
 
 
-def test_an_import_goes_on_after_kill_9(shared: LiveHost, disk: Path, tmp_path: Path) -> None:
-    raw = tmp_path / "large.raw"
-    raw.write_bytes(disk.read_bytes())
-    with raw.open("r+b") as file:
-        file.seek(8 << 20)
-        file.write(random.Random(2).randbytes(4 << 20))
-    path = ova(tmp_path / "a.ova", "killed", "vsphere", raw, "raw")
-    operation = Operation.model_validate(shared.call("POST", "/v1/imports", request(shared, path)))
-    deadline = time.monotonic() + 30
-    while not (shared.state.vms / "killed").exists():
-        assert time.monotonic() < deadline
+@pytest.fixture(scope="module")
+def large(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw disk with 320 MiB that do not pack; its stream, with the ending `.vmdk`, lies beside it."""
+    raw = tmp_path_factory.mktemp("large") / "large.raw"
+    source = random.Random(2)
+    raw.write_bytes(disk.read_bytes() + b"".join(source.randbytes(64 << 20) for _ in range(5)))
+    stream(raw, raw.with_suffix(".vmdk"))
+    return raw
+
+
+def begun_halfway(
+    host: LiveHost, path: Path, folder: Path | None = None, **more: Any
+) -> tuple[Operation, Path]:
+    """An import of an archive, its disk partly copied, and what is there of it."""
+    operation = Operation.model_validate(host.call("POST", "/v1/imports", request(host, path, **more)))
+    folder = folder or host.state.vms
+    deadline = time.monotonic() + 60
+    while not (parts := [*folder.glob("*/.disk0.qcow2.part")]) or not marked(parts[0]):
+        assert time.monotonic() < deadline, host.end_of(operation, 1)
         time.sleep(0.002)
+    return operation, parts[0]
+
+
+def marked(part: Path) -> bool:
+    with part.open("rb") as file:
+        head = file.read(MARKS_END)
+    return b"hf-mark1" in head
+
+
+def test_a_copy_goes_on_in_its_middle_after_kill_9(shared: LiveHost, large: Path, tmp_path: Path) -> None:
+    path = ova(tmp_path / "a.ova", "killed", "vsphere", large.with_suffix(".vmdk"), "vmdk")
+    operation, part = begun_halfway(shared, path)
     shared.kill()
+    assert part.exists() and not (part.parent / "disk0.qcow2").exists()
     shared.start()
-    assert shared.end_of(operation).state is OperationState.SUCCEEDED
-    assert same(raw, shared.state.vm("killed") / "disk0.qcow2")
+    ended = shared.end_of(operation)
+    assert ended.state is OperationState.SUCCEEDED, ended
+    assert ended.result is not None
+    assert 0.15 < ended.result["resumed_at"]["disk0"] / path.stat().st_size < 0.85, ended
+    assert same(large, shared.state.vm("killed") / "disk0.qcow2")
+    assert not part.exists()
     check_invariants(shared)
     shared.do("DELETE", "/v1/vms/killed")
+
+
+def test_a_cancelled_copy_leaves_nothing(shared: LiveHost, large: Path, tmp_path: Path) -> None:
+    path = ova(tmp_path / "a.ova", "cancelled", "vsphere", large.with_suffix(".vmdk"), "vmdk")
+    operation, part = begun_halfway(shared, path)
+    shared.call("POST", f"/v1/operations/{operation.id}/cancel")
+    assert shared.end_of(operation).state is OperationState.CANCELLED
+    assert not part.parent.exists()
+    assert [each.name for each in shared.state.scratch.iterdir() if each.name != "uploads"] == []
+    assert check_invariants(shared) == []
+
+
+@pytest.fixture(scope="module")
+def pools(shared: LiveHost, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pools of directories, one of them of raw volumes."""
+    made = {}
+    for name in ("thin", "plain"):
+        made[name] = shared.state.root.parent / name
+        made[name].mkdir()
+        spec = {"kind": "directory", "path": str(made[name]), "format": "raw" if name == "plain" else "qcow2"}
+        shared.call("POST", "/v1/pools", {"name": name, "spec": spec})
+    return made
+
+
+def test_disks_go_into_pools(shared: LiveHost, pools: dict[str, Path], disk: Path, tmp_path: Path) -> None:
+    path = ova(tmp_path / "a.ova", "pooled", "vsphere", disk, "raw")
+    for name, form in (("thin", "qcow2"), ("plain", "raw")):
+        body = request(shared, path, pools={"*": name})
+        plan = shared.call("POST", "/v1/imports/plan", body)
+        assert plan["disks"][0]["pool"] == name and {each["pool"] for each in plan["space"]} == {
+            "local",
+            name,
+        }
+        shared.do("POST", "/v1/imports", body)
+        volume = pools[name] / "pooled" / f"disk0.{form}"
+        compare = ["qemu-img", "compare", "-f", "raw", "-F", form, disk, volume]
+        subprocess.run(compare, check=True, stdout=subprocess.DEVNULL)
+        assert not list(shared.state.vm("pooled").glob("disk0*"))
+        check_invariants(shared)
+        shared.do("DELETE", "/v1/vms/pooled")
+        assert [each.name for each in pools[name].iterdir() if each.is_dir()] == []
+    with pytest.raises(RemoteError) as refused:
+        shared.call("POST", "/v1/imports", request(shared, path, pools={"*": "nowhere"}))
+    assert refused.value.wire_id == "not-importable" and refused.value.value == ["pool-not-found"]
+
+
+def test_a_copy_into_a_pool_goes_on_and_a_cancelled_one_leaves_nothing(
+    shared: LiveHost, pools: dict[str, Path], large: Path, tmp_path: Path
+) -> None:
+    path = ova(tmp_path / "a.ova", "pooled", "vsphere", large.with_suffix(".vmdk"), "vmdk")
+    operation, part = begun_halfway(shared, path, pools["thin"], pools={"*": "thin"})
+    shared.kill()
+    shared.start()
+    ended = shared.end_of(operation)
+    assert ended.state is OperationState.SUCCEEDED, ended
+    assert ended.result is not None and ended.result["resumed_at"]["disk0"] > 0
+    assert same(large, part.with_name("disk0.qcow2"))
+    shared.do("DELETE", "/v1/vms/pooled")
+    operation, part = begun_halfway(shared, path, pools["thin"], pools={"*": "thin"})
+    shared.call("POST", f"/v1/operations/{operation.id}/cancel")
+    assert shared.end_of(operation).state is OperationState.CANCELLED
+    assert not part.parent.exists()
+    assert check_invariants(shared) == []
 
 
 @pytest.mark.timeout(600)

@@ -15,14 +15,18 @@ from small_guest import SmallGuest
 from small_vms import small_vm
 
 from holdfast.spec.errors import RemoteError
+from holdfast.spec.operation import OperationState
 from holdfast.spec.vm import VmState
 
+_MANY = 12  # more than threads that a daemon of two CPUs has for work of all kinds
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own")
+# Past the guest's cache: what waits to be written fills its memory, and the agent would be killed for it.
 _WRITER = """
 dd if=/dev/urandom of=/tmp/part bs=1M count=8 2>/dev/null
-( for at in 0 8 16 24 32; do dd if=/tmp/part of=/dev/vda bs=1M seek=$at conv=fsync || echo failed at $at; done
-  echo written ) >/tmp/log 2>&1 </dev/null &
+( for at in 0 8 16 24 32; do
+    dd if=/tmp/part of=/dev/vda bs=1M seek=$at oflag=direct conv=fsync || echo failed at $at
+  done; echo written ) >/tmp/log 2>&1 </dev/null &
 """
 
 _SUMS = """
@@ -102,6 +106,55 @@ def test_a_full_pool(host: LiveHost, small: SmallGuest, small_pool: LoopFile) ->
     assert {entry.name for entry in small_pool.root.iterdir()} == {".holdfast-pool", "lost+found"}
     host.call("DELETE", "/v1/pools/tight")
     check_invariants(host)
+
+
+def test_a_pool_that_stops_answering(host: LiveHost, small: SmallGuest, small_pool: LoopFile) -> None:
+    """Its writers wait, a killed daemon comes back, everybody else is served; then all goes on."""
+    spec = {"kind": "directory", "path": str(small_pool.root)}
+    host.call("POST", "/v1/pools", {"name": "slow", "spec": spec})
+    disks = [{"size": "64MiB", "pool": "slow"}]
+    host.do("POST", "/v1/vms", small_vm("web", small.append, disks=disks, start=True))
+    host.do("POST", "/v1/vms", small_vm("beside", small.append, start=True))
+    for name in ("web", "beside"):
+        host.wait_agent(name)
+    with small_pool.frozen():
+        host.run_in("web", _WRITER)
+        host.kill()  # before threads of its own wait: the kernel ends none that writes here
+        host.start()
+        _answers(host)
+        waiting = [_begun_in("slow", host, f"vm{number}", small) for number in range(_MANY)]
+        _answers(host)
+        assert "written" not in host.run_in("web", "cat /tmp/log"), "it was to wait"
+        assert not [each for each in waiting if host.operation(each).state.ended]
+    wait_for(lambda: "written" in host.run_in("web", "cat /tmp/log"))
+    require_written(host, "web")
+    for number, operation in enumerate(waiting):
+        assert host.end_of(host.operation(operation)).state is OperationState.SUCCEEDED
+        host.do("DELETE", f"/v1/vms/vm{number}")
+    for name in ("web", "beside"):
+        assert host.vm(name).state is VmState.RUNNING
+        host.do("DELETE", f"/v1/vms/{name}", force="true")
+    check_invariants(host)
+
+
+def _begun_in(pool: str, host: LiveHost, name: str, small: SmallGuest) -> str:
+    """A VM that cannot be made until its pool answers; returns the id of the operation."""
+    request = small_vm(name, small.append, disks=[{"size": "8MiB", "pool": pool}])
+    return str(host.call("POST", "/v1/vms", request)["id"])
+
+
+def _answers(host: LiveHost) -> None:
+    """Whoever asks for lists, or works on what has nothing to do with the pool, is not kept waiting."""
+    for path in ("vms", "pools", "pools/slow", "vms/web", "vms/web/disks", "operations", "images"):
+        begun = time.monotonic()
+        host.call("GET", f"/v1/{path}")
+        assert time.monotonic() - begun < 10, path
+    begun = time.monotonic()
+    host.wait_agent("beside")
+    host.run_in("beside", "dd if=/dev/urandom of=/dev/vda bs=1M count=4 conv=fsync 2>/dev/null")
+    host.do("POST", "/v1/vms/beside/disks", {"size": "8MiB"})
+    host.do("DELETE", "/v1/vms/beside/disks/disk1")
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.slow

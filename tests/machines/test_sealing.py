@@ -3,7 +3,10 @@
 One Debian guest: boot, save, resume, export, a move by --same-tpm with import, and a plain clone.
 """
 
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +92,33 @@ def test_sealing_survives_save_rotation_export_import_and_a_move_but_no_clone(
     host.call("POST", "/v1/vms/copy/kill")
     for name in (NAME, "moved", "copy"):
         host.do("DELETE", f"/v1/vms/{name}")
+    assert check_invariants(host) == []
+
+
+def cli(host: LiveHost, *arguments: str) -> None:
+    env = {**os.environ, "HOLDFAST_SOCKET": str(host.state.socket)}
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast", "vm", *arguments], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_sealing_survives_an_export_and_an_import_of_the_whole_vm(host: LiveHost, tmp_path: Path) -> None:
+    host.do("POST", "/v1/vms", debian_vm("away"))
+    host.wait_agent("away")
+    assert in_guest(host, "away", "seal", PCRS, VALUE, FILE) == "sealed"
+    host.run_in("away", "sync")
+    stop(host, "away")
+    ova, secret = tmp_path / "away.ova", tmp_path / "secret"
+    secret.write_text(PASSPHRASE)
+    opened_by = ("--passphrase-file", str(secret))
+    cli(host, "export", "away", "--to", str(ova), "--with-firmware-state", *opened_by)
+    host.do("DELETE", "/v1/vms/away")
+    cli(host, "import", str(ova), "--start", *opened_by)
+    host.wait_agent("away")
+    assert in_guest(host, "away", "unseal", FILE) == VALUE
+    host.call("POST", "/v1/vms/away/kill")
+    host.do("DELETE", "/v1/vms/away")
     assert check_invariants(host) == []
 
 

@@ -11,10 +11,10 @@ from holdfast.api.metrics import Metrics
 from holdfast.api.routes import (
     attestation,
     certificates,
-    checkpoint_exports,
     checkpoints,
     disks,
     events,
+    exports,
     firmware_state,
     health,
     host,
@@ -30,6 +30,7 @@ from holdfast.api.routes import (
     trust,
     usb,
     vms,
+    vsphere,
 )
 from holdfast.api.services import Services
 
@@ -42,11 +43,12 @@ ROUTERS = (
     firmware_state,
     certificates,
     checkpoints,
-    checkpoint_exports,
+    exports,
     streams,
     images,
     pools,
     imports,
+    vsphere,
     switches,
     operations,
     events,

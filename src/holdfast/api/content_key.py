@@ -4,7 +4,7 @@ from pathlib import Path
 
 from holdfast.spec.errors import InvalidInput
 from holdfast.trust.bounded import read_bounded
-from holdfast.trust.envelope import LONGEST, parse
+from holdfast.trust.envelope import LONGEST, Slot, parse
 from holdfast.trust.protection import RecipientOpener
 
 _LONGEST_KEY = 64 * 1024
@@ -22,8 +22,13 @@ def content_key(container: Path, private_key: Path) -> str:
         FirmwareStateDamaged, BadRecipient, LockedForAnother
     """
     taken = parse(_read(container, LONGEST))
+    return content_key_of_slot(taken.slot, taken.bound, private_key)
+
+
+def content_key_of_slot(slot: Slot, bound: bytes, private_key: Path) -> str:
+    """Of a container that lies elsewhere. Raises as `content_key`."""
     opener = RecipientOpener.of_pem(_read(private_key, _LONGEST_KEY))
-    return opener.unwrap(taken.slot, taken.bound).hex()
+    return opener.unwrap(slot, bound).hex()
 
 
 def _read(path: Path, most: int) -> bytes:

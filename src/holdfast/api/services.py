@@ -54,6 +54,7 @@ from holdfast.spec.vm import VmState
 from holdfast.spec.vm_export import VmExport
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
 from holdfast.spec.vm_view import VmSummary, VmView
+from holdfast.spec.vsphere import VsphereAccess, VsphereImport, VsphereVm
 
 LogSource = Literal["console", "qemu", "swtpm"]
 Lines = list[str]
@@ -160,6 +161,14 @@ class Imports(Protocol):
     async def begin(self, request: VmImport, actor: str) -> Operation: ...
 
 
+class Vsphere(Protocol):
+    """VMs of vCenter and ESXi."""
+
+    async def inventory(self, access: VsphereAccess) -> list[VsphereVm]: ...
+    async def plan(self, request: VsphereImport) -> ImportPlan: ...
+    async def begin(self, request: VsphereImport, actor: str) -> Operation: ...
+
+
 class Fetcher(Protocol):
     async def fetch(self, request: ImportFetch, actor: str) -> Operation: ...
 
@@ -261,19 +270,13 @@ class Checkpoints(Protocol):
     async def list(self, name: str) -> tuple[CheckpointView, ...]: ...
 
 
-class CheckpointExports(Protocol):
-    """Checkpoints to take away; everything here is an admin's."""
-
-    async def begin(self, name: str, checkpoint: str, actor: str) -> Operation: ...
-    async def file(self, export: str, name: str) -> Path: ...
-    async def forget(self, export: str) -> None: ...
-    async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
-
-
 class VmExports(Protocol):
-    """VMs to take away; their files are fetched and forgotten as those of checkpoints are."""
+    """VMs and checkpoints to take away; everything here is an admin's."""
 
     async def begin(self, name: str, request: VmExport, actor: str) -> Operation: ...
+    async def file(self, export: str, name: str) -> Path: ...
+    async def forget(self, export: str) -> None: ...
+    async def checkpoint_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
 
 
 class Trust(Protocol):
@@ -305,6 +308,7 @@ class Services:
     pools: Pools
     imports: Imports
     fetcher: Fetcher
+    vsphere: Vsphere
     switches: Switches
     certificates: Certificates
     events: Events
@@ -316,7 +320,6 @@ class Services:
     trust: Trust
     secrets: Secrets
     checkpoints: Checkpoints
-    exports: CheckpointExports
-    vm_exports: VmExports
+    exports: VmExports
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

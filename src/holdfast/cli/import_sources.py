@@ -14,7 +14,7 @@ from holdfast.spec.errors import InvalidInput
 
 _DESCRIPTIONS = (".ovf", ".vmcx", ".xml", ".conf")
 _DISKS = (".vmdk", ".qcow2", ".qcow", ".img", ".raw", ".vhd", ".vhdx", ".avhdx", ".avhd", ".vpc")
-_BESIDE = (*_DISKS, ".gz", ".mf", ".cert", ".nvram", ".fd")
+_BESIDE = (*_DISKS, ".gz", ".mf", ".cert", ".nvram", ".fd", ".hfstate")
 _DEEPEST = 3
 _HYPER_V = "Virtual Machines"
 

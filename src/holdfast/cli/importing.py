@@ -2,17 +2,18 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from holdfast.api.handing_client import Handing
+from holdfast.cli.import_batch import Batch
 from holdfast.cli.import_sources import LocalSource, is_url, sources_at
 from holdfast.cli.output import Format, escape, print_json, say
 from holdfast.cli.sheets.appliance import plan_sheet
-from holdfast.cli.waiting import ended, finish
-from holdfast.spec.errors import Failed, HoldfastError, RemoteError
+from holdfast.cli.waiting import OperationCancelled, ended, finish
+from holdfast.spec.errors import Failed, InvalidInput, RemoteError
 
 Source = LocalSource | str
 """Files here, or a URL."""
@@ -24,16 +25,30 @@ class ImportsFailed(Failed):
     id = "imports-failed"
 
 
+class NoStateForKey(InvalidInput):
+    id = "no-state-for-key"
+
+
 class Importer:
     """`connect` opens a client; `body` is a VmImport without its files."""
 
     def __init__(
-        self, connect: Callable[[], Any], body: dict[str, Any], checksum: str | None, format_: Format
+        self,
+        connect: Callable[[], Any],
+        body: dict[str, Any],
+        format_: Format,
+        *,
+        checksum: str | None = None,
+        private_key: Path | None = None,
     ) -> None:
+        """`checksum` is of URLs; `private_key` that of the recipient of the firmware state."""
         self._connect = connect
         self._body = body
-        self._checksum = checksum
         self._format = format_
+        self._checksum = checksum
+        self._private_key = private_key
+        self._follow: Callable[[Any, dict[str, Any], str], Any] = lambda client, wire, _: ended(client, wire)
+        self._asking = threading.Lock()
 
     @staticmethod
     def sources(named: list[str], more: list[Path]) -> list[Source]:
@@ -42,6 +57,15 @@ class Importer:
         for text in named:
             found += [text] if is_url(text) else sources_at(Path(text).expanduser(), more)
         return found
+
+    def run(self, sources: list[Source], plan: bool, no_wait: bool, at_once: int) -> None:
+        """Plan or import all of them."""
+        if plan:
+            self.plan(sources)
+        elif len(sources) == 1:
+            self.import_one(sources[0], no_wait)
+        else:
+            self.import_all(sources, at_once)
 
     def plan(self, sources: list[Source]) -> None:
         """Print what each would become; of several as a list."""
@@ -63,43 +87,48 @@ class Importer:
         _require_started(result["result"] or {})
 
     def import_all(self, sources: list[Source], at_once: int) -> None:
-        """Every one, `at_once` at a time; what fails stops no other. Raises ImportsFailed."""
-        results: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(at_once) as pool:
-            for source, future in [(each, pool.submit(self._whole, each)) for each in sources]:
-                error = future.exception()
-                label = _label(source)
-                if isinstance(error, HoldfastError):
-                    results.append({"source": label, "error": error.as_dict()})
-                elif error is not None:
-                    raise error
-                else:
-                    results.append({"source": label, "operation": future.result()})
+        """Every one, `at_once` at a time; what fails stops no other.
+
+        Raises:
+            ImportsFailed, OperationCancelled: not all were imported.
+            LeftRunning: nobody waits for them any more.
+        """
+        batch = Batch(self._connect)
+        self._follow = batch.follow
+
+        def begin(source: Source) -> tuple[str, Callable[[Any], dict[str, Any]]]:
+            return _label(source), lambda client: self._begin(client, self._request(client, source))
+
+        results = batch.run([begin(source) for source in sources], at_once)
         if self._format is Format.JSON:
             print_json(results)
         failed = [each["source"] for each in results if "error" in each]
-        if failed:
-            raise ImportsFailed(
-                f"{len(failed)} of {len(results)} were not imported: {', '.join(failed[:10])}",
-                value=failed,
-                cure="See above why, and import those again.",
-            )
-
-    def _whole(self, source: Source) -> dict[str, Any]:
-        label = _label(source)
-        try:
-            with self._connect() as client:
-                wire = self._begin(client, self._request(client, source))
-                say(f"{label}: begun as {wire['subject']!r} (operation {wire['id']})")
-                done: dict[str, Any] = ended(client, wire, quiet=True).model_dump(mode="json")
-        except HoldfastError as error:
-            say(f"{label}: {error.message}")
-            raise
-        say(f"{label}: {done['subject']!r} is there")
-        return done
+        if not failed:
+            return
+        told = f"{len(failed)} of {len(results)} were not imported: {', '.join(failed[:10])}"
+        if batch.interrupted:
+            raise OperationCancelled(told, value=failed, cure="Import those again.")
+        raise ImportsFailed(told, value=failed, cure="See above why, and import those again.")
 
     def _request(self, client: Any, source: Source) -> dict[str, Any]:
-        return {**self._body, "files": self._files(client, source)}
+        request = {**self._body, "files": self._files(client, source)}
+        if self._private_key is not None:
+            request["content_key"] = self._content_key(client, request, self._private_key)
+        return request
+
+    def _content_key(self, client: Any, request: dict[str, Any], private_key: Path) -> str:
+        """The container lies in the source, perhaps far away; its key slot comes with the plan."""
+        from holdfast.api.content_key import content_key_of_slot
+
+        plan = client.wire("POST", "/v1/imports/plan", {**request, "passphrase": None})
+        state = plan["firmware_state"] or {}
+        if not state.get("slot"):
+            raise NoStateForKey(
+                f"{plan['name']!r} brings no firmware state along that a private key could open",
+                value=str(private_key),
+                cure="See its plan with --plan, or leave out --private-key.",
+            )
+        return content_key_of_slot(state["slot"], bytes.fromhex(state["bound"]), private_key)
 
     def _begin(self, client: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Licence agreements are shown on a terminal, and asked about."""
@@ -108,18 +137,21 @@ class Importer:
         except RemoteError as refused:
             if refused.wire_id != "eula-not-accepted" or not sys.stdin.isatty():
                 raise
-            for text in client.wire("POST", "/v1/imports/plan", request)["eulas"]:
-                sys.stderr.write(f"{escape(text, keep=chr(10))}\n\n")
-            sys.stderr.write("Do you accept? [y/N] ")
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                raise
+            plan = client.wire("POST", "/v1/imports/plan", request)
+            with self._asking:  # one question at a time
+                for text in plan["eulas"]:
+                    sys.stderr.write(f"{escape(text, keep=chr(10))}\n\n")
+                sys.stderr.write(f"Do you accept this for {escape(plan['name'])}? [y/N] ")
+                sys.stderr.flush()
+                if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                    raise
             wire = client.wire("POST", "/v1/imports", {**request, "accept_eulas": True})
         return wire
 
     def _files(self, client: Any, source: Source) -> list[dict[str, str]]:
         if isinstance(source, str):
             wire = client.wire("POST", "/v1/imports/fetch", {"url": source, "checksum": self._checksum})
-            result = ended(client, wire).result
+            result = self._follow(client, wire, source).result
             return [{"name": result["name"], "upload": result["upload"]}]
         return hand_over(client, source)
 

@@ -40,14 +40,25 @@ def typed(what: str, twice: bool = False) -> str:
 
 
 def passphrase(file: Path | None, twice: bool = False) -> str:
+    """As `given`."""
+    return given(file, "Passphrase", twice)
+
+
+def given(file: Path | None, what: str, twice: bool = False) -> str:
     """The first line of a file (`-`: standard input), or what is typed. Raises NoSuchFile and as `typed`."""
     if file is None or str(file) == "-":
-        return typed("Passphrase", twice)
+        return typed(what, twice)
     try:
         with file.expanduser().open(encoding="utf-8") as stream:
             secret = stream.readline(_LONGEST).rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise NoSuchFile(f"no passphrase can be read from {str(file)!r}", value=str(file)) from error
+        raise NoSuchFile(
+            f"no {what.lower()} can be read from {str(file)!r}", value=str(file), cure="Check its path."
+        ) from error
     if not secret:
-        raise NoSecretGiven(f"the first line of {str(file)!r} is empty", value=str(file))
+        raise NoSecretGiven(
+            f"the first line of {str(file)!r} is empty",
+            value=str(file),
+            cure=f"Write the {what.lower()} into its first line.",
+        )
     return secret

@@ -39,21 +39,6 @@ def write_new(path: Path, data: bytes) -> None:
         raise not_written(path, error) from error
 
 
-def new_folder(path: Path) -> None:
-    """Make a folder that only its owner may look into; one that exists is left alone.
-
-    Raises:
-        FileExists: it does.
-        FileNotWritten: it cannot be made.
-    """
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError as error:
-        raise FileExists(f"{str(path)!r} exists", value=str(path), cure="Name another folder.") from error
-    except OSError as error:
-        raise not_written(path, error) from error
-
-
 def not_written(path: Path, error: OSError) -> FileNotWritten:
     return FileNotWritten(
         f"{str(path)!r} cannot be written: {error.strerror}", value=str(path), cure="Name another file."

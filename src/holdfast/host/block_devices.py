@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.spec.errors import Conflict, InvalidInput
+from holdfast.spec.units import MIB, format_size
 
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
+_BLKSSZGET = 0x1268
+_BLKROGET = 0x125E
+_LEAST = MIB  # as of every other disk
 _STABLE = ("dev/disk/by-id", "dev/mapper")
 """Folders with names that a device keeps over restarts of the host, the best first."""
 
@@ -28,6 +32,10 @@ class BlockDeviceInUse(Conflict):
     id = "block-device-in-use"
 
 
+class BlockDeviceTooSmall(InvalidInput):
+    id = "block-device-too-small"
+
+
 @dataclass(frozen=True)
 class BlockDevice:
     path: str
@@ -36,6 +44,8 @@ class BlockDevice:
     """Of the device (st_rdev); the same under every name."""
     size: int
     """Bytes."""
+    shares: frozenset[int]
+    """Numbers of the devices with bytes of this one: itself, its partitions, what it is a partition of."""
 
 
 def look_at(path: str, root: Path = Path("/")) -> BlockDevice:
@@ -43,20 +53,34 @@ def look_at(path: str, root: Path = Path("/")) -> BlockDevice:
 
     Raises:
         NotABlockDevice: it is none, or is not there, or is empty or read-only.
+        BlockDeviceTooSmall: it has less than 1 MiB.
         BlockDeviceInUse: it, or a part of it, is mounted, or something else is built on it.
     """
     number = _number(path)
     folder = root / "sys/dev/block" / f"{os.major(number)}:{os.minor(number)}"
-    for part in (folder, *(each.parent for each in sorted(folder.glob("*/partition")))):
+    parts = [each.parent for each in sorted(folder.glob("*/partition"))]
+    for part in (folder, *parts):
         _require_unused(path, part, root)
     fd = open_exclusively(path)
     try:
         size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
+        fixed = _number_from(fd, _BLKROGET)
     finally:
         os.close(fd)
+    if fixed:
+        raise NotABlockDevice(f"{path} is read-only", value=path, cure="Name another.")
     if size == 0:
         raise NotABlockDevice(f"{path} has no content: its size is 0", value=path, cure="Name another.")
-    return BlockDevice(_stable(path, number, root), number, size)
+    if size < _LEAST:
+        raise BlockDeviceTooSmall(
+            f"{path} has {format_size(size)}; a disk has {format_size(_LEAST)} at least",
+            value=size,
+            cure="Name another.",
+        )
+    whole = [folder.resolve().parent] if (folder / "partition").exists() else []
+    numbers = {_as_number(_told(each)) for each in (*parts, *whole)}
+    shares = frozenset({number, *(each for each in numbers if each is not None)})
+    return BlockDevice(_stable(path, number, root), number, size, shares)
 
 
 def number_of(path: str) -> int | None:
@@ -68,14 +92,16 @@ def number_of(path: str) -> int | None:
 
 
 def open_exclusively(path: str) -> int:
-    """A descriptor for reading and writing, which the caller closes.
+    """A descriptor for reading and writing past the page cache, which the caller closes.
+
+    QEMU 9.1 and later take only one that is opened as they would open it themselves (monitor/fds.c).
 
     Raises:
         NotABlockDevice: it is none, or cannot be opened.
         BlockDeviceInUse: something else has it.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _in_use(path, "something on this host uses it") from error
@@ -88,6 +114,15 @@ def open_exclusively(path: str) -> int:
         os.close(fd)
         raise _no_device(path)
     return fd
+
+
+def sector_of(fd: int) -> int:
+    """Bytes of the smallest piece of a device that can be written: 512, or 4096."""
+    return _number_from(fd, _BLKSSZGET)
+
+
+def _number_from(fd: int, request: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))[0])
 
 
 def _number(path: str) -> int:
@@ -111,8 +146,7 @@ def _no_device(path: str) -> NotABlockDevice:
 
 
 def _require_unused(path: str, part: Path, root: Path) -> None:
-    number = (part / "dev").read_text().strip() if (part / "dev").exists() else ""
-    name = part.resolve().name
+    number, name = _told(part), part.resolve().name
     for line in (root / "proc/self/mountinfo").read_text(errors="replace").splitlines():
         fields = line.split()
         if fields[2:3] == [number]:
@@ -123,6 +157,14 @@ def _require_unused(path: str, part: Path, root: Path) -> None:
     for line in (root / "proc/swaps").read_text(errors="replace").splitlines()[1:]:
         if number_of(line.split()[0]) == _as_number(number):
             raise _in_use(path, f"{name} is swap space")
+
+
+def _told(folder: Path) -> str:
+    """`major:minor` of the device that a folder of /sys is of; "" where it has none."""
+    try:
+        return (folder / "dev").read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _as_number(text: str) -> int | None:

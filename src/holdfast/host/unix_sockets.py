@@ -10,8 +10,11 @@ from pathlib import Path
 from holdfast.host.processes import Identity
 
 
-def listening(path: Path, identity: Identity | None = None) -> socket.socket:
-    """A listening stream socket at `path` (replaced if there), 0600, for `identity` to connect to."""
+def listening(path: Path, identity: Identity | None = None, waiting: int = 1) -> socket.socket:
+    """A listening stream socket at `path` (replaced if there), 0600, for `identity` to connect to.
+
+    `waiting`: connections that may wait to be accepted.
+    """
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -19,7 +22,7 @@ def listening(path: Path, identity: Identity | None = None) -> socket.socket:
         path.chmod(0o600)
         if identity:
             os.chown(path, identity.uid, identity.gid)
-        listener.listen(1)
+        listener.listen(waiting)
     except BaseException:
         listener.close()
         raise

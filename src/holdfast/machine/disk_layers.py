@@ -28,6 +28,11 @@ async def block_nodes(session: QmpSession) -> dict[str, dict[str, Any]]:
     return {node["node-name"]: node for node in found}
 
 
+def layer_node(name: str) -> str:
+    """Name of the node of a layer's content."""
+    return f"{_FORMAT}{name}"
+
+
 class DiskLayers:
     """The layers that one process has open."""
 

@@ -20,9 +20,11 @@ from holdfast.machine.block_errors import BlockErrors
 from holdfast.machine.block_jobs import BlockJobs
 from holdfast.machine.capabilities import Capabilities, CapabilityProbe
 from holdfast.machine.cd_plug import CdPlug
+from holdfast.machine.change_maps import ChangeMaps
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_move import DiskMove
 from holdfast.machine.disk_plug import DiskPlug
+from holdfast.machine.disk_snapshot import DiskSnapshot
 from holdfast.machine.hotplug import HotPlug
 from holdfast.machine.instant import Instant
 from holdfast.machine.memory_stream import MemoryStream
@@ -127,6 +129,16 @@ class RunningMachine:
     def moves(self) -> DiskMove:
         """Disks that are moved to other layers while it runs."""
         return DiskMove(self._session, io_uring=self._capabilities.io_uring)
+
+    @property
+    def change_maps(self) -> ChangeMaps:
+        """Maps of what its guest has written."""
+        return ChangeMaps(self._session)
+
+    @property
+    def snapshot(self) -> DiskSnapshot:
+        """Its disks as they were at one instant."""
+        return DiskSnapshot(self._session)
 
     @property
     def size(self) -> SizePlug:

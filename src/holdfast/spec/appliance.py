@@ -5,8 +5,9 @@ function makes an `ImportPlan` of it and of what is known of this host.
 """
 
 from enum import StrEnum
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
@@ -37,6 +38,7 @@ class SourceKind(StrEnum):
     LIBVIRT = "libvirt"
     PROXMOX = "proxmox"
     DISK = "disk"
+    VSPHERE = "vsphere"
 
 
 class FirmwareKind(StrEnum):
@@ -100,6 +102,8 @@ class Appliance(Frozen):
     tpm: bool | None = None
     nvram: str | None = None
     """Name of the file with the firmware's variables."""
+    firmware_state: str | None = None
+    """Name of the file with the firmware state that Holdfast exported along."""
     disks: tuple[ApplianceDisk, ...] = ()
     """In the order in which the firmware tries them."""
     nics: tuple[ApplianceNic, ...] = ()
@@ -125,6 +129,8 @@ class PlannedDisk(Frozen):
     """Bytes to be read."""
     bus: DiskBus
     gzip: bool = False
+    pool: str | None = None
+    """None: the VM's own folder."""
 
 
 class PlannedNic(Frozen):
@@ -152,6 +158,33 @@ class Signature(Frozen):
     """The certificate's own dates hold."""
     text: str
     """Why it does not fit; empty where it does."""
+    known: bool = False
+    """A path leads from the certificate to an authority that this host trusts."""
+    fingerprint: str = ""
+    """SHA-256 of the certificate, in hex."""
+
+
+class PoolRoom(Frozen):
+    """What an import takes of one pool."""
+
+    pool: str
+    """`local` is where VMs' own folders lie."""
+    needed: int
+    """Bytes, estimated."""
+    free: int | None
+    """Bytes; None: it does not tell."""
+
+
+class PlannedState(Frozen):
+    """The firmware state of a VM that Holdfast exported, encrypted."""
+
+    file: str
+    taken: bool
+    """The VM gets it, whole, in place of a new one."""
+    slot: dict[str, Any] = {}
+    """Key slot of its container, not secret: the recipient's private key makes a content key of it."""
+    bound: str = ""
+    """Hex; ties the slot to its container."""
 
 
 class ImportPlan(Frozen):
@@ -177,10 +210,15 @@ class ImportPlan(Frozen):
     manifest: str | None = None
     """Algorithm of the checksums that will be verified; None: there are none."""
     signature: Signature | None = None
+    firmware_state: PlannedState | None = None
+    """None: the source brings none along."""
     findings: tuple[Finding, ...] = ()
     space_needed: int
-    """Bytes of this host's disk, estimated."""
+    """Bytes in all, estimated."""
     space_free: int
+    """Bytes where VMs lie."""
+    space: tuple[PoolRoom, ...] = ()
+    """By pool."""
     seconds: int
     """Estimated."""
 
@@ -194,12 +232,9 @@ class ImportFile(Frozen):
     """Id of an upload, or of a file that was handed over."""
 
 
-class VmImport(Frozen):
-    """A source, and what is to be different from what it says."""
+class ImportChoices(Frozen):
+    """What is to be different from what a source says."""
 
-    files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
-    machine: str | None = Field(default=None, max_length=255)
-    """Which one, where the source has several; its name or id."""
     name: Name | None = None
     """None: the source's."""
     switches: dict[str, str] = Field(default={}, max_length=64)
@@ -210,6 +245,22 @@ class VmImport(Frozen):
     """None: as the source."""
     accept_eulas: bool = False
     start: bool = False
+
+
+class VmImport(ImportChoices):
+    """A source, and what is to be different from what it says."""
+
+    files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
+    machine: str | None = Field(default=None, max_length=255)
+    """Which one, where the source has several; its name or id."""
+    pools: dict[str, str] = Field(default={}, max_length=64)
+    """A disk, by its id in the plan or in the source, to the pool for its volume; `*` is for all others."""
+    passphrase: SecretStr | None = None
+    """Opens the firmware state that comes along; without this and the next it is not taken."""
+    content_key: SecretStr | None = None
+    """64 hexadecimal digits: what the recipient's private key, which stays with its owner, opened."""
+    same_tpm: bool = False
+    """Take over the TPM identity of a VM that this host has too."""
 
 
 class ImportFetch(Frozen):

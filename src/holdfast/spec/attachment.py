@@ -152,6 +152,8 @@ class DiskAttachment(Frozen):
     on_error: OnDiskError = OnDiskError.REPORT
     queues: int | None = None
     """Request queues of a virtio disk; None: one for each CPU that the machine has when it gets the disk."""
+    sector: int = 512
+    """Bytes of a sector as the guest sees it: what is on a device may be laid out by its own."""
 
 
 class CdAttachment(Frozen):

@@ -2,13 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
 
 from pydantic import Field
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
-from holdfast.spec.vm import VmSpec
 
 MAX_NOTES = 4096
 
@@ -83,15 +81,3 @@ class CheckpointSchedule(Frozen):
     max_age_seconds: int | None = Field(default=None, ge=60, le=10 * 366 * 86400)
     """Scheduled ones older than this are deleted; None: whatever their age."""
     type: CheckpointWish = CheckpointWish.PRODUCTION
-
-
-class ExportManifest(Frozen):
-    """What lies beside the disks of an export and describes them."""
-
-    version: Literal[1] = 1
-    vm: str
-    checkpoint: str
-    type: CheckpointType
-    notes: str
-    created: datetime
-    spec: VmSpec

@@ -45,58 +45,8 @@ async def to_qcow2(
         NoSpace, ConversionFailed: it could not be made; `target` is gone.
     """
     node: dict[str, Any] = {"driver": format, "file": FilePlace(path=source).protocol()}
-    size = source.stat().st_size
-    await _convert(processes, node, size, target, owner, identity, progress, virtual_size, options)
-
-
-async def to_volume(
-    processes: Processes,
-    node: dict[str, Any],
-    target: Path,
-    *,
-    source_size: int,
-    virtual_size: int,
-    largest: int,
-    owner: str,
-    identity: Identity | None,
-    progress: Progress,
-) -> None:
-    """Make `target` a volume with what a node of QEMU's block layer shows (QAPI BlockdevOptions).
-
-    Args:
-        source_size: bytes that will be read, for the patience with it.
-        largest: bytes that `target` may have, however much `node` turns out to hold.
-
-    Raises as `to_qcow2`.
-    """
-    await _convert(
-        processes,
-        node,
-        source_size,
-        target,
-        owner,
-        identity,
-        progress,
-        virtual_size,
-        VOLUME_OPTIONS,
-        largest,
-    )
-
-
-async def _convert(
-    processes: Processes,
-    node: dict[str, Any],
-    source_size: int,
-    target: Path,
-    owner: str,
-    identity: Identity | None,
-    progress: Progress | None,
-    virtual_size: int | None,
-    options: str,
-    largest: int | None = None,
-) -> None:
-    if node["driver"] == "qcow2":
-        node.setdefault("backing", None)
+    if format == "qcow2":
+        node["backing"] = None
     await asyncio.to_thread(make_empty, target, identity)
     try:
         await qemu_img(
@@ -105,8 +55,8 @@ async def _convert(
             owner=owner,
             target=target,
             identity=identity,
-            largest=largest if largest is not None else largest_qcow2(virtual_size),
-            cpu_seconds=patience(source_size + (virtual_size or 0)),
+            largest=largest_qcow2(virtual_size),
+            cpu_seconds=patience(source.stat().st_size + (virtual_size or 0)),
             progress=progress,
         )
         await asyncio.to_thread(take_back, target)

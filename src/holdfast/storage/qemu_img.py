@@ -57,7 +57,7 @@ async def qemu_img(
     """
     room = _ENDLESS  # a device is as large as it is
     if target is not None and not target.is_block_device():
-        room = max(free_space(target.parent)[0] - _RESERVE, 16 * MIB)
+        room = room_for(target)
     limits = Limits(
         address_space=_ADDRESS_SPACE,
         cpu_seconds=cpu_seconds,
@@ -81,6 +81,11 @@ async def qemu_img(
     if done.returncode:
         raise _failure(done, target)
     return done
+
+
+def room_for(target: Path) -> int:
+    """Bytes by which a file may grow, so that the catalog and running VMs have room left."""
+    return max(free_space(target.parent)[0] - _RESERVE, 16 * MIB)
 
 
 def _percentages(progress: Progress) -> Callable[[bytes], None]:

@@ -1,7 +1,7 @@
 """The process that turns a streamOptimized VMDK into a volume: `python -m holdfast.storage.stream_work`.
 
     reader ──▶ inflate, write (two threads a CPU) ──▶ volume
-       └─────▶ digests (a thread)                    every 256 MiB: drain ──▶ sync, mark (a thread)
+       └─────▶ digests (a thread)                    every 64 MiB: drain ──▶ sync, mark (a thread)
 
 It gets its order as JSON on standard input and its files as open descriptors, gives its rights up, and
 says on standard output, a line of JSON each, how far it is and how it ended. It opens no file.
@@ -25,7 +25,7 @@ from holdfast.storage.formats.refusals import DiskLargerThanPlanned
 from holdfast.storage.formats.vmdk_stream import Grain, GrainStream, Layout, inflate, layout
 from holdfast.storage.marks import Mark, read_mark, write_mark
 
-MARK_EVERY = 256 * MIB
+MARK_EVERY = 64 * MIB
 """Bytes of the disk between two marks."""
 _MOST_THREADS = 8
 """Twice as many as CPUs up to this: one inflates while another waits for the disk."""

@@ -98,6 +98,42 @@ async def flatten(
 
     `identity` must be able to read the chain. Raises NoSpace, ConversionFailed.
     """
+    await fill_volume(
+        processes,
+        _node(layers),
+        target,
+        size,
+        format,
+        owner=owner,
+        identity=identity,
+        progress=progress,
+        secrets=await keys_of([layer.place for layer in layers]),
+    )
+
+
+async def fill_volume(
+    processes: Processes,
+    source: Mapping[str, Any],
+    target: Place,
+    size: int,
+    format: VolumeFormat,
+    *,
+    owner: str,
+    identity: Identity | None,
+    progress: Progress | None,
+    secrets: Mapping[str, bytes] | None = None,
+    largest: int | None = None,
+) -> None:
+    """Make `target` a volume of `size` bytes with what a node of QEMU's block layer shows.
+
+    Args:
+        source: QAPI BlockdevOptions, the backing of each layer said.
+        identity: who reads it and so must be able to.
+        secrets: what `source` needs.
+        largest: bytes that a file may have, however much `source` turns out to hold; None: all of `size`.
+
+    Raises NoSpace, ConversionFailed.
+    """
     await make_volume(processes, target, size, format, owner=owner)
     if identity and not isinstance(target, RbdPlace):
         await asyncio.to_thread(os.chown, target.path, identity.uid, identity.gid)
@@ -106,16 +142,16 @@ async def flatten(
         processes,
         [
             *("convert", "-p", "-n", "--target-is-zero", "--target-image-opts"),
-            *(f"json:{json.dumps(_node(layers))}", into),
+            *(f"json:{json.dumps(source)}", into),
         ],
         owner=owner,
         target=_file(target),
         identity=identity,
-        largest=largest_qcow2(size),
+        largest=largest if largest is not None else largest_qcow2(size),
         apparent=_apparent(format, size),
         cpu_seconds=patience(size),
         progress=progress,
-        secrets=await keys_of([target, *(layer.place for layer in layers)]),
+        secrets={**await keys_of([target]), **(secrets or {})},
     )
 
 

@@ -110,28 +110,25 @@ class Volumes:
         self,
         vm_name: str,
         disk: Disk,
-        write: Callable[[Path], Awaitable[int]],
+        write: Callable[[Place], Awaitable[None]],
         *,
         identity: Identity | None,
-        operation: str,
     ) -> None:
-        """Make a disk in the VM's own folder by `write`.
+        """Make a disk by `write`, which is told where its volume is to be made.
 
-        `write` makes the qcow2 file it is told and returns the bytes a guest sees. A disk that has its
-        volume already is whole and stays. Raises what `write` raises, and nothing is left behind then.
+        A disk that has its volume already is whole and stays. What an interrupted run left is given to
+        `write` as it is, and is left again where this one is cancelled. Raises PoolNotFound, PoolVanished
+        and what `write` raises; nothing is left behind then.
         """
         pool, volume = self._pools.of(disk.pool), ids_of(vm_name, disk)[0]
         if await pool.has(volume):
             return
-
-        async def fill(draft: Place) -> None:
-            path = Layer(place=draft, format="qcow2").path
-            size = await write(path)
-            if size < disk.size:
-                owner = f"operation:{operation}"
-                await resize_volume(self._processes, draft, disk.size, disk.format, owner=owner)
-
-        await self._made(pool, volume, disk.size, identity, fill)
+        try:
+            await write(await pool.left(volume) or await pool.allocate(volume, disk.size))
+            await pool.publish(volume, identity)
+        except Exception:
+            await asyncio.shield(_discarded(pool, volume))
+            raise
 
     async def create_overlay(
         self, vm_name: str, disk: Disk, volume: str, *, identity: Identity | None, operation: str

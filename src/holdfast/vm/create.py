@@ -12,6 +12,7 @@ from pathlib import Path
 from holdfast.host.files import own, remove_tree, write_atomic
 from holdfast.host.processes import Identity
 from holdfast.operations.procedure import Job, Procedure
+from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Disk, UefiBoot, VmState
 from holdfast.storage.seed_disc import write_seed_disc
@@ -81,7 +82,7 @@ class MakeParts(_Making):
             for disk in record.spec.disks:
                 group.create_task(self._make_disk(job, owner, disk))
             boot = record.spec.boot
-            if isinstance(boot, UefiBoot):
+            if isinstance(boot, UefiBoot) and not self._has_firmware_state(job):
                 group.create_task(
                     self._rooms.variables.make(
                         choose_firmware(boot.secure_boot).template,
@@ -92,6 +93,10 @@ class MakeParts(_Making):
                 )
                 if boot.tpm:
                     group.create_task(self._rooms.vtpm.manufacture(record.id, folder, identity))
+
+    def _has_firmware_state(self, job: Job) -> bool:
+        """An earlier phase has put it."""
+        return False
 
     async def _make_disk(self, job: Job, owner: VmOwner, disk: Disk) -> None:
         full = job.params["full_copies"].get(disk.id)
@@ -202,7 +207,8 @@ async def remove_vm(rooms: Rooms, owner: VmOwner, forget: Forget) -> None:
         await owner.kill()
     for disk in in_pools(await specs_of(rooms, record)):
         found = await rooms.volumes.layers_found(record.name, disk.pool)
-        await rooms.volumes.delete_layers(record.name, disk, found)
+        # With its own, whether found or not, goes what is only a draft.
+        await rooms.volumes.delete_layers(record.name, disk, found.union(own_layers(disk)))
     folder, doomed = rooms.state.vm(record.name), _set_aside_folder(rooms, record.id)
 
     def set_aside() -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from holdfast.host.block_devices import open_exclusively
+from holdfast.host.block_devices import open_exclusively, sector_of
 from holdfast.machine.devices.disks import opened_place
 from holdfast.spec.attachment import DiskAttachment, Layer, OnDiskError
 from holdfast.spec.vm import Disk, VmSpec
@@ -30,7 +30,9 @@ def open_disk(rooms: Rooms, vm_name: str, disk: Disk, machine: VmSpec | None = N
     if disk.device is None:
         return OpenedDisk(_attachment(disk, rooms.volumes.chain(vm_name, disk), machine))
     layer = Layer(place=opened_place(disk.id), format="raw", name=disk.id)
-    return OpenedDisk(_attachment(disk, (layer,), machine), open_exclusively(disk.device))
+    attachment = _attachment(disk, (layer,), machine)
+    fd = open_exclusively(disk.device)
+    return OpenedDisk(attachment.model_copy(update={"sector": sector_of(fd)}), fd)
 
 
 def descriptors_of(disks: Iterable[OpenedDisk]) -> list[int]:

@@ -141,12 +141,12 @@ class DiskWork:
         return disk, {disk_id: image.digest} if image else {}
 
     async def _require_lone(self, device: BlockDevice) -> None:
-        """Also where the other VM is off, and under whatever name it has the device."""
+        """Also where the other VM is off, and under whatever name it has the device, or a part of it."""
         for record in await self._rooms.records.all():
             for disk in (disk for spec in records.own_specs(record) for disk in spec.disks):
-                if disk.device is not None and number_of(disk.device) == device.number:
+                if disk.device is not None and number_of(disk.device) in device.shares:
                     raise BlockDeviceInUse(
-                        f"{device.path} is {disk.id} of VM {record.name!r}",
+                        f"{disk.device} is {disk.id} of VM {record.name!r}",
                         value=device.path,
                         cure=f"Remove it there first: `holdfast disk remove {record.name} {disk.id}`.",
                     )

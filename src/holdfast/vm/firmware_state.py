@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 
 from holdfast.host.threads import to_its_end
 from holdfast.operations.engine import Operations
@@ -124,7 +125,7 @@ class VmFirmware:
         return await self._registry.show(owner.record.id)
 
     async def _opened(self, owner: VmOwner, path: Path, request: StateImport) -> FirmwareState:
-        opener = _opener(request)
+        opener = state_opener(request.passphrase, request.content_key)
         try:
             data = await asyncio.to_thread(read_bounded, path, LONGEST)
         except OSError as error:
@@ -297,16 +298,17 @@ def export_lock(request: StateExport) -> Lock:
     return lock
 
 
-def _opener(request: StateImport) -> Opener:
-    if (request.passphrase is None) == (request.content_key is None):
+def state_opener(passphrase: SecretStr | None, content_key: SecretStr | None) -> Opener:
+    """What opens an export. Raises OneProtection, BadContentKey."""
+    if (passphrase is None) == (content_key is None):
         raise OneProtection(
             "an import is opened by a passphrase or by the recipient's private key: exactly one of them",
             cure="Give --passphrase-file or --private-key.",
         )
-    if request.passphrase is not None:
-        return PassphraseLock(request.passphrase.get_secret_value())
-    assert request.content_key is not None  # noqa: S101  (one of the two is there)
-    return ContentKey.of_hex(request.content_key.get_secret_value())
+    if passphrase is not None:
+        return PassphraseLock(passphrase.get_secret_value())
+    assert content_key is not None  # noqa: S101  (one of the two is there)
+    return ContentKey.of_hex(content_key.get_secret_value())
 
 
 def _require_alike(record: records.VmRecord, has_tpm: bool) -> None:

@@ -6,7 +6,9 @@ sees all of it at once.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from holdfast.spec.appliance import (
     Appliance,
@@ -14,31 +16,25 @@ from holdfast.spec.appliance import (
     ApplianceNic,
     Finding,
     FirmwareKind,
+    ImportChoices,
     ImportPlan,
     PlannedDisk,
     PlannedNic,
+    PlannedState,
     Severity,
     Signature,
-    VmImport,
 )
 from holdfast.spec.names import MAX_NAME, BadName, check_name
 from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import MIN_MEMORY, DiskBus, GuestOs
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import Drivers
+from holdfast.vm.import_room import PoolChoice, PoolFacts, judge_room, room_needed, room_of
 
 _DEFAULT_CPUS = 1
 _DEFAULT_MEMORY = 2 * GIB
-_OVERHEAD = 64 * MIB
-"""Room that a VM needs beside its disks' data: variable store, vTPM, logs, first writes."""
-_RESERVE = 512 * MIB
-"""Bytes of the file system that an import leaves to others."""
 _READ_RATE = 150 * MIB
 """Bytes of a source a second: what one core unpacks of a VMDK stream."""
-_EXPANSION = 3
-"""Times its size that a compressed disk usually becomes, where the source does not say."""
-_MOST_EXPANSION = 1000
-"""Times its file's size that a disk larger than all free space may show; even an empty one has tables."""
 _ALL = "*"
 
 
@@ -57,6 +53,24 @@ class DiskFacts:
 
 
 @dataclass(frozen=True)
+class StateFacts:
+    """What the container of firmware state in a source says of itself, and whether it is to be taken."""
+
+    file: str
+    """Empty where something that opens it was given, and there is none."""
+    wanted: bool
+    """Something that opens it was given."""
+    same_tpm: bool = False
+    """It may be the TPM of a VM of this host."""
+    problem: Finding | None = None
+    """Why it cannot be taken."""
+    identity: str | None = None
+    """Id of the VM that its TPM was made for; None: it holds no TPM."""
+    slot: Mapping[str, Any] = field(default_factory=dict)
+    bound: bytes = b""
+
+
+@dataclass(frozen=True)
 class SourceFacts:
     """What is known of the files beside their description."""
 
@@ -65,6 +79,7 @@ class SourceFacts:
     findings: tuple[Finding, ...] = ()
     manifest: str | None = None
     signature: Signature | None = None
+    state: StateFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,10 @@ class HostFacts:
     """Of VMs, in lower case."""
     ids: frozenset[str]
     """Of VMs."""
+    tpms: Mapping[str, str] = field(default_factory=dict)
+    """Identity of a TPM to the VM that has it."""
+    pools: Mapping[str, PoolFacts] = field(default_factory=dict)
+    """Those that were asked for, by their names in lower case."""
 
 
 class _Notes:
@@ -99,28 +118,32 @@ class _Notes:
         self.found.append(Finding(id=id_, severity=Severity.ERROR, text=text))
 
 
-def plan_import(appliance: Appliance, source: SourceFacts, host: HostFacts, request: VmImport) -> ImportPlan:
-    """What an import would do."""
+def plan_import(
+    appliance: Appliance,
+    source: SourceFacts,
+    host: HostFacts,
+    request: ImportChoices,
+    pools: Mapping[str, str] = MappingProxyType({}),
+) -> ImportPlan:
+    """What an import would do; `pools` is as `VmImport.pools`."""
     notes = _Notes()
     name = _name(appliance, host, request, notes)
     cpus, memory = _size(appliance, host, notes)
     os = _guest_os(appliance, source, notes)
-    disks = _disks(appliance, source, os, notes)
+    choice = PoolChoice(pools, host.pools, notes.found)
+    disks = _disks(appliance, source, os, choice, notes)
     nics = _nics(appliance.nics, host, request, notes)
+    state = _state(source.state, host, request, notes)
     secure_boot, tpm = _firmware(appliance, source, request, notes)
     _guest(appliance, os, notes)
     _drivers(source, os, disks, notes)
     _identity(appliance, host, notes)
     if appliance.eulas and not request.accept_eulas:
         notes.info("eula", f"{len(appliance.eulas)} licence agreements are to be accepted before the import")
-    needed = _space(appliance, source, notes)
-    _growth(disks, host, notes)
-    if needed + _RESERVE > host.space_free:
-        notes.error(
-            "no-space",
-            f"about {format_size(needed)} are needed,"
-            f" and {format_size(max(host.space_free - _RESERVE, 0))} can be had",
-        )
+    space = room_needed(disks, {disk.id: disk.populated for disk in appliance.disks})
+    rooms = room_of(space, host.space_free, host.pools)
+    notes.found += judge_room(disks, rooms)
+    needed = sum(space.values())
     findings = (*source.findings, *appliance.findings, *notes.found)
     return ImportPlan(
         importable=not any(each.severity is Severity.ERROR for each in findings),
@@ -139,9 +162,11 @@ def plan_import(appliance: Appliance, source: SourceFacts, host: HostFacts, requ
         eulas=appliance.eulas,
         manifest=source.manifest,
         signature=source.signature,
+        firmware_state=state,
         findings=tuple(sorted(findings, key=_weight)),
         space_needed=needed,
         space_free=host.space_free,
+        space=rooms,
         seconds=_seconds(source, needed),
     )
 
@@ -150,7 +175,7 @@ def _weight(finding: Finding) -> int:
     return (Severity.ERROR, Severity.WARNING, Severity.INFO).index(finding.severity)
 
 
-def _name(appliance: Appliance, host: HostFacts, request: VmImport, notes: _Notes) -> str:
+def _name(appliance: Appliance, host: HostFacts, request: ImportChoices, notes: _Notes) -> str:
     wanted = request.name or appliance.name
     name = usable_name(wanted)
     if name != wanted:
@@ -205,7 +230,9 @@ def _guest_os(appliance: Appliance, source: SourceFacts, notes: _Notes) -> Guest
     return GuestOs.LINUX
 
 
-def _disks(appliance: Appliance, source: SourceFacts, os: GuestOs, notes: _Notes) -> tuple[PlannedDisk, ...]:
+def _disks(
+    appliance: Appliance, source: SourceFacts, os: GuestOs, choice: PoolChoice, notes: _Notes
+) -> tuple[PlannedDisk, ...]:
     # Windows starts from NVMe with what it brings along; from virtio only with drivers put in before.
     bus = DiskBus.NVME if os is GuestOs.WINDOWS else DiskBus.VIRTIO
     planned = []
@@ -232,8 +259,10 @@ def _disks(appliance: Appliance, source: SourceFacts, os: GuestOs, notes: _Notes
                 file_size=facts.file_size if facts else 0,
                 bus=bus,
                 gzip=disk.gzip,
+                pool=choice.of(f"disk{index}", disk.id),
             )
         )
+    choice.check({name for disk in planned for name in (disk.id, disk.source)})
     if not planned:
         notes.error("no-disks", "the machine has no disks")
     _bus_changes(appliance.disks, bus, notes)
@@ -249,7 +278,7 @@ def _bus_changes(disks: tuple[ApplianceDisk, ...], bus: DiskBus, notes: _Notes) 
 
 
 def _nics(
-    nics: tuple[ApplianceNic, ...], host: HostFacts, request: VmImport, notes: _Notes
+    nics: tuple[ApplianceNic, ...], host: HostFacts, request: ImportChoices, notes: _Notes
 ) -> tuple[PlannedNic, ...]:
     planned: list[PlannedNic] = []
     switches = {name.lower(): name for name in host.switches}
@@ -295,8 +324,49 @@ def _nics(
     return tuple(planned)
 
 
+def _state(
+    state: StateFacts | None, host: HostFacts, request: ImportChoices, notes: _Notes
+) -> PlannedState | None:
+    """The firmware state that came along: taken where something opens it, else said to stay behind."""
+    if state is None:
+        return None
+    if not state.file:
+        notes.error("no-firmware-state", "the source brings no firmware state along that could be opened")
+        return None
+    other = host.tpms.get(state.identity) if state.identity else None
+    if not state.wanted:
+        why = (
+            f"it cannot be read: {state.problem.text}"
+            if state.problem
+            else "nothing was given that opens it (--passphrase-file or --private-key)"
+        )
+        notes.warning(
+            "firmware-state-not-taken",
+            f"the firmware state in {state.file[:120]!r} (UEFI variables and TPM) stays behind: {why}",
+        )
+    elif state.problem is not None:
+        notes.found.append(state.problem)
+    elif request.tpm is not None and request.tpm is not (state.identity is not None):
+        holds = "holds a TPM" if state.identity else "holds no TPM"
+        notes.error("firmware-state-unlike", f"the firmware state {holds}: leave out --tpm and --no-tpm")
+    elif other is not None and not state.same_tpm:
+        notes.error(
+            "firmware-state-of-another-vm",
+            f"VM {other!r} of this host has the TPM that the firmware state holds; add --same-tpm if this one"
+            " takes its place: the two must never both run",
+        )
+    else:
+        notes.info(
+            "firmware-state-taken",
+            "UEFI variables and TPM come along: the machine that they are of must never run again"
+            if state.identity
+            else "the UEFI variables come along",
+        )
+    return PlannedState(file=state.file, taken=state.wanted, slot=dict(state.slot), bound=state.bound.hex())
+
+
 def _firmware(
-    appliance: Appliance, source: SourceFacts, request: VmImport, notes: _Notes
+    appliance: Appliance, source: SourceFacts, request: ImportChoices, notes: _Notes
 ) -> tuple[bool, bool]:
     """Secure Boot and TPM; how the machine will start goes into the notes."""
     looks = [facts.boot for disk in appliance.disks if (facts := source.disks.get(disk.id)) and facts.boot]
@@ -313,6 +383,8 @@ def _firmware(
     elif not secure_boot:
         notes.info("secure-boot-off", "Secure Boot is off, as it was; --secure-boot turns it on")
     tpm = bool(appliance.tpm) if request.tpm is None else request.tpm
+    if source.state is not None and source.state.file and source.state.wanted:
+        return secure_boot, source.state.identity is not None
     if appliance.tpm:
         notes.warning(
             "tpm-new" if tpm else "tpm-dropped",
@@ -404,42 +476,6 @@ def _identity(appliance: Appliance, host: HostFacts, notes: _Notes) -> None:
         notes.warning("uuid-not-kept", f"the machine gets a new UUID: {appliance.id} is that of a VM here")
     else:
         notes.info("uuid-kept", f"the machine keeps its UUID {appliance.id}")
-
-
-def _space(appliance: Appliance, source: SourceFacts, notes: _Notes) -> int:
-    total = _OVERHEAD
-    for disk in appliance.disks:
-        facts = source.disks.get(disk.id)
-        if facts is None:
-            continue
-        size = facts.size or disk.capacity or facts.file_size
-        packed = facts.format == "vmdk" or disk.gzip or facts.format == "qcow2"
-        guess = disk.populated or facts.file_size * (_EXPANSION if packed else 1)
-        total += min(max(guess, facts.file_size), size)
-        if disk.gzip:
-            total += size
-            notes.info(
-                "gzip", f"disk {disk.id!r} is compressed as a whole: it is unpacked first, which takes room"
-            )
-    return total
-
-
-def _growth(disks: tuple[PlannedDisk, ...], host: HostFacts, notes: _Notes) -> None:
-    """Disks take room as they are written to, so what they show may be more than there is."""
-    total = sum(disk.size for disk in disks)
-    for disk in disks:
-        if disk.file and disk.size > max(disk.file_size * _MOST_EXPANSION, host.space_free):
-            notes.error(
-                "disk-expands-absurdly",
-                f"disk {disk.source!r} has a file of {format_size(disk.file_size)} and shows"
-                f" {format_size(disk.size)}, more than could be held here: make it smaller where it is, or"
-                " bring the other disks and add an empty one afterwards",
-            )
-    if total > host.space_free:
-        notes.warning(
-            "space-overcommitted",
-            f"the disks can grow to {format_size(total)}, and {format_size(host.space_free)} are free",
-        )
 
 
 def _seconds(source: SourceFacts, needed: int) -> int:

@@ -1,8 +1,9 @@
 """Carries imports out: several disks at once, each straight out of its archive into a volume.
 
-    hold files ─▶ folder ─▶ disks, variable store, vTPM ─▶ start ─▶ clean up
+    hold files ─▶ folder ─▶ firmware state, if it came along ─▶ disks, else a new state ─▶ start ─▶ clean up
 
-A disk whose volume has its name is done: after a crash the others are brought, and it is not touched.
+A disk whose volume has its name is done: after a crash the others are brought, and it is not touched. A
+stream goes on where it was; how many bytes of it that spared is in the result, as `resumed_at` by disk.
 Undoing takes the VM back whole. The record was made together with the operation.
 """
 
@@ -19,6 +20,7 @@ from holdfast.host.file_identity import FileIdentity
 from holdfast.host.files import remove_tree
 from holdfast.host.processes import Identity
 from holdfast.operations.procedure import Job, Procedure
+from holdfast.spec.attachment import Place
 from holdfast.spec.errors import HoldfastError, InvalidInput
 from holdfast.spec.units import MIB, format_size
 from holdfast.spec.vm import Disk
@@ -27,6 +29,7 @@ from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.scratch import operation_folder
 from holdfast.vm.create import Forget, MakeParts, PrepareFolder, StartIfWanted
+from holdfast.vm.import_state import PutState
 from holdfast.vm.lifecycle import Find
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.rooms import Rooms
@@ -157,6 +160,9 @@ class BringDisks(MakeParts):
             finally:
                 del self._runs[job.id]
 
+    def _has_firmware_state(self, job: Job) -> bool:
+        return job.params.get("state") is not None
+
     async def _make_disk(self, job: Job, owner: VmOwner, disk: Disk) -> None:
         source = job.params["sources"].get(disk.id)
         if source is None:
@@ -165,23 +171,28 @@ class BringDisks(MakeParts):
         run = self._runs[job.id]
         held = HeldFile(source["name"], run.fds[source["file"]], source["offset"], source["size"])
 
-        async def write(part: Path) -> int:
-            return await self._bring(job, disk, held, source, part)
+        async def write(target: Place) -> None:
+            await self._bring(job, disk, held, source, target)
 
         async with run.gate:
-            await self._rooms.volumes.put(
-                owner.record.name, disk, write, identity=self._identity(owner), operation=job.id
-            )
+            await self._rooms.volumes.put(owner.record.name, disk, write, identity=self._identity(owner))
         run.meter.tell(disk.id, 1.0)
 
-    async def _bring(self, job: Job, disk: Disk, held: HeldFile, source: dict[str, Any], part: Path) -> int:
+    async def _bring(
+        self, job: Job, disk: Disk, held: HeldFile, source: dict[str, Any], target: Place
+    ) -> None:
         meter, state = self._runs[job.id].meter, self._rooms.state
         bringing = Bringing(self._rooms.processes, state.runtime, self._converter, f"operation:{job.id}")
         digest = Digest(*source["digest"]) if source["digest"] else None
         if not source["gzip"]:
             content = DiskContent(source["format"], disk.size)
-            await bringing.bring(held, content, digest, part, lambda done, _: meter.tell(disk.id, done))
-            return content.size
+            done = await bringing.bring(
+                held, content, digest, target, disk, lambda part, _: meter.tell(disk.id, part)
+            )
+            if done is not None and done.resumed_at:
+                job.notes.setdefault("resumed_at", {})[disk.id] = done.resumed_at
+                await job.keep()  # another kill may come before the phase ends
+            return
         unpacked = operation_folder(state.scratch, job.id) / disk.id
         try:
             await bringing.unpack(
@@ -192,9 +203,8 @@ class BringDisks(MakeParts):
                 content = await asyncio.to_thread(examine, whole)
                 _require_fits(content, disk, held)
                 await bringing.bring(
-                    whole, content, None, part, lambda done, _: meter.tell(disk.id, 0.5 + done / 2)
+                    whole, content, None, target, disk, lambda part, _: meter.tell(disk.id, 0.5 + part / 2)
                 )
-            return content.size
         finally:
             await asyncio.to_thread(unpacked.unlink, missing_ok=True)
 
@@ -214,13 +224,13 @@ def procedures(rooms: Rooms, find: Find, forget: Forget, converter: Identity | N
     """`converter`: whom tools run as that read foreign files."""
 
     def result(job: Job) -> dict[str, Any]:
-        error = job.notes.get("start_error")
         told = {"vm": job.subject, "findings": job.params["findings"]}
-        return told | ({"start_error": error} if error else {})
+        return told | {key: job.notes[key] for key in ("start_error", "resumed_at") if key in job.notes}
 
     phases = (
         HoldFiles(rooms),
         PrepareFolder(rooms, find, forget),
+        PutState(rooms, find),
         BringDisks(rooms, find, converter),
         StartIfPossible(find),
         CleanUp(rooms),

@@ -15,44 +15,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy.orm import Session
-
-from holdfast.catalog.tables import VmRow
 from holdfast.host.file_identity import FileIdentity
 from holdfast.host.files import remove_tree
 from holdfast.host.processes import Identity
-from holdfast.host.space import free_space, memory_figures
 from holdfast.operations.engine import Operations
 from holdfast.spec.appliance import Finding, ImportPlan, PlannedDisk, Severity, VmImport
-from holdfast.spec.errors import Conflict, HoldfastError
+from holdfast.spec.errors import HoldfastError
 from holdfast.spec.ids import new_id
 from holdfast.spec.operation import Operation
-from holdfast.spec.vm import Disk, Nic, UefiBoot, VmSpec
-from holdfast.spec.vm_requests import NewNic
 from holdfast.storage.appliances.boot_look import BootLooker
 from holdfast.storage.appliances.bringing import examine, peek_gzip
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
-from holdfast.trust.firmware import choose_firmware
-from holdfast.vm import records
-from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import
-from holdfast.vm.planning import Planner
+from holdfast.trust.firmware_state import FirmwareState
+from holdfast.vm.import_admission import ImportAdmission, require_importable
+from holdfast.vm.import_plan import DiskFacts, SourceFacts, plan_import
+from holdfast.vm.import_state import keep_state, look_at_state, require_fitting
 from holdfast.vm.rooms import Rooms
-
-_TRIES = 2
-
-
-class NotImportable(Conflict):
-    """The value is the ids of what stands in the way."""
-
-    id = "not-importable"
-
-
-class EulaNotAccepted(Conflict):
-    id = "eula-not-accepted"
-
-
-class VmIdTaken(Conflict):
-    id = "vm-id-taken"
 
 
 class SourceFiles(Protocol):
@@ -76,6 +54,8 @@ class _Looked:
     """Of the handed files."""
     fds: tuple[int, ...]
     """Theirs, in the same order."""
+    state: FirmwareState | None
+    """What came along and was opened."""
 
 
 class Imports:
@@ -85,16 +65,16 @@ class Imports:
         self, rooms: Rooms, operations: Operations, files: SourceFiles, converter: Identity | None
     ) -> None:
         self._rooms = rooms
-        self._operations = operations
         self._files = files
         self._converter = converter
-        self._planner = Planner(rooms)
+        self._admission = ImportAdmission(rooms, operations)
 
     async def plan(self, request: VmImport) -> ImportPlan:
         """What an import would do; nothing is changed.
 
         Raises:
             UploadNotFound, SourceFileChanged: a file is not there.
+            WrongPassphrase and others as `look_at_state`: the firmware state does not open.
             and the refusals of `storage.appliances`: the source cannot be read, or must not be.
         """
         async with self._looked(request) as looked:
@@ -107,67 +87,38 @@ class Imports:
             NotImportable, EulaNotAccepted, and as `plan`.
         """
         async with self._looked(request) as looked:
-            _require_importable(looked.plan, request)
-            name, boot = looked.plan.name, await self._boot(looked.plan)
-            await self._planner.require_free_name(name)
-            spec = await self._spec(looked.plan, boot)
-            params = self._params(looked, request)
-            wanted = looked.source.appliance.id
-        for attempt in range(_TRIES):
-            vm_id = await self._vm_id(wanted if attempt == 0 else None)
+            require_importable(looked.plan, request)
+            spec = await self._admission.spec(looked.plan)
+            plan, wanted, state = looked.plan, looked.source.appliance.id, looked.state
+            kept = None
+            if state is not None:
+                await asyncio.to_thread(require_fitting, state, plan)
+                kept = await keep_state(self._rooms, state)
+            params = self._params(looked, request, kept)
+        tpm = state.tpm.identity if state and state.tpm else None
+        try:
+            return await self._admission.submit("vm.import", plan.name, spec, wanted, params, actor, tpm)
+        except HoldfastError:
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+            raise
 
-            def reserve(session: Session, operation: str, vm_id: str = vm_id) -> None:
-                if session.get(VmRow, vm_id) is not None:
-                    raise VmIdTaken(
-                        f"there is a VM with the id {vm_id}", value=vm_id, cure="Import it again."
-                    )
-                records.insert(session, vm_id, name, spec, operation)
-
-            with contextlib.suppress(VmIdTaken):
-                return await self._operations.submit(
-                    "vm.import", name, {"vm": vm_id, **params}, actor, reserve
-                )
-        raise VmIdTaken(f"no id could be found for VM {name!r}", value=name, cure="Import it again.")
-
-    async def _boot(self, plan: ImportPlan) -> UefiBoot:
-        await asyncio.to_thread(choose_firmware, plan.secure_boot)
-        return UefiBoot(secure_boot=plan.secure_boot, tpm=plan.tpm)
-
-    async def _spec(self, plan: ImportPlan, boot: UefiBoot) -> VmSpec:
-        wanted = [NewNic(switch=nic.switch, vlan=nic.vlan, mac=nic.mac) for nic in plan.nics]
-        nics: tuple[Nic, ...] = await self._planner.nics(wanted)
-        return VmSpec(
-            cpus=plan.cpus,
-            memory=plan.memory,
-            os=plan.os,
-            boot=boot,
-            disks=tuple(
-                Disk(id=each.id, volume=each.id, size=each.size, bus=each.bus) for each in plan.disks
-            ),
-            nics=nics,
-        )
-
-    async def _vm_id(self, wanted: str | None) -> str:
-        """The source's own UUID where that can be; a VM's sockets are found by its first eight digits."""
-        if wanted is None:
-            return new_id()
-        short = {record.id[:8] for record in await self._rooms.records.all()}
-        return new_id() if wanted[:8] in short else wanted
-
-    def _params(self, looked: _Looked, request: VmImport) -> dict[str, Any]:
-        """The JSON that the procedure is given."""
+    def _params(self, looked: _Looked, request: VmImport, state: Path | None) -> dict[str, Any]:
+        """The JSON that the procedure is given; `state`: firmware state that this host alone opens."""
         sources = {}
         for planned in looked.plan.disks:
             held = looked.source.disks.get(planned.source)
             if held is not None:
                 sources[planned.id] = _source(planned, held, looked)
         uploads = [path for each in request.files if (path := self._files.uploaded(each.upload))]
+        uploads += [state] if state is not None else []
         return {
             "full_copies": {},
             "start": request.start,
             "requested": datetime.now(UTC).isoformat(),
             "files": [identity.as_dict() for identity in looked.identities],
             "uploads": [os.fspath(path) for path in uploads],
+            "state": os.fspath(state) if state is not None else None,
             "sources": sources,
             "findings": [each.model_dump(mode="json") for each in looked.plan.findings],
         }
@@ -183,14 +134,18 @@ class Imports:
                 stack.callback(os.close, fd)
                 handed.append(HeldFile(each.name, fd, 0, identity.size))
             source = await asyncio.to_thread(read_source, handed, request.machine)
+            seen = await look_at_state(self._rooms, source, request)
             facts = SourceFacts(
                 disks=await self._disk_facts(source),
                 findings=source.findings,
                 manifest=next((each.algorithm for each in source.digests.values()), None),
                 signature=source.signature,
+                state=seen.facts if seen else None,
             )
-            plan = plan_import(source.appliance, facts, await self._host(), request)
-            yield _Looked(source, facts, plan, identities, tuple(held.fd for held in handed))
+            host = await self._admission.host(request.pools.values())
+            plan = plan_import(source.appliance, facts, host, request, request.pools)
+            fds = tuple(held.fd for held in handed)
+            yield _Looked(source, facts, plan, identities, fds, seen.state if seen else None)
 
     async def _disk_facts(self, source: Source) -> dict[str, DiskFacts]:
         folder = self._rooms.state.scratch / f"look-{new_id()}"
@@ -208,18 +163,6 @@ class Imports:
             return found
         finally:
             await asyncio.to_thread(remove_tree, folder)
-
-    async def _host(self) -> HostFacts:
-        everyone = await self._rooms.records.all()
-        return HostFacts(
-            switches=tuple(switch.name for switch in await self._rooms.switches.all()),
-            max_cpus=self._rooms.machines.max_cpus,
-            memory=memory_figures()[0],
-            space_free=free_space(self._rooms.state.vms)[0],
-            macs={nic.mac: f"VM {record.name!r}" for record in everyone for nic in record.spec.nics},
-            names=frozenset(record.name.lower() for record in everyone),
-            ids=frozenset(record.id for record in everyone),
-        )
 
 
 def _make_passable(folder: Path) -> None:
@@ -243,24 +186,6 @@ async def _facts(held: HeldFile, gzip: bool, looker: BootLooker) -> DiskFacts:
         return DiskFacts(held.size, problem=problem)
     boot = await looker.look(held, content.format, content.size)
     return DiskFacts(held.size, content.format, content.size, boot)
-
-
-def _require_importable(plan: ImportPlan, request: VmImport) -> None:
-    errors = [each for each in plan.findings if each.severity is Severity.ERROR]
-    if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise NotImportable(
-            f"{plan.name!r} cannot be imported: {errors[0].text}{more}",
-            value=[each.id for each in errors],
-            cure="See all of it with --plan.",
-            detail={"findings": [each.model_dump(mode="json") for each in errors]},
-        )
-    if plan.eulas and not request.accept_eulas:
-        raise EulaNotAccepted(
-            f"{plan.name!r} comes with {len(plan.eulas)} licence agreements that were not accepted",
-            value=len(plan.eulas),
-            cure="Read them with --plan, and accept them with --accept-eulas.",
-        )
 
 
 def _source(planned: PlannedDisk, held: HeldFile, looked: _Looked) -> dict[str, Any]:

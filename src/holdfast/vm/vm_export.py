@@ -3,9 +3,10 @@
     scratch/operation-<id>/<vm>-disk0.vmdk ...    each disk in one file that needs no other
                           /<vm>.ovf, <vm>.mf
 
-The files wait for whoever asked for them, as those of a checkpoint's export do. After a crash the disks that
-are whole are kept. Firmware state goes along in a container that its owner fetches and puts beside them:
-here only its size and digest are known, since nobody's passphrase must ever be stored.
+The files wait for whoever asked for them, who fetches and then forgets them; a restart of the daemon after
+the export has ended forgets them too. After a crash before that the disks that are whole are kept. Firmware
+state goes along in a container that its owner fetches and puts beside them: here only its size and digest
+are known, since nobody's passphrase must ever be stored.
 """
 
 import asyncio
@@ -15,9 +16,12 @@ from typing import Any
 
 from holdfast.host.files import remove_tree, write_atomic
 from holdfast.host.space import require_space
+from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
 from holdfast.spec.attachment import Layer, NotALocalFile
-from holdfast.spec.operation import Operation
+from holdfast.spec.errors import NotFound
+from holdfast.spec.firmware_state import StateExport
+from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.units import GIB
 from holdfast.spec.vm import Disk, VmSpec
 from holdfast.spec.vm_export import DiskFormat, VmExport
@@ -26,19 +30,27 @@ from holdfast.storage.scratch import operation_folder
 from holdfast.storage.volume_content import to_format
 from holdfast.storage.volume_to_stream import CompressedClusters, volume_to_stream
 from holdfast.vm.admission import Verb
-from holdfast.vm.checkpoint_export import VM_KIND
+from holdfast.vm.checkpoint_files import FOLDER, firmware_file
+from holdfast.vm.firmware_state import NoVtpm, export_lock
 from holdfast.vm.lifecycle import Find, RoomsPhase
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
+KIND = "vm.export"
+
+
+class ExportNotFound(NotFound):
+    id = "export-not-found"
+
 
 class VmExports:
     """Fits `api.services.VmExports`."""
 
-    def __init__(self, rooms: Rooms, registry: VmRegistry) -> None:
+    def __init__(self, rooms: Rooms, registry: VmRegistry, operations: Operations) -> None:
         self._rooms = rooms
         self._registry = registry
+        self._operations = operations
 
     async def begin(self, name: str, request: VmExport, actor: str) -> Operation:
         """Make the files. Raises NoSpace, VolumeMissing, ImageChainBroken, CheckpointNotFound."""
@@ -56,7 +68,7 @@ class VmExports:
             "format": request.format.value,
             "state": request.firmware_state.model_dump() if request.firmware_state else None,
         }
-        return await self._registry.begin(VM_KIND, owner, verb, params, actor)
+        return await self._registry.begin(KIND, owner, verb, params, actor)
 
     async def _require_room(self, owner: VmOwner, spec: VmSpec, format: DiskFormat) -> None:
         room = GIB // 4
@@ -65,6 +77,43 @@ class VmExports:
             stored = await self._rooms.volumes.stored_size(owner.record.name, disk)
             room += stored // 2 if format is DiskFormat.VMDK else stored
         await asyncio.to_thread(require_space, self._rooms.state.scratch, room)
+
+    async def file(self, export: str, name: str) -> Path:
+        """A file that was made. Raises ExportNotFound."""
+        operation = await self._operations.get(export)
+        done = operation.kind == KIND and operation.state is OperationState.SUCCEEDED
+        path = operation_folder(self._rooms.state.scratch, operation.id) / name
+        if not done or name not in (operation.result or {}).get("files", {}) or not path.is_file():
+            raise ExportNotFound(
+                f"there is no file {name[:64]!r} of the export {export[:64]!r}",
+                value=name[:64],
+                cure="Export it again.",
+            )
+        return path
+
+    async def forget(self, export: str) -> None:
+        """Remove the files of an export that has ended."""
+        operation = await self._operations.get(export)
+        if operation.kind == KIND and operation.state.ended:
+            await asyncio.to_thread(remove_tree, operation_folder(self._rooms.state.scratch, operation.id))
+
+    async def checkpoint_state(self, name: str, checkpoint: str, request: StateExport) -> bytes:
+        """The firmware state of a checkpoint, in a container for whoever is named."""
+        lock = export_lock(request)
+        owner = await self._registry.named(name)
+        found = (await self._rooms.checkpoints.tree(owner.record.id)).named(checkpoint)
+        path = firmware_file(self._rooms.state.vm(owner.record.name) / FOLDER / found.name)
+        if not path.exists():
+            raise NoVtpm(
+                f"the checkpoint {found.name!r} holds no firmware state",
+                value=found.name,
+                cure="Leave it out: its VM starts a kernel directly.",
+            )
+        state = await self._rooms.firmware.kept(path)
+        data = await asyncio.to_thread(state.sealed, lock)
+        told = {"id": owner.record.id, "checkpoint": found.name}
+        await self._rooms.events.emit("vm.firmware-state-exported", owner.record.name, told)
+        return data
 
 
 class _Exporting(RoomsPhase):
@@ -178,4 +227,4 @@ def procedures(rooms: Rooms, find: Find) -> list[Procedure]:
         files = job.notes["files"]
         return {"vm": job.subject, "export": job.id, "files": files, "order": list(files)}
 
-    return [Procedure(VM_KIND, (ExportDisks(rooms, find), Describe(rooms, find)), made)]
+    return [Procedure(KIND, (ExportDisks(rooms, find), Describe(rooms, find)), made)]

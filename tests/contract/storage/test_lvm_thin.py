@@ -1,7 +1,9 @@
 """Thin logical volumes: the exact commands, on loop devices where the kernel has no device mapper."""
 
+import hashlib
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,10 +11,14 @@ import pytest
 from loop_files import LoopFile
 from loop_lvm import GROUP, THIN, LoopLvm
 from storage_rooms import Rooms
-from volume_life import live_through
+from volume_life import io, live_through
 
+from holdfast.spec.attachment import Place
 from holdfast.spec.pool import BlockDevicePoolSpec, LvmThinPoolSpec, PoolHealth
-from holdfast.spec.vm import VolumeFormat
+from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.storage.appliances.bringing import Bringing, DiskContent
+from holdfast.storage.appliances.manifest import Digest
+from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.pools.block_device import (
     BlockDevicePool,
     DeviceInUse,
@@ -71,6 +77,37 @@ async def test_the_life_of_volumes(rooms: Rooms, lvm: LoopLvm) -> None:
         ("lvremove", "--yes", "--force", "vg/hf.two.disk0"),
     ):
         assert command in lvm.asked  # fmt: skip
+
+
+def foreign(folder: Path, form: str) -> Path:
+    raw, source = folder / "raw", folder / "source"
+    raw.write_bytes(bytes(MIB) + b"\5" * MIB + bytes(14 * MIB))
+    options = ["-o", "subformat=streamOptimized"] if form == "vmdk" else []
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, *options, raw, source], check=True)
+    return source
+
+
+@pytest.mark.parametrize("form", ["qcow2", "vmdk"])
+async def test_a_foreign_disk_is_brought_onto_a_device(rooms: Rooms, lvm: LoopLvm, form: str) -> None:
+    source = foreign(rooms.state.scratch, form)
+    bringing = Bringing(rooms.processes, rooms.state.runtime, rooms.identity, "operation:x")
+    disk = Disk(id="disk0", volume="disk0", size=16 * MIB, pool="thin")
+    with source.open("rb") as file:
+        held = HeldFile("source", file.fileno(), 0, source.stat().st_size)
+        digest = Digest("SHA256", hashlib.sha256(source.read_bytes()).hexdigest())
+        content = DiskContent(form, disk.size)
+
+        async def write(target: Place, digest: Digest = digest) -> None:
+            assert await bringing.bring(held, content, digest, target, disk, lambda _, __: None) is None
+
+        with pytest.raises(ExceptionGroup):
+            wrong = Digest("SHA256", "0" * 64)
+            await rooms.volumes.put("one", disk, lambda to: write(to, wrong), identity=rooms.identity)
+        assert list((lvm.devices / GROUP).iterdir()) == []
+        await rooms.volumes.put("one", disk, write, identity=rooms.identity)
+    shown = ("read -P 0 0 1M", "read -P 5 1M 1M", "read -P 0 2M 14M")
+    assert await io(rooms.volumes.chain("one", disk), *shown)
+    await rooms.volumes.delete("one", disk)
 
 
 async def test_health_and_who_it_belongs_to(rooms: Rooms, lvm: LoopLvm) -> None:

@@ -45,7 +45,15 @@ async def test_the_exact_commands(rooms: Rooms, tmp_path: Path) -> None:
     root = str(rooms.state.root / "mounts" / "12345678")
     await pool.make()
     await pool.open()
-    mount = ("mount", "-t", "nfs", "-o", "hard,nosuid,nodev,noexec", "127.0.0.1:/no/such export", root)
+    mount = (
+        "mount",
+        "-t",
+        "nfs",
+        "-o",
+        "hard,nosuid,nodev,noexec,retry=0",
+        "127.0.0.1:/no/such export",
+        root,
+    )
     assert programs.asked == [mount], "once"
     assert (await pool.state()).capacity
     await pool.unmake()

@@ -1,8 +1,10 @@
 """One suite for every kind of pool that can run here: a directory as it is, on ext4 and on XFS."""
 
+import asyncio
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from holdfast.catalog.tables import PoolRow
 from holdfast.host.space import NoSpace
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.paging import PageQuery
-from holdfast.spec.pool import DirectoryPoolSpec, PoolCreate, PoolHealth
+from holdfast.spec.pool import LOCAL, DirectoryPoolSpec, PoolCreate, PoolHealth
 from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.storage.pools import directory
 from holdfast.storage.pools.book import PoolExists, PoolInUse, PoolNotFound, Pools
-from holdfast.storage.pools.pool import BadVolumeName, PoolVanished, VolumeId
+from holdfast.storage.pools.directory import DirectoryPool
+from holdfast.storage.pools.pool import BadVolumeName, PoolState, PoolVanished, VolumeId
 
 MIB = 1 << 20
 KINDS = ("directory", "ext4", "xfs")
@@ -143,6 +147,40 @@ async def test_a_pool_that_is_gone(rooms: Rooms, root: Path) -> None:
         assert not (root / "two").exists(), "nothing is written beneath"
         back()
         await rooms.volumes.require("one", disk)
+
+
+@pytest.mark.parametrize("root", ["directory"], indirect=True)
+async def test_a_pool_that_hangs(rooms: Rooms, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server that is gone: nothing is begun in it, nothing cleared up there, and others are served."""
+    await rooms.pools.create(request_of(root))
+    disk = Disk(id="disk0", volume="disk0", size=4 * MIB, pool="Fast")
+    back = threading.Event()
+    looked, unlinked = DirectoryPool._look, Path.unlink
+
+    def look(pool: DirectoryPool) -> PoolState:
+        assert pool.name == LOCAL or back.wait(60)
+        return looked(pool)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        assert root not in path.parents or back.wait(60)
+        unlinked(path, missing_ok)
+
+    monkeypatch.setattr(DirectoryPool, "_look", look)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(directory, "_PATIENCE", 0.2)
+    made = {"copy_of": None, "identity": None, "operation": "x", "progress": nothing}
+    try:
+        tries = [rooms.volumes.create(f"vm{number}", disk, **made) for number in range(20)]
+        told = await asyncio.wait_for(asyncio.gather(*tries, return_exceptions=True), 20)
+        assert {type(each) for each in told} == {PoolVanished}
+        states = {pool.name: pool.health for pool in (await rooms.pools.list(PageQuery())).items}
+        assert states == {"local": PoolHealth.AVAILABLE, "Fast": PoolHealth.VANISHED}
+    finally:
+        back.set()
+    while (await rooms.pools.show("Fast")).health is PoolHealth.VANISHED:
+        pass
+    await rooms.volumes.create("vm", disk, **made)
+    await rooms.volumes.delete("vm", disk)
 
 
 @pytest.mark.parametrize("root", ["directory"], indirect=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from holdfast.spec.checkpoint import (
     CheckpointApply,
@@ -62,12 +62,14 @@ class FakeCheckpoints:
 
 
 class FakeVmExports:
-    """The export of a VM of one disk; its files are those that the fake export of a checkpoint gives."""
+    """The export of a VM of one disk, which is there already."""
 
-    def __init__(self, vms: Any, operations: Any) -> None:
+    def __init__(self, vms: Any, operations: Any, folder: Path) -> None:
         self.vms = vms
         self.operations = operations
+        self.folder = folder
         self.asked: list[VmExport] = []
+        self.contents: dict[str, bytes] = {}
         self.lies = False
 
     async def begin(self, name: str, request: VmExport, actor: str) -> Operation:
@@ -83,25 +85,9 @@ class FakeVmExports:
         )
         if request.firmware_state:
             manifest += f"SHA256({name}.hfstate)= {request.firmware_state.sha256}\n"
-        FakeExports.contents[f"{name}.mf"] = manifest.encode()
-        result = {"export": begun.id, "files": dict.fromkeys(names, len(DISK)), "order": names}
-        self.operations.known[begun.id] = begun.model_copy(update={"result": result})
-        return begun
-
-
-class FakeExports:
-    """An export of one disk that is there already."""
-
-    contents: ClassVar[dict[str, bytes]] = {}
-
-    def __init__(self, folder: Path, operations: Any) -> None:
-        self.folder = folder
-        self.operations = operations
-
-    async def begin(self, name: str, checkpoint: str, actor: str) -> Operation:
-        begun: Operation = self.operations.begin("vm.export-checkpoint", name, actor, lambda: None)
-        files = {"disk0.qcow2": 3, "checkpoint.json": 3}
-        result = {"export": begun.id, "files": files}
+        self.contents[f"{name}.mf"] = manifest.encode()
+        files = dict.fromkeys(names, len(DISK))
+        result = {"vm": name, "export": begun.id, "files": files, "order": names}
         self.operations.known[begun.id] = begun.model_copy(update={"result": result})
         return begun
 
@@ -113,5 +99,5 @@ class FakeExports:
     async def forget(self, export: str) -> None:
         pass
 
-    async def firmware_state(self, name: str, checkpoint: str, request: StateExport) -> bytes:
+    async def checkpoint_state(self, name: str, checkpoint: str, request: StateExport) -> bytes:
         return b"sealed"

@@ -59,9 +59,9 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_checkpoints import FakeCheckpoints, FakeExports, FakeVmExports
+from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
-from fake_imports import FakeImports
+from fake_imports import FakeImports, FakeVsphere
 
 T = TypeVar("T")
 structlog.configure(
@@ -533,24 +533,24 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
-        self.vm_exports = FakeVmExports(self.vms, self.operations)
+        self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
         self.certificates = FakeCertificates(self.operations)
         self.imports = FakeImports(self.operations)
+        self.vsphere = FakeVsphere(self.operations)
         self.tokens = TokenStore(self.catalog)
         certificate = load_or_make(self.folder, "127.0.0.1")
         self.fingerprint = certificate.fingerprint
         services = Services(
             vms=self.vms, disks=self.disks, firmware=self.firmware, trust=self.trust, secrets=self.secrets,
-            checkpoints=self.checkpoints, exports=FakeExports(self.folder, self.operations),
-            vm_exports=self.vm_exports,
+            checkpoints=self.checkpoints, exports=self.vm_exports,
             vm_counts=self.vms,
             nics=FakeNics(), usb=FakeUsb(),
             operations=self.operations,
             images=self.images, image_work=self.images,
             uploads=UploadFolder(self.folder / "uploads", reserve=0),
-            imports=self.imports, fetcher=self.imports,
+            imports=self.imports, fetcher=self.imports, vsphere=self.vsphere,
             certificates=self.certificates,
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,

@@ -86,16 +86,17 @@ def test_what_is_no_duration_is_refused(daemon: Any, text: str) -> None:
     assert run(daemon, "checkpoint", "schedule", "web", f"--every={text}").returncode == 2
 
 
-def test_an_export_is_fetched_into_a_new_folder(daemon: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_is_exported_with_its_firmware_state(daemon: Any, tmp_path: Path) -> None:
     run(daemon, "vm", "create", "web")
     daemon.checkpoints.made = [view("a", None)]
     secret, folder = tmp_path / "secret", tmp_path / "out"
     secret.write_text("five plain words for this\n")
     arguments = ("checkpoint", "export", "web", "a", "--to", str(folder), "--passphrase-file", str(secret))
-    assert run(daemon, *arguments).returncode == 0
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        "checkpoint.json": b"abc",
-        "disk0.qcow2": b"abc",
-        "firmware.hfstate": b"sealed",
-    }
+    done = run(daemon, *arguments, "--format", "qcow2")
+    assert done.returncode == 0, done.stderr
+    names = ["web-disk0.qcow2", "web.hfstate", "web.mf", "web.ovf"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "web.hfstate").read_bytes() == b"sealed"
+    (asked,) = daemon.vm_exports.asked
+    assert (asked.checkpoint, asked.format) == ("a", "qcow2")
     assert run(daemon, *arguments).returncode == 2

@@ -60,6 +60,7 @@ def test_an_archive_holds_descriptor_manifest_and_disks_in_order(daemon: Any, he
     assert contents[::2] == [b"abc", b"abc"]
     assert json.loads(done.stdout) == {
         "vm": "web",
+        "checkpoint": None,
         "path": str(target),
         "files": {"web.ovf": 3, "web.mf": len(contents[1]), "web-disk0.vmdk": 3},
         "signed": False,

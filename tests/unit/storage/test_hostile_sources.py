@@ -217,7 +217,7 @@ def test_a_signature_is_checked_and_shown(rsa_key: rsa.RSAPrivateKey) -> None:
 
     good = read(signed(rsa_key, listed))
     assert good.signature and good.signature.fits and good.signature.subject == "A signer"
-    assert "signed" in ids(good, Severity.INFO) and ids(good) == set()
+    assert "signer-unknown" in ids(good, Severity.WARNING) and ids(good) == set()
     changed = read(signed(rsa_key, listed), listed + b"\n")
     assert ids(changed) == {"signature-invalid"}
     old = read(signed(rsa_key, listed, NOW - DAY))

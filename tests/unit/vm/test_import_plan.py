@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from held_files import held
 
-from holdfast.spec.appliance import Appliance, ImportFile, ImportPlan, Severity, VmImport
+from holdfast.cli.sheets.appliance import plan_sheet
+from holdfast.spec.appliance import Appliance, Finding, ImportFile, ImportPlan, Severity, VmImport
 from holdfast.spec.units import GIB, MIB, TIB
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import DriverLook, Drivers
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
-from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, plan_import, usable_name
+from holdfast.vm.import_plan import DiskFacts, HostFacts, SourceFacts, StateFacts, plan_import, usable_name
+from holdfast.vm.import_room import PoolFacts
 
 HERE = Path(__file__).parent
 CORPUS, GOLDEN = HERE / "appliances", HERE / "golden"
@@ -134,6 +136,81 @@ def test_the_file_is_believed_where_the_description_has_another_size() -> None:
 def test_a_machine_without_disks_cannot_be_imported() -> None:
     bare = Appliance.model_validate({"kind": "ovf", "name": "bare", "firmware": "uefi"})
     assert ids(plan_import(bare, SourceFacts({}), HOST, REQUEST)) == {"no-disks"}
+
+
+STATE = StateFacts("web.hfstate", wanted=True, identity="a" * 36)
+DAMAGED = Finding(id="firmware-state-damaged", severity=Severity.ERROR, text="x")
+NO_TPM = REQUEST.model_copy(update={"tpm": False})
+
+
+@pytest.mark.parametrize(
+    ("state", "request_", "found", "tpm"),
+    [
+        (replace(STATE, wanted=False), REQUEST, "firmware-state-not-taken", True),
+        (replace(STATE, wanted=False, problem=DAMAGED), REQUEST, "firmware-state-not-taken", True),
+        (STATE, REQUEST, "firmware-state-taken", True),
+        (replace(STATE, identity=None), REQUEST, "firmware-state-taken", False),
+        (replace(STATE, problem=DAMAGED), REQUEST, "firmware-state-damaged", True),
+        (StateFacts("", wanted=True), REQUEST, "no-firmware-state", True),
+        (STATE, NO_TPM, "firmware-state-unlike", True),
+        (replace(STATE, identity="b" * 36), REQUEST, "firmware-state-of-another-vm", True),
+        (replace(STATE, identity="b" * 36, same_tpm=True), REQUEST, "firmware-state-taken", True),
+    ],
+)
+def test_firmware_state_that_came_along_is_taken_or_said_to_stay(
+    state: StateFacts, request_: VmImport, found: str, tpm: bool
+) -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = replace(facts_of(source, UEFI), state=state)
+    plan = plan_import(source.appliance, facts, replace(HOST, tpms={"b" * 36: "here"}), request_)
+    named = {each.id for each in plan.findings}
+    assert found in named and plan.tpm is tpm
+    assert ("tpm-new" in named) is (not state.wanted or not state.file)
+    assert plan.importable is (found in ("firmware-state-taken", "firmware-state-not-taken"))
+
+
+POOLS = {
+    "fast": PoolFacts("Fast", 4 * TIB),
+    "full": PoolFacts("full", GIB),
+    "gone": PoolFacts("gone", None, "it is not mounted"),
+    "mute": PoolFacts("mute", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("pools", "errors"),
+    [
+        ({}, set()),
+        ({"*": "fast"}, set()),
+        ({"*": "mute"}, set()),
+        ({"*": "FULL"}, {"no-space"}),
+        ({"*": "gone"}, {"pool-vanished"}),
+        ({"*": "none"}, {"pool-not-found"}),
+        ({"disk7": "fast"}, {"disk-not-in-source"}),
+        ({"disk0": "fast", "disk3": "none"}, {"pool-not-found"}),
+    ],
+)
+def test_pools_are_there_and_have_room(pools: dict[str, str], errors: set[str]) -> None:
+    source = read("ovftool-six-disks.ovf")
+    host = replace(HOST, pools=POOLS)
+    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    assert ids(plan) == errors
+    assert plan.space_needed == sum(each.needed for each in plan.space)
+
+
+def test_each_disk_goes_where_it_is_told_and_room_is_told_by_pool() -> None:
+    source = read("ovftool-six-disks.ovf")
+    host = replace(HOST, pools=POOLS)
+    named = source.appliance.disks[2].id
+    pools = {"disk1": "fast", named: "mute"}
+    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    assert [disk.pool for disk in plan.disks] == [None, "Fast", "mute", None, None, None]
+    assert {each.pool: each.free for each in plan.space} == {
+        "local": HOST.space_free,
+        "Fast": 4 * TIB,
+        "mute": None,
+    }
+    assert "Fast" in plan_sheet(plan.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,18 @@ from holdfast.cli.sheets.sheet import Sheet
 from holdfast.spec.units import format_size
 
 
+def _taken(state: dict[str, Any]) -> str:
+    return "taken along" if state["taken"] else "NOT taken along"
+
+
+def _signed(signature: dict[str, Any] | None) -> str:
+    if signature is None:
+        return ""
+    state = "holds" if signature["fits"] else f"does NOT hold: {signature['text']}"
+    known = "known" if signature["known"] else "NOT known"
+    return f"{signature['subject']} (issued by {signature['issuer']}), {known} here; the signature {state}"
+
+
 def plan_sheet(plan: dict[str, Any]) -> str:
     """An ImportPlan in wire form."""
     sheet = Sheet()
@@ -13,30 +25,31 @@ def plan_sheet(plan: dict[str, Any]) -> str:
     sheet.line("Importable", "yes" if plan["importable"] else "NO")
     sheet.line("From", f"{plan['kind']} {plan['dialect']}".strip())
     product = plan.get("product") or {}
-    sheet.line_if(
-        "Product", " ".join(filter(None, (product.get(key) for key in ("vendor", "name", "version"))))
-    )
+    words = (product.get(key) for key in ("vendor", "name", "version"))
+    sheet.line_if("Product", " ".join(filter(None, words)))
     sheet.line("CPUs", plan["cpus"])
     sheet.line("Memory", format_size(plan["memory"]))
     sheet.line("Guest", plan["os"])
     sheet.line("Firmware", f"{plan['firmware'] or 'not said'} there, uefi here")
     sheet.line("Secure Boot", "on" if plan["secure_boot"] else "off")
     sheet.line("TPM", "yes" if plan["tpm"] else "no")
+    state = plan["firmware_state"]
+    sheet.line_if("Firmware state", f"{state['file']}, {_taken(state)}" if state else "")
     sheet.line("Manifest", f"{plan['manifest']}, verified while it is read" if plan["manifest"] else None)
-    if plan["signature"]:
-        signature = plan["signature"]
-        state = "holds" if signature["fits"] else f"does NOT hold: {signature['text']}"
-        sheet.line("Signed by", f"{signature['subject']} (issued by {signature['issuer']}); it {state}")
-    sheet.line("Space", f"{format_size(plan['space_needed'])} of {format_size(plan['space_free'])} free")
+    sheet.line_if("Signed by", _signed(plan["signature"]))
+    for room in plan["space"]:
+        free = "" if room["free"] is None else f" of {format_size(room['free'])} free"
+        sheet.line("Space", f"{format_size(room['needed'])}{free}, pool {room['pool']}")
     sheet.line("Time", f"about {plan['seconds']} s")
     sheet.rows(
         "Disks",
-        ("id", "source", "file", "format", "size", "bus"),
+        ("id", "source", "file", "format", "size", "bus", "pool"),
         (
             [
                 *(each[key] for key in ("id", "source", "file", "format")),
                 format_size(each["size"]),
                 each["bus"],
+                each["pool"],
             ]
             for each in plan["disks"]
         ),

@@ -18,8 +18,12 @@ EXAMPLE = "holdfast vm set web --cpus 4 --memory 2GiB"
 
 def command(
     name: VmArgument,
-    cpus: Annotated[int | None, typer.Option(help="Virtual CPUs.")] = None,
-    memory: Annotated[str | None, typer.Option(help="For example 2GiB.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="Virtual CPUs; at once where the machine has room.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="For example 2GiB; at once where the machine has room.")
+    ] = None,
     secure_boot: Annotated[bool | None, typer.Option("--secure-boot/--no-secure-boot")] = None,
     guest_agent: Annotated[bool | None, typer.Option("--guest-agent/--no-guest-agent")] = None,
     iso: Annotated[str | None, typer.Option(help="ISO file or image; '' empties the drive.")] = None,
@@ -35,7 +39,10 @@ def command(
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Change settings; most take effect at the next start."""
+    """Change settings: CPUs, memory and the CD at once where the VM runs, the others at its next start.
+
+    `vm show` tells what waits for the next start, and why.
+    """
     from holdfast.api.client import vm_path
     from holdfast.cli.session import connect
     from holdfast.cli.uploading import image_of

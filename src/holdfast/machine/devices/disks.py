@@ -23,6 +23,7 @@ SCSI_CONTROLLER = "scsi0"
 _FIRST_BOOT = 1000  # after every CD drive
 _TARGETS = 256
 _MOST = 64 * _TARGETS
+_SECTOR = 512  # bytes; QEMU's default
 _LOCAL = ("file", "block")
 _CACHE = {"direct": False, "no-flush": False}
 
@@ -206,6 +207,8 @@ def front(
     }
     if _waits(attachment) and attachment.bus is not DiskBus.NVME:
         shared |= {"rerror": "stop", "werror": "stop"}
+    if attachment.sector != _SECTOR:
+        shared |= {"logical_block_size": attachment.sector, "physical_block_size": attachment.sector}
     if place is None:
         at = {"channel": 0, "scsi-id": number % _TARGETS, "lun": number // _TARGETS}
         return {"driver": "scsi-hd", "bus": f"{SCSI_CONTROLLER}.0", **at, **shared}

@@ -1,7 +1,9 @@
 """One disk of a source into one volume: straight out of its archive, checked while its bytes flow by.
 
-    source ──▶ qemu-img ──▶ volume          a file with a format of its own, reached in place
-       └─────▶ checksum                     at the same time, against the manifest
+    streamOptimized VMDK ──▶ stream_work ──▶ volume      into a file: on all CPUs, read once, resumable
+                                 └─────────▶ checksum
+    any other ──▶ qemu-img ──▶ volume                    reached in place
+        └───────▶ checksum                               at the same time
 
 The volume gets its name only once both have ended well: a disk that has its name is done and true.
 """
@@ -11,23 +13,29 @@ import os
 import threading
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import NoSpace, free_space
-from holdfast.host.threads import to_its_end
+from holdfast.host.threads import stoppable
+from holdfast.spec.attachment import BlockPlace, FilePlace, Place, RbdPlace
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
 from holdfast.spec.units import GIB, KIB, MIB, format_size
+from holdfast.spec.vm import Disk, VolumeFormat
 from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
-from holdfast.storage.convert import to_volume
 from holdfast.storage.formats import vmdk
 from holdfast.storage.formats.reading import MAX_DISK, SECTOR, Reader, damaged
-from holdfast.storage.inspect import inspect, inspect_reader
+from holdfast.storage.formats.refusals import DiskHoldsMoreThanPlanned
+from holdfast.storage.formats.vmdk_stream import is_stream
+from holdfast.storage.inspect import inspect_reader
 from holdfast.storage.qemu_img import Progress
+from holdfast.storage.stream_to_volume import Part, Unpacked, stream_to_volume
+from holdfast.storage.volume_content import fill_volume
 
 _CHUNK = 4 * MIB
 _PACKED_CHUNK = 256 * KIB
@@ -96,30 +104,57 @@ class Bringing:
     owner: str
 
     async def bring(
-        self, held: HeldFile, content: DiskContent, digest: Digest | None, target: Path, progress: Progress
-    ) -> None:
-        """Make `target` (replaced if there) the volume of a disk.
+        self,
+        held: HeldFile,
+        content: DiskContent,
+        digest: Digest | None,
+        target: Place,
+        disk: Disk,
+        progress: Progress,
+    ) -> Unpacked | None:
+        """Make `target` the volume of `disk`, which is not smaller than its content.
+
+        A stream that an interrupted run had begun in `target` is gone on with, and what came of it is
+        returned; anything else in `target` is replaced. On a failure it may hold what is no disk.
 
         Raises:
             ManifestMismatch: the bytes are not those of the manifest.
             NoSpace, DiskExpandsAbsurdly, ConversionFailed: it could not be made.
             and what `inspect` raises: the converter made something else than a disk of that size.
         """
-        stop = threading.Event()
-        try:
+        if isinstance(target, FilePlace) and disk.format is VolumeFormat.QCOW2 and _is_stream(held):
+            done = await self._stream(held, digest, target, disk, progress)
+        else:
+            done = None
             async with asyncio.TaskGroup() as group:
                 if digest is not None:
-                    group.create_task(to_its_end(_verify, held, digest, stop))
-                group.create_task(self._convert(held, content, target, progress))
-            # The converter read a foreign file: what it wrote is looked at as if it were one too.
-            made = await asyncio.to_thread(inspect, target, ImageKind.DISK)
-            if (made.format, made.virtual_size) != ("qcow2", content.size):
-                raise damaged(content.format, f"a disk of {made.virtual_size} bytes came of {content.size}")
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        finally:
-            stop.set()
+                    group.create_task(stoppable(partial(_verify, held, digest)))
+                group.create_task(self._convert(held, content, target, disk, progress))
+        if disk.format is VolumeFormat.QCOW2 and not isinstance(target, RbdPlace):
+            await asyncio.to_thread(_require_disk, target, content, disk)
+        return done
+
+    async def _stream(
+        self, held: HeldFile, digest: Digest | None, target: FilePlace, disk: Disk, progress: Progress
+    ) -> Unpacked:
+        largest = most_written(held, disk.size)
+        try:
+            done = await stream_to_volume(
+                self.processes,
+                Part(held.fd, held.offset, held.size, held.name),
+                target.path,
+                volume_size=disk.size,
+                largest=largest,
+                owner=self.owner,
+                identity=self.identity,
+                progress=progress,
+                algorithms=(digest.algorithm.lower(),) if digest else (),
+            )
+        except DiskHoldsMoreThanPlanned as error:
+            raise _expands(held, largest) from error
+        if digest is not None:
+            digest.require(done.digests[digest.algorithm.lower()], held.name)
+        return done
 
     async def unpack(
         self, held: HeldFile, digest: Digest | None, target: Path, largest: int, progress: Progress
@@ -131,29 +166,29 @@ class Bringing:
             DiskExpandsAbsurdly: it holds more than `largest` bytes.
             ManifestMismatch, NoSpace
         """
-        stop = threading.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 if digest is not None:
-                    group.create_task(to_its_end(_verify, held, digest, stop))
-                group.create_task(to_its_end(_inflate, held, target, largest, progress, stop))
+                    group.create_task(stoppable(partial(_verify, held, digest)))
+                group.create_task(stoppable(partial(_inflate, held, target, largest, progress)))
         except BaseException:
             target.unlink(missing_ok=True)
             raise
-        finally:
-            stop.set()
 
-    async def _convert(self, held: HeldFile, content: DiskContent, target: Path, progress: Progress) -> None:
-        largest = most_written(held, content.size)
-        has_room = free_space(target.parent)[0] - _RESERVE > largest
+    async def _convert(
+        self, held: HeldFile, content: DiskContent, target: Place, disk: Disk, progress: Progress
+    ) -> None:
+        largest = most_written(held, disk.size)
+        has_room = isinstance(target, FilePlace) and free_space(target.path.parent)[0] - _RESERVE > largest
 
         async def use(node: dict[str, Any]) -> None:
-            await to_volume(
+            source = {"driver": content.format, "file": node}
+            await fill_volume(
                 self.processes,
-                {"driver": content.format, "file": node},
+                source | ({"backing": None} if content.format == "qcow2" else {}),
                 target,
-                source_size=held.size,
-                virtual_size=content.size,
+                disk.size,
+                disk.format,
                 largest=largest,
                 owner=self.owner,
                 identity=self.identity,
@@ -167,6 +202,24 @@ class Bringing:
             if has_room and "No space left" not in str(error.detail.get("log")):
                 raise _expands(held, largest) from error
             raise
+
+
+def _is_stream(held: HeldFile) -> bool:
+    with Reader.within(held.fd, held.offset, held.size, held.name) as reader:
+        return is_stream(reader)
+
+
+def _require_disk(place: FilePlace | BlockPlace, content: DiskContent, disk: Disk) -> None:
+    """The converter read a foreign file: what it wrote is looked at as if it were one too."""
+    follow = 0 if isinstance(place, BlockPlace) else os.O_NOFOLLOW  # names of volumes are links in /dev
+    fd = os.open(place.path, os.O_RDONLY | follow | os.O_CLOEXEC)
+    try:
+        with Reader.within(fd, 0, os.lseek(fd, 0, os.SEEK_END), place.path.name) as reader:
+            made = inspect_reader(reader, ImageKind.DISK)
+    finally:
+        os.close(fd)
+    if (made.format, made.virtual_size) != ("qcow2", disk.size):
+        raise damaged(content.format, f"a disk of {made.virtual_size} bytes came of {content.size}")
 
 
 def _verify(held: HeldFile, digest: Digest, stop: threading.Event) -> None:

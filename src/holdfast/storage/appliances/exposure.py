@@ -10,12 +10,12 @@ nobody waits for the other.
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from holdfast.host.processes import Completed, Identity, Processes
+from holdfast.host.unix_sockets import listening
 from holdfast.spec.ids import new_id
 from holdfast.storage.appliances.source import HeldFile
 from holdfast.storage.formats.reading import SECTOR
@@ -58,10 +58,10 @@ async def exposed(
         ConversionFailed: the file could not be shown.
         and what `use` raises.
     """
-    listening = await asyncio.to_thread(_listen, socket_path, identity)
+    listener = await asyncio.to_thread(listening, socket_path, identity, _CONNECTIONS)
     tasks: list[asyncio.Future[Any]] = []
     try:
-        serving = asyncio.ensure_future(_serve(processes, held, listening.fileno(), owner))
+        serving = asyncio.ensure_future(_serve(processes, held, listener.fileno(), owner))
         node: Node = {
             "driver": "nbd",
             "server": {"type": "unix", "path": str(socket_path)},
@@ -77,26 +77,11 @@ async def exposed(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        listening.close()
+        listener.close()
         socket_path.unlink(missing_ok=True)
 
 
-def _listen(path: Path, identity: Identity | None) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(str(path))
-        path.chmod(0o600)
-        if identity:
-            os.chown(path, identity.uid, identity.gid)
-        listening.listen(_CONNECTIONS)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-async def _serve(processes: Processes, held: HeldFile, listening: int, owner: str) -> Completed:
+async def _serve(processes: Processes, held: HeldFile, listener: int, owner: str) -> Completed:
     whole: Node = {"driver": "file", "filename": f"/dev/fd/{held.fd}", "node-name": "file", "read-only": True}
     part: Node = {"driver": "raw", "file": "file", "node-name": "part", "read-only": True}
     if held.offset or os.fstat(held.fd).st_size != held.size:
@@ -107,11 +92,11 @@ async def _serve(processes: Processes, held: HeldFile, listening: int, owner: st
             "qemu-storage-daemon",
             *("--blockdev", json.dumps(whole)),
             *("--blockdev", json.dumps(part)),
-            *("--nbd-server", f"addr.type=fd,addr.str={listening},max-connections={_CONNECTIONS}"),
+            *("--nbd-server", f"addr.type=fd,addr.str={listener},max-connections={_CONNECTIONS}"),
             *("--export", f"type=nbd,id=export,node-name=part,name={_EXPORT},writable=off"),
         ],
         owner=owner,
-        pass_fds=(held.fd, listening),
+        pass_fds=(held.fd, listener),
     )
 
 

@@ -21,6 +21,7 @@ from holdfast.spec.units import MIB
 from holdfast.storage.appliances.archive import check_path
 from holdfast.storage.appliances.reading import short
 from holdfast.storage.appliances.refusals import CertificateDamaged, ManifestDamaged, ManifestMismatch
+from holdfast.storage.appliances.signers import authorities, is_known
 
 LARGEST = MIB
 _MOST_LINES = 4096
@@ -95,8 +96,6 @@ def _damaged(name: str, what: str) -> ManifestDamaged:
 def read_signature(data: bytes, name: str, manifest: bytes, now: datetime.datetime) -> Signature:
     """Who signed `manifest`, and whether the signature fits; `now` decides on the certificate's dates.
 
-    Only the signature itself and the dates are judged: whether its issuer is to be trusted is for people.
-
     Raises:
         CertificateDamaged: there is no signature or no certificate in it.
     """
@@ -110,7 +109,8 @@ def read_signature(data: bytes, name: str, manifest: bytes, now: datetime.dateti
     if not 1 <= text.count(_BEGIN) <= _LONGEST_CHAIN:
         raise _unsigned(name, f"it holds {text.count(_BEGIN)} certificates")
     try:
-        signer = x509.load_pem_x509_certificates(data[text.index(_BEGIN) :])[0]
+        chain = x509.load_pem_x509_certificates(data[text.index(_BEGIN) :])
+        signer = chain[0]
         reason = _misfit(signer, match[1], bytes.fromhex(match[2]), manifest)
         # What a certificate says is taken apart only when it is asked for.
         return Signature(
@@ -120,6 +120,8 @@ def read_signature(data: bytes, name: str, manifest: bytes, now: datetime.dateti
             fits=not reason,
             in_date=signer.not_valid_before_utc <= now <= signer.not_valid_after_utc,
             text=reason,
+            known=not reason and is_known(chain, authorities(), now),
+            fingerprint=signer.fingerprint(hashes.SHA256()).hex(),
         )
     except (ValueError, IndexError, x509.InvalidVersion) as error:
         raise _unsigned(name, "its certificate is none") from error

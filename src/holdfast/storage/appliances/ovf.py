@@ -108,6 +108,7 @@ def read_ovf(data: bytes, name: str, machine: str | None = None) -> Appliance:
         secure_boot=vendor.secure_boot,
         tpm=vendor.tpm or parts.tpm or None,
         nvram=_nvram(vendor, files),
+        firmware_state=vendor.firmware_state,
         disks=found,
         nics=nics,
         eulas=_eulas(envelope, system, strings),

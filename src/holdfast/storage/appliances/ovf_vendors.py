@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 from holdfast.spec.appliance import Finding, FirmwareKind
 from holdfast.storage.appliances.bounded_xml import attribute, child, children, local, text
 from holdfast.storage.appliances.reading import error, short, warning
+from holdfast.storage.ovf_writer import STATE_KEY
 
 _VBOX = "virtualbox.org/ovf/machine"
 _VMWARE = "vmware.com/schema/ovf"
@@ -26,6 +27,8 @@ class Vendor:
     tpm: bool = False
     nvram: str | None = None
     """A file's name, or `ovf:/file/ID`."""
+    firmware_state: str | None = None
+    """A file's name; ours."""
     uuid: str = ""
     macs: list[str] = field(default_factory=list)
     """Of the network interfaces in their order, where items have none."""
@@ -84,6 +87,7 @@ def _vmware(section: Element | None, head: bytes, made: Vendor) -> None:
     made.secure_boot = secure.lower() in _YES
     made.tpm = settings.get("vtpm.present", "").lower() in _YES
     made.nvram = settings.get("nvram") or None
+    made.firmware_state = settings.get(STATE_KEY.lower()) or None
     made.uuid = re.sub(r"[^0-9a-f]", "", settings.get("uuid.bios", "").lower())
     if len(made.uuid) == 32:
         at = made.uuid

@@ -72,6 +72,7 @@ class Source:
     disks: dict[str, HeldFile]
     """By the appliance's id of the disk; a disk that is missing, or empty, is not in it."""
     nvram: HeldFile | None
+    firmware_state: HeldFile | None
     digests: dict[str, Digest]
     """By the file's name in `files`; empty where there is no manifest."""
     signature: Signature | None
@@ -120,7 +121,8 @@ def read_source(handed: Sequence[HeldFile], machine: str | None = None) -> Sourc
     nvram = look.find(appliance.nvram) if appliance.nvram else None
     if nvram is not None:
         findings += _nvram(nvram)
-    return Source(appliance, files, disks, nvram, digests, signature, tuple(findings), archive)
+    state = look.find(appliance.firmware_state) if appliance.firmware_state else None
+    return Source(appliance, files, disks, nvram, state, digests, signature, tuple(findings), archive)
 
 
 def _places(handed: Sequence[HeldFile]) -> tuple[dict[str, HeldFile], bool]:
@@ -371,6 +373,13 @@ def _signed(signature: Signature) -> Finding:
             "signature-out-of-date",
             f"the manifest is signed by {signature.subject!r}, whose certificate is not valid at this time"
             f" (until {signature.not_after})",
+        )
+    if not signature.known:
+        return warning(
+            "signer-unknown",
+            f"the manifest is signed by {signature.subject!r} (certificate issued by {signature.issuer!r}),"
+            " whom this host does not know; ask its owner whether this is the certificate's SHA-256:"
+            f" {signature.fingerprint}",
         )
     return info(
         "signed",

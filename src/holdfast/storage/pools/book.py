@@ -48,7 +48,7 @@ from holdfast.storage.pools.lvm_thin import LvmThinPool
 from holdfast.storage.pools.nfs import NfsPool
 from holdfast.storage.pools.pool import Pool, PoolState, VolumeId
 from holdfast.storage.pools.rbd import RbdPool
-from holdfast.storage.pools.root import RootMark, require_apart
+from holdfast.storage.pools.root import PoolPathTaken, RootMark, require_apart
 
 log = structlog.get_logger(__name__)
 
@@ -161,6 +161,8 @@ class Pools:
                 )
             if isinstance(request.spec, DirectoryPoolSpec):
                 require_apart(request.spec.path, self._roots())
+            if isinstance(request.spec, NfsPoolSpec):
+                self._require_alone(request.spec.target)
             pool_id, created = new_id(), now()
             pool = self._made(pool_id, request.name, request.spec, request.erase)
             await pool.make()
@@ -179,6 +181,15 @@ class Pools:
             await self._catalog.write(store)
             self.add(pool, aware(created))
         return await self.show(request.name)
+
+    def _require_alone(self, target: str) -> None:
+        for pool in self.all():
+            if pool.spec.target == target:
+                raise PoolPathTaken(
+                    f"{target} already belongs to the pool {pool.name!r}",
+                    value=target,
+                    cure="Name another export.",
+                )
 
     def _roots(self) -> Iterable[tuple[str, Path]]:
         specs = [(pool.name, pool.spec) for pool in self.all() if pool.name != LOCAL]

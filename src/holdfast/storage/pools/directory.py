@@ -8,8 +8,10 @@ is the folder of VMs, which has no mark and no other file system below it.
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from holdfast.host.files import copy_sparse, sync_folder
 from holdfast.host.processes import Identity
@@ -27,6 +29,8 @@ from holdfast.storage.pools.pool import (
 from holdfast.storage.pools.root import RootMark, check_root, read_mark, remove_mark
 
 _PATIENCE = 5.0  # seconds; a file server that is gone never answers
+_HANDS = 8
+T = TypeVar("T")
 
 
 class DirectoryPool:
@@ -42,8 +46,9 @@ class DirectoryPool:
         self._root = spec.path
         self._format = spec.format
         self._state = state
-        # A thread of its own: one that hangs in a dead file system takes no other's place.
+        # Threads of its own: those that hang in a dead file system take no other's place.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"pool {name}")
+        self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix=f"pool {name}")
         self._asking: asyncio.Future[PoolState] | None = None
 
     @property
@@ -60,7 +65,7 @@ class DirectoryPool:
             check_root(self._root, self._state, mark.state)
             mark.write(self._root)
 
-        await asyncio.to_thread(take)
+        await self._at_work(take)
 
     async def open(self) -> None:
         """Nothing: whoever mounts the file system does that."""
@@ -68,7 +73,11 @@ class DirectoryPool:
     async def unmake(self) -> None:
         if self._mark is not None:
             await self._require()
-            await asyncio.to_thread(remove_mark, self._root)
+            await self._at_work(remove_mark, self._root)
+
+    async def _at_work(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What touches the file system, in a thread of the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._hands, work, *arguments)
 
     async def state(self) -> PoolState:
         if self._asking is None or self._asking.done():
@@ -121,7 +130,7 @@ class DirectoryPool:
             part.unlink(missing_ok=True)
 
         try:
-            await asyncio.to_thread(clear)
+            await self._at_work(clear)
         except OSError as error:
             raise NoSpace(
                 f"nothing can be made in the pool {self.name!r}: {error.strerror}",
@@ -130,11 +139,17 @@ class DirectoryPool:
             ) from error
         return part
 
+    async def left(self, volume: VolumeId) -> Place | None:
+        await self._require()
+        part = _part(self._path(volume))
+        there = await asyncio.to_thread(lambda: part.is_file() and not part.is_symlink())
+        return self.draft(volume) if there else None
+
     async def copy(self, source: Place, volume: VolumeId) -> bool:
         if not isinstance(source, FilePlace):
             return False
         part = await self._begin(volume)
-        await asyncio.to_thread(copy_sparse, source.path, part)
+        await self._at_work(copy_sparse, source.path, part)
         return True
 
     async def grow(self, volume: VolumeId, size: int) -> None:
@@ -144,10 +159,11 @@ class DirectoryPool:
         """Nothing: files stay whose they are."""
 
     async def publish(self, volume: VolumeId, identity: Identity | None) -> None:
-        await asyncio.to_thread(_settle, self._path(volume), identity)
+        await self._at_work(_settle, self._path(volume), identity)
 
     async def discard(self, volume: VolumeId) -> None:
-        await asyncio.to_thread(_part(self._path(volume)).unlink, missing_ok=True)
+        await self._require()
+        await self._at_work(lambda: _part(self._path(volume)).unlink(missing_ok=True))
 
     async def remove(self, volume: VolumeId) -> None:
         await self._require()
@@ -160,20 +176,20 @@ class DirectoryPool:
                 with contextlib.suppress(OSError):  # not there, or not the last one
                     path.parent.rmdir()
 
-        await asyncio.to_thread(unlink)
+        await self._at_work(unlink)
 
     async def has(self, volume: VolumeId) -> bool:
         await self._require()
         path = self._path(volume)
-        return await asyncio.to_thread(lambda: path.is_file() and not path.is_symlink())
+        return await self._at_work(lambda: path.is_file() and not path.is_symlink())
 
     async def used(self, volume: VolumeId) -> int:
         await self._require()
-        return await asyncio.to_thread(_blocks, self._path(volume))
+        return await self._at_work(_blocks, self._path(volume))
 
     async def names(self, vm: str) -> list[str]:
         await self._require()
-        return await asyncio.to_thread(_listed, self._root / vm)
+        return await self._at_work(_listed, self._root / vm)
 
     async def rename(self, old: str, new: str) -> None:
         if self._mark is None:
@@ -195,7 +211,7 @@ class DirectoryPool:
             before.rename(after)
             sync_folder(self._root)
 
-        await asyncio.to_thread(carry)
+        await self._at_work(carry)
 
 
 def _part(target: Path) -> Path:

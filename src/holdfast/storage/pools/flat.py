@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 
 from holdfast.host.processes import Identity
+from holdfast.spec.attachment import Place
 from holdfast.spec.pool import PoolHealth
 from holdfast.spec.vm import VolumeFormat
 from holdfast.storage.pools.names import PART, flat_name, of_vm, renames
@@ -41,6 +42,10 @@ class FlatPool(ABC):
     @abstractmethod
     async def _complete(self, name: str) -> None:
         """Called for a volume's name before its draft gets it."""
+
+    async def left(self, volume: VolumeId) -> Place | None:
+        """None: a device or an image is written anew from its beginning."""
+        return None
 
     async def _begin(self, volume: VolumeId) -> None:
         require_qcow2(self.name, volume)

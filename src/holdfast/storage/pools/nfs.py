@@ -2,21 +2,23 @@
 
     <state>/mounts/<first digits of the pool's id>/<VM name>/<volume>.qcow2
 
-Mounted `hard`: while the server is away I/O waits, and no guest sees an error. Volumes belong to
-their VMs' users on the server too, so the export must not squash root.
+Mounted `hard`: while the server is away I/O waits, and no guest sees an error; the mount itself does not
+wait for it (nfs(5), retry). Volumes belong to their VMs' users on the server too, so the export must not
+squash root.
 """
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
-from holdfast.host.processes import Processes
+from holdfast.host.processes import Processes, ToolTimedOut
 from holdfast.spec.errors import Failed, InvalidInput
 from holdfast.spec.pool import DirectoryPoolSpec, NfsPoolSpec
 from holdfast.storage.pools.directory import DirectoryPool
 from holdfast.storage.pools.root import RootMark, check_entries
 
-OPTIONS = "hard,nosuid,nodev,noexec"
+OPTIONS = "hard,nosuid,nodev,noexec,retry=0"
 _SECONDS = 60.0
 _SOMEBODY = 1_900_000_000  # a uid like those of VMs
 
@@ -60,7 +62,7 @@ class NfsPool(DirectoryPool):
             self._own.write(self._root)
 
         try:
-            await asyncio.to_thread(take)
+            await self._at_work(take)
         except BaseException:
             await asyncio.shield(self._unmount())
             raise
@@ -93,7 +95,8 @@ class NfsPool(DirectoryPool):
         try:
             await self._tool("mount", "-t", "nfs", "-o", OPTIONS, self._source, str(self._root))
         except BaseException:
-            self._root.rmdir()
+            with contextlib.suppress(OSError):  # it may have been mounted after all
+                self._root.rmdir()
             raise
 
     async def unmake(self) -> None:
@@ -106,9 +109,12 @@ class NfsPool(DirectoryPool):
         await asyncio.to_thread(self._root.rmdir)
 
     async def _tool(self, *argv: str) -> None:
-        done = await self._processes.run(argv, owner="host", timeout=_SECONDS)
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()[-500:]
+        try:
+            done = await self._processes.run(argv, owner="host", timeout=_SECONDS)
+            said = done.stderr.decode(errors="replace").strip()[-500:] if done.returncode else None
+        except ToolTimedOut:
+            said = f"the server did not answer for {_SECONDS:g} seconds"
+        if said is not None:
             raise NfsNotMounted(
                 f"{self._source} could not be mounted or unmounted: {said}",
                 value=self._source,

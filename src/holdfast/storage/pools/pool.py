@@ -162,6 +162,10 @@ class Pool(Protocol):
         """
         ...
 
+    async def left(self, volume: VolumeId) -> Place | None:
+        """The draft that an interrupted run left, if it can be gone on with; None: allocate one."""
+        ...
+
     async def copy(self, source: Place, volume: VolumeId) -> bool:
         """Make the draft a copy of all bytes at `source`, which nobody writes to.
 

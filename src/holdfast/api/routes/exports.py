@@ -16,12 +16,7 @@ _BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-
 
 @router.post("/vms/{name}/export", status_code=202)
 async def export_vm(services: With, caller: Admin, name: str, request: VmExport) -> Operation:
-    return await services.vm_exports.begin(name, request, caller.name)
-
-
-@router.post("/vms/{name}/checkpoints/{checkpoint}/export", status_code=202)
-async def export_checkpoint(services: With, caller: Admin, name: str, checkpoint: str) -> Operation:
-    return await services.exports.begin(name, checkpoint, caller.name)
+    return await services.exports.begin(name, request, caller.name)
 
 
 @router.post(
@@ -32,7 +27,7 @@ async def export_checkpoint(services: With, caller: Admin, name: str, checkpoint
 async def export_checkpoint_state(
     services: With, _: Admin, name: str, checkpoint: str, request: StateExport
 ) -> Response:
-    data = await services.exports.firmware_state(name, checkpoint, request)
+    data = await services.exports.checkpoint_state(name, checkpoint, request)
     return Response(data, media_type="application/octet-stream")
 
 

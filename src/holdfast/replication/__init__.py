@@ -1,0 +1,1 @@
+"""Replicas: a VM's disks and firmware state, kept current on another host."""

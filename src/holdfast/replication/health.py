@@ -1,0 +1,201 @@
+"""States of a replication, and its health: rules as data over facts, each with its cause and its cure. Pure.
+
+The states are those that Hyper-V's users know. Health is derived from facts whenever it is asked for; the
+worst finding decides. To add a rule is to add a line to `RULES`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class ReplicationState(StrEnum):
+    NOT_ENABLED = "not-enabled"
+    READY_FOR_INITIAL = "ready-for-initial-replication"
+    INITIAL_IN_PROGRESS = "initial-replication-in-progress"
+    REPLICATING = "replicating"
+    SYNCED = "synced"
+    """Prepared for a planned failover: nothing is missing."""
+    FAILOVER_WAITING = "failover-waiting-completion"
+    FAILED_OVER = "failed-over"
+    SUSPENDED = "suspended"
+    ERROR = "error"
+    WAITING_FOR_RESYNC = "waiting-for-resync"
+    RESYNCHRONISING = "resynchronising"
+    RESYNC_SUSPENDED = "resync-suspended"
+
+
+class Health(IntEnum):
+    """Ordered: the larger is the worse."""
+
+    NORMAL = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+class Side(StrEnum):
+    SOURCE = "source"
+    REPLICA = "replica"
+    LINK = "link"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one replication now."""
+
+    state: ReplicationState
+    target: float
+    """Seconds of the RPO that is wanted."""
+    rpo: float | None
+    """Seconds; None: no point arrived yet."""
+    missed: float = 0.0
+    """Part of the window, 0 to 1, in which the RPO was above its target."""
+    since_enabled: float = 0.0
+    """Seconds."""
+    cannot_send: str = ""
+    """Why the source cannot send now; empty: it can."""
+    cannot_send_for: float = 0.0
+    """Seconds since that began."""
+    catches_up: bool = True
+    """False: churn exceeds what the link takes."""
+    replica_paused: bool = False
+    reverse_enabled: bool = True
+    """After a failover: whether changes flow back."""
+    lost_points: int = 0
+    replica_room_left: int | None = None
+    """Bytes; None: there is no limit."""
+    bytes_a_day: float = 0.0
+    """That the replica grows by."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    id: str
+    health: Health
+    side: Side
+    holds: Callable[[Facts], bool]
+    cause: str
+    """For people; `format` is given the facts' fields."""
+    cure: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    rule: str
+    health: Health
+    side: Side
+    cause: str
+    cure: str
+
+
+_RESYNC = (ReplicationState.WAITING_FOR_RESYNC, ReplicationState.RESYNC_SUSPENDED)
+_INITIAL = (ReplicationState.READY_FOR_INITIAL, ReplicationState.INITIAL_IN_PROGRESS)
+_FAILED_OVER = (ReplicationState.FAILED_OVER, ReplicationState.FAILOVER_WAITING)
+_LATE = 3600.0
+"""Seconds without a point that are always worth a warning, whatever the target."""
+_DAY = 86400.0
+_RETRIED = 30.0
+"""Seconds for which a link that is cut is only a link that is being retried."""
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        *("cannot-send", Health.CRITICAL, Side.LINK),
+        lambda facts: bool(facts.cannot_send) and facts.cannot_send_for > _RETRIED,
+        "The source cannot send for {cannot_send_for:.0f} s: {cannot_send}",
+        "See that the receiving host runs and can be reached; replication goes on by itself then.",
+    ),
+    Rule(
+        *("retrying", Health.WARNING, Side.LINK),
+        lambda facts: bool(facts.cannot_send) and facts.cannot_send_for <= _RETRIED,
+        "The last try to send failed: {cannot_send}",
+        "Nothing; it is tried again.",
+    ),
+    Rule(
+        *("resync-required", Health.CRITICAL, Side.SOURCE),
+        lambda facts: facts.state in _RESYNC,
+        "Both sides have to be compared before replication goes on, and that waits",
+        "Resume replication; only what differs is sent, and recovery points stay.",
+    ),
+    Rule(
+        *("replica-paused", Health.CRITICAL, Side.REPLICA),
+        lambda facts: facts.replica_paused,
+        "The receiving host has paused this replica",
+        "Resume it there.",
+    ),
+    Rule(
+        *("replication-error", Health.CRITICAL, Side.SOURCE),
+        lambda facts: facts.state is ReplicationState.ERROR,
+        "Replication stopped with an error",
+        "Read its last error and what it says to do, then resume.",
+    ),
+    Rule(
+        *("replica-full", Health.CRITICAL, Side.REPLICA),
+        lambda facts: facts.replica_room_left is not None and facts.replica_room_left <= 0,
+        "The replica has used all the room that it is allowed",
+        "Allow it more room on the receiving host, or keep fewer points.",
+    ),
+    Rule(
+        *("points-lost", Health.WARNING, Side.REPLICA),
+        lambda facts: facts.lost_points > 0,
+        "{lost_points} recovery points are damaged on the replica",
+        "Look for a failing disk on the receiving host; other points can be used.",
+    ),
+    Rule(
+        *("replica-filling", Health.WARNING, Side.REPLICA),
+        lambda facts: facts.replica_room_left is not None and 0 < facts.replica_room_left < facts.bytes_a_day,
+        "The room that the replica is allowed is used up within a day",
+        "Allow it more room on the receiving host, or keep fewer points.",
+    ),
+    Rule(
+        *("targets-missed", Health.WARNING, Side.LINK),
+        lambda facts: facts.missed > 0.2,
+        "The RPO was above its target of {target:g} s in {missed:.0%} of the window",
+        "Give the replication more bandwidth or a higher priority, or ask for a longer RPO.",
+    ),
+    Rule(
+        *("falling-behind", Health.WARNING, Side.LINK),
+        lambda facts: not facts.catches_up,
+        "The guest changes more than arrives at the replica",
+        "Raise the limit, or wait: the RPO recovers once the guest writes less.",
+    ),
+    Rule(
+        *("late", Health.WARNING, Side.LINK),
+        lambda facts: facts.rpo is not None and facts.rpo > max(_LATE, 2 * facts.target),
+        "The newest recovery point is {rpo:.0f} s old",
+        "See the other findings for why.",
+    ),
+    Rule(
+        *("initial-incomplete", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.state in _INITIAL and facts.since_enabled > _DAY,
+        "The initial copy is not complete since {since_enabled:.0f} s",
+        "Start it, raise its limit, or bring it on a removable medium.",
+    ),
+    Rule(
+        *("no-reverse", Health.WARNING, Side.REPLICA),
+        lambda facts: facts.state in _FAILED_OVER and not facts.reverse_enabled,
+        "The VM runs on the replica, and nothing is replicated back",
+        "Reverse the replication once the old primary can be reached.",
+    ),
+    Rule(
+        *("source-paused", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.state is ReplicationState.SUSPENDED,
+        "Replication is paused on the source",
+        "Resume it.",
+    ),
+)
+
+
+def findings(facts: Facts, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]:
+    """What is not as it should be, the worst first; nothing of a VM that is not replicated."""
+    if facts.state is ReplicationState.NOT_ENABLED:
+        return ()
+    found = [
+        Finding(rule.id, rule.health, rule.side, rule.cause.format(**vars(facts)), rule.cure)
+        for rule in rules
+        if rule.holds(facts)
+    ]
+    return tuple(sorted(found, key=lambda each: -each.health))
+
+
+def health(found: Sequence[Finding]) -> Health:
+    return max((each.health for each in found), default=Health.NORMAL)

@@ -1,0 +1,1 @@
+"""VMs of VMware's vCenter and ESXi, read over their published interfaces."""
