@@ -230,5 +230,6 @@ def test_no_room_in_the_middle_takes_everything_back(disk: Path, tmp_path: Path)
         filler.unlink()
         assert check_invariants(host) == []
     finally:
+        host.kill()
+        small.unmount()  # what is mounted cannot be removed
         host.close()
-        small.unmount()

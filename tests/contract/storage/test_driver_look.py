@@ -244,6 +244,11 @@ CASES: dict[str, tuple[dict[str, bytes], Drivers, str]] = {
     "modules before what is packed": (
         {NAME: archive((BLOCK, PCI)) + packed(WITHOUT, "zstd")}, Drivers.PRESENT, "initrd.img"
     ),
+    "in several pieces, with holes": (
+        {NAME: MICROCODE + bytes(MIB) + MICROCODE + bytes(2 * MIB) + packed(WITH, "gzip")},
+        Drivers.PRESENT,
+        "initrd.img",
+    ),
     "the newest counts": (
         {
             "boot/initrd.img-6.9.0": packed(WITH, "gzip"),

@@ -171,7 +171,7 @@ def test_members_beyond_8_gib_are_found_by_either_way_of_writing_them() -> None:
     ) as fd:
         began = time.monotonic()
         found = index(fd, at + len(before) + 512 + second + 2048)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4
     assert [(place.name, place.size) for place in found] == [
         ("first.vmdk", first),
         ("second.vmdk", second),

@@ -61,7 +61,7 @@ def test_a_document_type_is_refused_by_every_reader(case: str, file: str, encodi
     began = time.monotonic()
     with pytest.raises(refusals.DescriptorUnsafe) as caught:
         source_of((file, text.encode(encoding)), WEB)
-    assert "root:" not in str(caught.value.as_dict()) and time.monotonic() - began < 1
+    assert "root:" not in str(caught.value.as_dict()) and time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_signature_is_checked_and_shown(rsa_key: rsa.RSAPrivateKey) -> None:
 
     good = read(signed(rsa_key, listed))
     assert good.signature and good.signature.fits and good.signature.subject == "A signer"
-    assert "signed" in ids(good, Severity.INFO) and ids(good) == set()
+    assert "signer-unknown" in ids(good, Severity.WARNING) and ids(good) == set()
     changed = read(signed(rsa_key, listed), listed + b"\n")
     assert ids(changed) == {"signature-invalid"}
     old = read(signed(rsa_key, listed, NOW - DAY))
@@ -251,7 +251,7 @@ def test_what_is_no_certificate_is_refused_at_once(case: str, rsa_key: rsa.RSAPr
     began = time.monotonic()
     with pytest.raises(refusals.CertificateDamaged):
         source_of(("x.ovf", text), ("x.mf", listed), ("x.cert", data), WEB)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4
 
 
 def test_an_archive_that_is_compressed_as_a_whole_is_refused_with_what_to_do() -> None:
@@ -388,3 +388,14 @@ def test_every_order_of_files_gives_the_same_source() -> None:
     for order in itertools.permutations(files):
         assert ids(source_of(*order)) == set()
         assert disks_of(*order) == {"d1": DISK}
+
+
+def test_many_disks_that_name_properties_are_read_at_once() -> None:
+    properties = '<Property ovf:key="p1" ovf:value="512"/>' * 4_000
+    sections = f"<ProductSection>{properties}</ProductSection>"
+    named = ovf(["web.vmdk"] * 4_000, disk='ovf:capacity="${p1}"', sections=sections)
+    began = time.monotonic()
+    source = source_of(("x.ovf", named), WEB)
+    assert source.appliance.disks[0].capacity == 512 and time.monotonic() - began < 10
+    with pytest.raises(refusals.AmountAbsurd):
+        source_of(("x.ovf", named.replace(b"${p1}", b"${p2}")), WEB)

@@ -26,7 +26,7 @@ def bounded(data: bytes, refusal: type[Exception] | None) -> None:
                 read_vmcx(data, "x.vmcx")
         else:
             read_vmcx(data, "x.vmcx")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + (32 << 20)
     finally:
         tracemalloc.stop()

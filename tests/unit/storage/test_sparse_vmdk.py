@@ -138,4 +138,4 @@ def test_a_descriptor_is_read_in_time_that_grows_with_its_length_only(case: str)
     )
     with suppress(refusals.ImageNamesOtherFiles, refusals.ImageHasBackingFile):
         inspected(bytes(inside) + text)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4

@@ -60,8 +60,8 @@ _VENDORS = (
 _LARGEST_LOADER = 192 * MIB
 _CPU_SECONDS = 120
 _UNPACKING_SECONDS = 60.0
-_MOST_FETCHES = 96
-"""Parts of a disk that are taken out to find a kernel; each takes a tenth of a second."""
+_MOST_FETCHES, _MOST_RUNS = 96, 256
+"""Parts of a disk taken out to find a kernel, and those of its RAM disk; each takes a tenth of a second."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,8 @@ class BootLooker:
                 )
             if not kernel.runs:
                 return judged(kernel, set(), whole=True)
+            if len(kernel.runs) > _MOST_RUNS:
+                return DriverLook(Drivers.UNKNOWN, f"{kernel.initramfs!r} lies in too many pieces")
             whole, packed = stem.with_suffix(".initramfs"), stem.with_suffix(".packed")
             for file in (whole, packed):
                 made.append(file)
@@ -289,6 +291,7 @@ def _append(whole: Path, part: Path | None, length: int) -> None:
     if part is not None:
         with whole.open("ab") as target, part.open("rb") as source:
             shutil.copyfileobj(source, target, MIB)
+        part.unlink()  # the next one begins with an empty file
     os.truncate(whole, size + length)
 
 

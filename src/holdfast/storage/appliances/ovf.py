@@ -178,6 +178,8 @@ def _files(envelope: Element, name: str) -> dict[str, _File]:
 
 def _disks(envelope: Element, name: str) -> dict[str, _Disk]:
     found: dict[str, _Disk] = {}
+    # A capacity may name a property: DSP0243, 9.1.
+    properties = {f"${{{key}}}": value for key, value in _property_defaults(envelope).items()}
     for section in (*children(envelope, "DiskSection"), *children(envelope, "SharedDiskSection")):
         for each in (*children(section, "Disk"), *children(section, "SharedDisk")):
             key = attribute(each, "diskId")
@@ -185,10 +187,11 @@ def _disks(envelope: Element, name: str) -> dict[str, _Disk]:
                 raise damaged(name, f"two disks with the id {key!r}" if key else "a Disk without an id")
             units = attribute(each, "capacityAllocationUnits") or "byte"
             populated = attribute(each, "populatedSize") or ""
+            capacity = attribute(each, "capacity") or ""
             found[key] = _Disk(
                 id=key,
                 file=attribute(each, "fileRef"),
-                capacity=disk_size(_capacity(envelope, each), units, key),
+                capacity=disk_size(properties.get(capacity, capacity), units, key),
                 populated=int(populated)
                 if populated.isascii() and populated.isdigit() and len(populated) <= 18
                 else None,
@@ -197,18 +200,15 @@ def _disks(envelope: Element, name: str) -> dict[str, _Disk]:
     return found
 
 
-def _capacity(envelope: Element, disk: Element) -> str:
-    """As written, or the default of the property that it names as `${key}` (DSP0243, 9.1 and 9.5.1)."""
-    written = attribute(disk, "capacity") or ""
-    if not (written.startswith("${") and written.endswith("}")):
-        return written
+def _property_defaults(envelope: Element) -> dict[str, str]:
+    """By `class.key.instance`, of which class and instance may be missing (DSP0243, 9.5.1)."""
+    found: dict[str, str] = {}
     for section in (each for each in envelope.iter() if local(each.tag) == "ProductSection"):
-        around = attribute(section, "class"), attribute(section, "instance")
+        class_, instance = attribute(section, "class"), attribute(section, "instance")
         for each in children(section, "Property"):
-            parts = around[0], attribute(each, "key"), around[1]
-            if ".".join(part for part in parts if part) == written[2:-1]:
-                return attribute(each, "value") or ""
-    return written
+            parts = (class_, attribute(each, "key"), instance)
+            found[".".join(part for part in parts if part)] = attribute(each, "value") or ""
+    return found
 
 
 def _attached(

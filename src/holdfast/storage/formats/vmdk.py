@@ -78,7 +78,7 @@ def _check_tables(reader: Reader, tables: "array[int]", per_table: int, grain: i
     places.add(each for each in tables if each)
     if places.overlap():
         raise damaged("VMDK", "two grain tables lie in one place")
-    for table in tables:
+    for table in reversed(tables):  # the end first: that is what a file which was cut off lacks
         if reader.seen_enough:
             break
         if table:
