@@ -95,6 +95,8 @@ class TlsLink:
         self._head = memoryview(bytearray(HEADER_BYTES))
         certificate = connection.getpeercert(binary_form=True)
         self.peer = fingerprint(certificate) if certificate else None
+        self.certificate = ssl.DER_cert_to_PEM_cert(certificate) if certificate else ""
+        """The other side's, PEM; empty where it showed none."""
         self.sent = 0
         """Bytes so far, of frames."""
 
