@@ -44,7 +44,7 @@ class Replica:
             source = Source(captured.socket, disk.export, disk.bitmap)
             try:
                 assert source.size == disk.size
-                extents = source.content(0, disk.size) if whole else source.changed()
+                extents = source.content(0, disk.size) if whole else source.changed(0, disk.size)
                 for batch in wire.batches(extents):
                     payload = memoryview(bytearray(sum(length for _, length in batch)))
                     source.read(batch, payload)
@@ -437,7 +437,7 @@ async def test_what_is_trimmed_is_not_kept_up(rig: Rig) -> None:
     captured = await rig.begin()
     disk = captured.disks[0]
     source = await asyncio.to_thread(Source, captured.socket, disk.export, disk.bitmap)
-    await asyncio.to_thread(source.trim, 0, 4 << 20)
+    await asyncio.to_thread(source.trim, [(0, 4 << 20)])
     await rig.write("disk0", 2, "0", "4M")
     with pytest.raises(SourceLost):
         await asyncio.to_thread(source.read, [(0, 4096)], memoryview(bytearray(4096)))
