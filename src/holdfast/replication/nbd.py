@@ -33,6 +33,7 @@ _LIMIT = 60.0  # seconds that QEMU may say nothing
 _LARGEST_ANSWER = 8 * MIB
 _MOST_STATUS = 2 * GIB  # bytes asked about at once
 _MOST_TRIM = 1 * GIB
+_BLOCK = 4 * KIB
 _AT_ONCE = 256  # requests without content
 _BUFFER = 256 * KIB
 _SOCKET_BUFFER = 2 * MIB
@@ -70,9 +71,10 @@ class Source:
             return _joined(self._contexts.statuses(offset, length), lambda flags: bool(flags & 1))
 
     def content(self, offset: int, length: int) -> list[Extent]:
-        """Extents of a part that may not read as zeroes. Raises SourceLost."""
+        """Extents of a part that may not read as zeroes, in whole blocks of 4 KiB. Raises SourceLost."""
         with _reported():
-            return _joined(self._zeroes.statuses(offset, length), lambda flags: not flags & _ZERO)
+            found = _joined(self._zeroes.statuses(offset, length), lambda flags: not flags & _ZERO)
+        return in_blocks(found, offset + length)
 
     def read(self, extents: Sequence[Extent], target: memoryview) -> None:
         """Fill `target` with the bytes of all extents, in their order. Raises SourceLost."""
@@ -237,6 +239,18 @@ class _Connection:
                 raise _lost(f"the export was refused ({kind:#x})")
             found.append((kind, said))
         raise _lost("an answer without an end")
+
+
+def in_blocks(extents: Iterable[Extent], end: int) -> list[Extent]:
+    """Extents made wider until they are of whole blocks or reach the end, and joined where they touch."""
+    found: list[Extent] = []
+    for offset, length in extents:
+        begin = offset // _BLOCK * _BLOCK
+        until = min(-(-(offset + length) // _BLOCK) * _BLOCK, end)
+        if found and begin <= sum(found[-1]):
+            begin = found.pop()[0]
+        found.append((begin, until - begin))
+    return found
 
 
 def _request(kind: int, cookie: int, offset: int, length: int) -> bytes:
