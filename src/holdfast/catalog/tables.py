@@ -196,6 +196,28 @@ class CheckpointTreeRow(Table):
     schedule: Mapped[dict[str, Any] | None] = mapped_column(default=None)
 
 
+class ReplicaPeerRow(Table):
+    """A host that this one replicates to or from."""
+
+    __tablename__ = "replica_peers"
+    __table_args__ = (UniqueConstraint("role", "fingerprint"),)
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    fingerprint: Mapped[str] = mapped_column(String(80))
+    paired: Mapped[datetime]
+    record: Mapped[dict[str, Any]]
+
+
+class ReplicaTokenRow(Table):
+    """That a host may pair with this one, once."""
+
+    __tablename__ = "replica_tokens"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    expires: Mapped[datetime]
+
+
 class FactRow(Table):
     """What was found out once and holds until its key changes (acceleration, capabilities)."""
 

@@ -38,10 +38,12 @@ from holdfast.replication.wire import (
 from holdfast.replication.zstandard import DecompressionParameter, ZstdDecompressor, ZstdError
 from holdfast.spec.errors import Failed, Forbidden, HoldfastError
 from holdfast.spec.model import Frozen
+from holdfast.spec.units import KIB
 
 SILENCE_SECONDS = 30.0
 """How long the other side may say nothing, or take nothing, before a link is given up."""
 _HANDSHAKE_SECONDS = 10.0
+_SLOWEST = 16 * KIB  # bytes a second at which a frame must come
 
 Buffer = bytes | bytearray | memoryview
 M = TypeVar("M", bound=Message)
@@ -95,6 +97,8 @@ class TlsLink:
         self._head = memoryview(bytearray(HEADER_BYTES))
         certificate = connection.getpeercert(binary_form=True)
         self.peer = fingerprint(certificate) if certificate else None
+        self.certificate = ssl.DER_cert_to_PEM_cert(certificate) if certificate else ""
+        """The other side's, PEM; empty where it showed none."""
         self.sent = 0
         """Bytes so far, of frames."""
 
@@ -118,6 +122,7 @@ class TlsLink:
             until = time.monotonic() + self._silence
             self._fill(self._head[1:], until - time.monotonic())
             head = parse_header(self._head)
+            until += head.length / _SLOWEST
             received = self._wire[: head.length]
             while received:
                 received = received[self._some(received, until - time.monotonic()) :]

@@ -33,6 +33,8 @@ _LIMIT = 60.0  # seconds that QEMU may say nothing
 _LARGEST_ANSWER = 8 * MIB
 _MOST_STATUS = 2 * GIB  # bytes asked about at once
 _MOST_TRIM = 1 * GIB
+_BLOCK = 4 * KIB
+_AT_ONCE = 256  # requests without content
 _BUFFER = 256 * KIB
 _SOCKET_BUFFER = 2 * MIB
 
@@ -63,29 +65,35 @@ class Source:
             self.size = self._data.size
             self._opened = opened.pop_all()
 
-    def changed(self) -> list[Extent]:
-        """Extents that are set in the bitmap. Raises SourceLost."""
+    def changed(self, offset: int, length: int) -> list[Extent]:
+        """Extents of a part that are set in the bitmap. Raises SourceLost."""
         with _reported():
-            return _joined(self._contexts.statuses(0, self.size), lambda flags: bool(flags & 1))
+            return _joined(self._contexts.statuses(offset, length), lambda flags: bool(flags & 1))
 
     def content(self, offset: int, length: int) -> list[Extent]:
-        """Extents of a part that may not read as zeroes. Raises SourceLost."""
+        """Extents of a part that may not read as zeroes, in whole blocks of 4 KiB. Raises SourceLost."""
         with _reported():
-            return _joined(self._zeroes.statuses(offset, length), lambda flags: not flags & _ZERO)
+            found = _joined(self._zeroes.statuses(offset, length), lambda flags: not flags & _ZERO)
+        return in_blocks(found, offset + length)
 
     def read(self, extents: Sequence[Extent], target: memoryview) -> None:
         """Fill `target` with the bytes of all extents, in their order. Raises SourceLost."""
         with _reported():
             self._data.read(extents, target)
 
-    def trim(self, offset: int, length: int) -> None:
-        """Say that a part will not be read: it is no longer kept up while the guest writes.
+    def trim(self, extents: Iterable[Extent]) -> None:
+        """Say which parts will not be read: they are no longer kept up while the guest writes.
 
         Raises SourceLost.
         """
+        cut = [
+            (at, min(_MOST_TRIM, offset + length - at))
+            for offset, length in extents
+            for at in range(offset, offset + length, _MOST_TRIM)
+        ]
         with _reported():
-            for at in range(offset, offset + length, _MOST_TRIM):
-                self._data.ask(_TRIM, at, min(_MOST_TRIM, offset + length - at))
+            for first in range(0, len(cut), _AT_ONCE):
+                self._data.ask(_TRIM, cut[first : first + _AT_ONCE])
 
     def close(self) -> None:
         """May be called twice."""
@@ -129,9 +137,10 @@ class _Connection:
             place = places[cookie]
             self._take(target[place : place + extents[cookie][1]])
 
-    def ask(self, kind: int, offset: int, length: int) -> None:
-        self._socket.sendall(_request(kind, 0, offset, length))
-        self._simple(1)
+    def ask(self, kind: int, extents: Sequence[Extent]) -> None:
+        self._socket.sendall(b"".join(_request(kind, 0, *extent) for extent in extents))
+        for _ in extents:
+            self._simple(1)
 
     def statuses(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """Offset, length and flags of every extent, in their order."""
@@ -230,6 +239,18 @@ class _Connection:
                 raise _lost(f"the export was refused ({kind:#x})")
             found.append((kind, said))
         raise _lost("an answer without an end")
+
+
+def in_blocks(extents: Iterable[Extent], end: int) -> list[Extent]:
+    """Extents made wider until they are of whole blocks or reach the end, and joined where they touch."""
+    found: list[Extent] = []
+    for offset, length in extents:
+        begin = offset // _BLOCK * _BLOCK
+        until = min(-(-(offset + length) // _BLOCK) * _BLOCK, end)
+        if found and begin <= sum(found[-1]):
+            begin = found.pop()[0]
+        found.append((begin, until - begin))
+    return found
 
 
 def _request(kind: int, cookie: int, offset: int, length: int) -> bytes:

@@ -28,6 +28,7 @@ _BUFFERS = 4
 _CLUSTER = 64 * KIB  # in which QEMU copies what is overwritten
 _WIDE = 1 * MIB  # extents from here on are asked for zeroes, gaps from here on are trimmed
 _BEHIND = 16 * MIB  # that is trimmed at once behind what was read
+_WINDOW = 4 * GIB  # that is looked at at once: half a million extents at most
 _ZEROES = bytes(wire.LARGEST_PAYLOAD)
 _LONGEST_ZERO = 1 * GIB
 
@@ -180,35 +181,41 @@ def _pieces(captured: Captured, base: int) -> Generator[_Piece, None, None]:
         reader.join()
 
 
+class _Enough(Exception):
+    """Nobody wants more pieces."""
+
+
 def _read(
     source: Source, number: int, disk: CapturedDisk, free: "queue.SimpleQueue[bytearray | None]", base: int
 ) -> Iterator[_Piece]:
-    whole = [(0, source.size)] if disk.since is None else source.changed()
-    _trim_gaps(source, whole)
-    extents, zeroes = _without_zeroes(source, whole)
-    if base:  # else all that is not sent reads as zeroes
-        yield from (_Piece(number, batch) for batch in _zero_batches(zeroes))
-    behind = 0
-    for batch in wire.batches(extents):
-        buffer = free.get()
-        if buffer is None:
-            return
-        content = memoryview(buffer)[: sum(length for _, length in batch)]
-        source.read(batch, content)
-        yield _Piece(number, batch, content, buffer)
-        end = sum(batch[-1]) // _CLUSTER * _CLUSTER
-        if end - behind >= _BEHIND:
-            source.trim(behind, end - behind)
-            behind = end
+    for begin in range(0, source.size, _WINDOW):
+        window = (begin, min(_WINDOW, source.size - begin))
+        whole = [window] if disk.since is None else source.changed(*window)
+        source.trim(_gaps(window, whole))
+        extents, zeroes = _without_zeroes(source, whole)
+        if base:  # else all that is not sent reads as zeroes
+            yield from (_Piece(number, batch) for batch in _zero_batches(zeroes))
+        behind = begin
+        for batch in wire.batches(extents):
+            buffer = free.get()
+            if buffer is None:
+                raise _Enough
+            content = memoryview(buffer)[: sum(length for _, length in batch)]
+            source.read(batch, content)
+            yield _Piece(number, batch, content, buffer)
+            end = sum(batch[-1]) // _CLUSTER * _CLUSTER
+            if end - behind >= _BEHIND:
+                source.trim([(behind, end - behind)])
+                behind = end
 
 
-def _trim_gaps(source: Source, extents: list[Extent]) -> None:
-    """Trim what lies between extents, where it is worth a request."""
-    at = 0
-    for offset, length in [*extents, (source.size, 0)]:
+def _gaps(window: Extent, extents: list[Extent]) -> Iterator[Extent]:
+    """What lies between extents, where it is worth a request."""
+    at = window[0]
+    for offset, length in [*extents, (sum(window), 0)]:
         begin, end = -(-at // _CLUSTER) * _CLUSTER, offset // _CLUSTER * _CLUSTER
         if end - begin >= _WIDE:
-            source.trim(begin, end - begin)
+            yield begin, end - begin
         at = offset + length
 
 

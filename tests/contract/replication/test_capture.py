@@ -1,6 +1,7 @@
 """Cycles of a real QEMU whose two disks are written to all the time, and what is left after each failure."""
 
 import asyncio
+import struct
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
@@ -13,7 +14,8 @@ from test_disk_layers import make
 from test_running import inputs_in, machines_of, state_in
 
 from holdfast.host.processes import Processes
-from holdfast.machine.disk_snapshot import DisksChanging
+from holdfast.machine import disk_snapshot
+from holdfast.machine.disk_snapshot import DisksChanging, SnapshotHeld
 from holdfast.machine.running import RunningMachine
 from holdfast.qmp.errors import QmpRefused
 from holdfast.replication import wire
@@ -44,7 +46,7 @@ class Replica:
             source = Source(captured.socket, disk.export, disk.bitmap)
             try:
                 assert source.size == disk.size
-                extents = source.content(0, disk.size) if whole else source.changed()
+                extents = source.content(0, disk.size) if whole else source.changed(0, disk.size)
                 for batch in wire.batches(extents):
                     payload = memoryview(bytearray(sum(length for _, length in batch)))
                     source.read(batch, payload)
@@ -430,6 +432,28 @@ async def test_copies_that_find_no_room_break_the_cycle_and_not_the_guest(rig: R
     await rig.require_current()
 
 
+async def test_a_reader_that_hangs_keeps_the_next_cycle_waiting_and_not_the_guest(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_snapshot, "_CLOSE_SECONDS", 0.5)
+    await rig.capture.attach(None)
+    await rig.write("disk0", 1, "0", "4M")
+    await rig.cycle()
+    captured = await rig.begin()
+    disk = captured.disks[0]
+    source = await asyncio.to_thread(Source, captured.socket, disk.export, disk.bitmap)
+    request = struct.pack(">IHHQQI", 0x25609513, 0, 0, 0, 0, 4 << 20)
+    source._data._socket.sendall(request * 16)  # and reads no answer
+    with pytest.raises(SnapshotHeld):
+        await rig.capture.give_up()
+    await rig.write("disk0", 2, "0", "4M")
+    source.close()
+    await rig.capture.give_up()
+    await rig.require_clean()
+    assert set((await rig.cycle()).values()) == {1}
+    await rig.require_current()
+
+
 async def test_what_is_trimmed_is_not_kept_up(rig: Rig) -> None:
     await rig.capture.attach(None)
     await rig.write("disk0", 1, "0", "4M")
@@ -437,7 +461,7 @@ async def test_what_is_trimmed_is_not_kept_up(rig: Rig) -> None:
     captured = await rig.begin()
     disk = captured.disks[0]
     source = await asyncio.to_thread(Source, captured.socket, disk.export, disk.bitmap)
-    await asyncio.to_thread(source.trim, 0, 4 << 20)
+    await asyncio.to_thread(source.trim, [(0, 4 << 20)])
     await rig.write("disk0", 2, "0", "4M")
     with pytest.raises(SourceLost):
         await asyncio.to_thread(source.read, [(0, 4096)], memoryview(bytearray(4096)))

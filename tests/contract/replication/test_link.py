@@ -246,7 +246,7 @@ def test_a_side_that_says_nothing_more_is_given_up(pair: Pair) -> None:
         contextlib.suppress(OSError),
         context.wrap_socket(plain) as link,
     ):
-        for byte in wire.header(Kind.WRITE, 1 << 20) + bytes(100):  # now and then a byte
+        for byte in wire.header(Kind.WRITE, 1000) + bytes(100):  # now and then a byte
             link.sendall(bytes([byte]))
             if done.wait(0.1):
                 break

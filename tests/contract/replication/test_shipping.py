@@ -10,6 +10,7 @@ from held_in_memory import Held
 from test_capture import DISKS, SIZE, Guest, Rig, numbers, rig
 from test_link import Pair
 
+from holdfast.replication import shipping
 from holdfast.replication.link import LinkLost, TlsLink, greet
 from holdfast.replication.nbd import SourceLost
 from holdfast.replication.receiving import serve
@@ -129,7 +130,8 @@ async def test_a_receiver_that_goes_in_mid_cycle_costs_nothing_but_that_cycle(en
 
 async def test_what_the_receiver_refuses_is_said_on_the_source(ends: Ends) -> None:
     rig = ends.rig
-    await rig.write("disk0", 5, "0", "6M")
+    for disk in DISKS:
+        await rig.write(disk, 5, "0", "7M")
     ends.held.failure = Insufficient("the replica's disk is full", cure="Make room there.")
     with pytest.raises(PeerRefused) as caught:
         await ends.cycle()
@@ -140,6 +142,21 @@ async def test_what_the_receiver_refuses_is_said_on_the_source(ends: Ends) -> No
     ends.link.close()
     await asyncio.to_thread(ends.connect)
     await ends.cycle()
+    await ends.require_current()
+
+
+async def test_disks_are_looked_at_in_parts(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipping, "_WINDOW", 3 << 20)
+    monkeypatch.setattr(shipping, "_BEHIND", 1 << 20)
+    rig = ends.rig
+    await rig.write("disk0", 1, "1M", "3M")
+    await rig.write("disk1", 1, "7M", "1M")
+    await ends.cycle()
+    await rig.write("disk0", 2, "2M", "2M")
+    await rig.write("disk0", 0, "5M", "2M")
+    await rig.write("disk1", 2, "0", "4k")
+    shipped = await ends.cycle()
+    assert (shipped.written, shipped.zeroed) == ((2 << 20) + 4096, 2 << 20)
     await ends.require_current()
 
 
