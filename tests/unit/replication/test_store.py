@@ -2,6 +2,8 @@
 
 import errno
 import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from holdfast.replication.store.errors import (
     CycleRefused,
     DiskTooLarge,
     PointLost,
+    PointNotFound,
     ReplicaBusy,
     ReplicaDamaged,
     ReplicaExists,
@@ -386,6 +389,83 @@ def test_a_copy_begun_anew_forgets_the_one_before(tmp_path: Path) -> None:
     incoming.abandon()
     source.send(replica)
     all_same(replica, source)
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    """Cycles arrive while one thread prunes and another opens points and reads them."""
+    replica, source, ended = Replica(tmp_path, largest_file=400 * BLOCK), SourceVm(18), threading.Event()
+    failures: list[BaseException] = []
+
+    def prune() -> None:
+        chance = random.Random(1)
+        while not ended.is_set():
+            replica.prune({each.number for each in replica.points() if chance.random() < 0.7})
+
+    def read() -> None:
+        chance, read = random.Random(2), 0
+        while not ended.is_set() or not read:
+            try:
+                opened = replica.open_point(chance.choice(replica.points()).number)
+            except PointNotFound:  # it was pruned meanwhile
+                continue
+            point = next(each for each in replica.points() if each.number == opened.number)
+            assert same(replica, source, point)
+            replica.close_point(opened.token)
+            read += 1
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    source.send(replica)
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (prune, read)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        source.send(replica)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    all_same(replica, source)
+    assert replica.verify() == ()
+
+
+def test_cycles_with_much_in_them_are_put_in_order_by_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.replication.store.incoming._SPILLED", 8)
+    monkeypatch.setattr("holdfast.replication.store.incoming._GATHERED", 3 * BLOCK)
+    monkeypatch.setattr("holdfast.replication.store.index._WINDOW", 5)
+    replica, source = Replica(tmp_path), SourceVm(19, {"a": 3000 * BLOCK})
+    source.send(replica)
+    for _ in range(4):
+        incoming = replica.begin(source.cycle())
+        for _ in range(60):
+            at, data = random.randrange(2990) * BLOCK, random.randbytes(BLOCK)
+            source.disks["a"][at : at + BLOCK] = data
+            incoming.write("a", at, data)
+        source.remember()
+        incoming.commit()
+        assert not list(tmp_path.rglob("*.new"))
+    all_same(replica, source)
+    replica.prune([3])
+    all_same(replica, source)
+
+
+def test_a_damaged_body_is_noticed_before_it_is_believed(tmp_path: Path) -> None:
+    source, replica = SourceVm(20), Replica(tmp_path)
+    for _ in range(4):
+        source.send(replica)
+    replica.close()
+    damage(sorted((tmp_path / "index").glob("*-*"))[1], 9)  # cycle 3, a block's number
+    replica = Replica(tmp_path)
+    with pytest.raises(PointLost):
+        replica.open_point(4)
+    assert lost(replica) == [4] and [each.number for each in replica.points()] == [1, 2, 4]
+    assert same(replica, source, replica.points()[1])
 
 
 def test_replicas_have_folders_with_their_names(tmp_path: Path) -> None:
