@@ -4,6 +4,7 @@ import errno
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,55 @@ def test_what_is_both_written_and_zeroed_is_refused(replica: Replica) -> None:
         source.number -= 1
         source.send(replica)
     assert [each.cycle for each in replica.points()] == [1, 2]
+    all_same(replica, source)
+
+
+def test_a_full_copy_over_what_is_there_hides_it(replica: Replica) -> None:
+    source = SourceVm(21)
+    for _ in range(4):
+        source.send(replica)
+    source.disks = {name: bytearray(len(data)) for name, data in source.disks.items()}
+    source.attached = {}
+    sent, source.sent = source.sent, {}
+    source.send(replica)
+    source.sent |= sent
+    point = replica.points()[-1]
+    disks, _ = source.sent[5]
+    assert replica.read(point.number, "a", 0, len(disks["a"])) == disks["a"]
+    replica.prune([])
+    assert replica.read(point.number, "a", 0, len(disks["a"])) == disks["a"]
+
+
+def test_what_lies_beyond_a_smaller_size_is_refused(replica: Replica) -> None:
+    source = SourceVm(22)
+    source.send(replica)
+    incoming = replica.begin(source.cycle())
+    incoming.write("a", 20 * BLOCK, bytes(BLOCK))
+    incoming.resize("a", 10 * BLOCK)
+    with pytest.raises(CycleRefused):
+        incoming.write("a", 10 * BLOCK, bytes(BLOCK))
+    with pytest.raises(CycleRefused):
+        incoming.commit()
+    incoming.abandon()
+    source.number = 1
+    del source.disks["a"][10 * BLOCK :]
+    incoming = replica.begin(source.cycle())
+    incoming.resize("a", 10 * BLOCK)
+    source.remember()
+    incoming.commit()
+    all_same(replica, source)
+
+
+def test_a_comparison_says_nothing_of_what_is_alike(replica: Replica) -> None:
+    source = SourceVm(23)
+    for _ in range(3):
+        source.send(replica)
+    cycle = source.cycle(compared=True)
+    incoming = replica.begin(replace(cycle, base=0))
+    for name, content in source.attached.items():
+        incoming.attach(name, content)
+    source.remember()
+    incoming.commit()
     all_same(replica, source)
 
 
