@@ -145,6 +145,22 @@ def test_an_abandoned_cycle_leaves_nothing(replica: Replica) -> None:
     assert len(replica.points()) == 2
 
 
+def test_a_committed_cycle_cannot_be_abandoned(replica: Replica) -> None:
+    source = SourceVm(24)
+    for _ in range(3):
+        incoming = replica.begin(source.cycle())
+        source.change(incoming)
+        source.remember()
+        incoming.commit()
+        later = replica.begin(source.cycle())
+        incoming.abandon()
+        with pytest.raises(ReplicaBusy):
+            replica.begin(source.cycle())
+        later.abandon()
+        source.number -= 2
+    all_same(replica, source)
+
+
 def test_hashes_are_those_of_the_newest_state(replica: Replica) -> None:
     source = SourceVm(7)
     for _ in range(5):

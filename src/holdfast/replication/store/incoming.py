@@ -68,7 +68,7 @@ class Incoming(Protocol):
         """All of it is durable when this returns."""
 
     def abandon(self) -> None:
-        """As if it had never begun; also after a `commit` that failed."""
+        """As if it had never begun; also after a `commit` that failed. After one that did not: nothing."""
 
 
 class _Arriving:
@@ -79,6 +79,7 @@ class _Arriving:
         self._cycle = cycle
         self._room = room
         self._ended = ended
+        self._over = False
         self._sizes: dict[str, int] = {}
         self._attached: dict[str, bytes] = {}
         self._received = 0
@@ -96,6 +97,12 @@ class _Arriving:
             raise _refused(f"too large or too many attachments, at {name[:63]!r}", len(data))
         self._take(len(data))
         self._attached[check_name(name)] = bytes(data)
+
+    def _end(self) -> None:
+        """Once."""
+        if not self._over:
+            self._over = True
+            self._ended()
 
     def _size(self, disk: str) -> int:
         size = self._sizes.get(disk)
@@ -189,6 +196,8 @@ class JournalIncoming(_Arriving):
         return point
 
     def abandon(self) -> None:
+        if self._over:
+            return
         try:
             if self._name is not None:  # it may have got its name, though not durably
                 self._holdings.files.remove(self._name)
@@ -205,7 +214,7 @@ class JournalIncoming(_Arriving):
             self._holdings.files.remove(path)
         self._scratch.clear()
         self._holdings.arriving_from = None
-        self._ended()
+        self._end()
 
     def _changes(self, disk: str) -> list[Changes]:
         """What came for a disk: zeroes first, since data counts over them; then the parts in their order."""
@@ -298,12 +307,12 @@ class BaseIncoming(_Arriving):
             holdings.files.sync_folder(holdings.folder / "base")
             head = self._head(holdings.journal.end).model_copy(update={"first": 1})
             holdings.write_base(head, self._attached)
-        self._ended()
+        self._end()
         return points_of([head], holdings.damages)[0]
 
     def abandon(self) -> None:
         """What came stays: a copy that goes on by comparing need not get it again."""
-        self._ended()
+        self._end()
 
 
 class _Runs:
