@@ -34,6 +34,7 @@ class SourceVm:
 
     def change(self, incoming: Incoming, most: int = 6) -> None:
         """Some random writes, zeroes and now and then an attachment, on both sides."""
+        self._written, self._zeroed = set(), set()
         for _ in range(self._random.randint(1, most)):
             name = self._random.choice(sorted(self.disks))
             disk = self.disks[name]
@@ -58,7 +59,6 @@ class SourceVm:
 
     def send(self, replica: Replica, before_commit: Callable[[], None] = lambda: None) -> Point:
         """One whole cycle."""
-        self._written, self._zeroed = set(), set()
         incoming = replica.begin(self.cycle())
         self.change(incoming)
         before_commit()

@@ -2,6 +2,9 @@
 
 import errno
 import random
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from holdfast.replication.store.errors import (
     CycleRefused,
     DiskTooLarge,
     PointLost,
+    PointNotFound,
     ReplicaBusy,
     ReplicaDamaged,
     ReplicaExists,
@@ -141,6 +145,22 @@ def test_an_abandoned_cycle_leaves_nothing(replica: Replica) -> None:
     assert len(replica.points()) == 2
 
 
+def test_a_committed_cycle_cannot_be_abandoned(replica: Replica) -> None:
+    source = SourceVm(24)
+    for _ in range(3):
+        incoming = replica.begin(source.cycle())
+        source.change(incoming)
+        source.remember()
+        incoming.commit()
+        later = replica.begin(source.cycle())
+        incoming.abandon()
+        with pytest.raises(ReplicaBusy):
+            replica.begin(source.cycle())
+        later.abandon()
+        source.number -= 2
+    all_same(replica, source)
+
+
 def test_hashes_are_those_of_the_newest_state(replica: Replica) -> None:
     source = SourceVm(7)
     for _ in range(5):
@@ -189,6 +209,55 @@ def test_what_is_both_written_and_zeroed_is_refused(replica: Replica) -> None:
         source.number -= 1
         source.send(replica)
     assert [each.cycle for each in replica.points()] == [1, 2]
+    all_same(replica, source)
+
+
+def test_a_full_copy_over_what_is_there_hides_it(replica: Replica) -> None:
+    source = SourceVm(21)
+    for _ in range(4):
+        source.send(replica)
+    source.disks = {name: bytearray(len(data)) for name, data in source.disks.items()}
+    source.attached = {}
+    sent, source.sent = source.sent, {}
+    source.send(replica)
+    source.sent |= sent
+    point = replica.points()[-1]
+    disks, _ = source.sent[5]
+    assert replica.read(point.number, "a", 0, len(disks["a"])) == disks["a"]
+    replica.prune([])
+    assert replica.read(point.number, "a", 0, len(disks["a"])) == disks["a"]
+
+
+def test_what_lies_beyond_a_smaller_size_is_refused(replica: Replica) -> None:
+    source = SourceVm(22)
+    source.send(replica)
+    incoming = replica.begin(source.cycle())
+    incoming.write("a", 20 * BLOCK, bytes(BLOCK))
+    incoming.resize("a", 10 * BLOCK)
+    with pytest.raises(CycleRefused):
+        incoming.write("a", 10 * BLOCK, bytes(BLOCK))
+    with pytest.raises(CycleRefused):
+        incoming.commit()
+    incoming.abandon()
+    source.number = 1
+    del source.disks["a"][10 * BLOCK :]
+    incoming = replica.begin(source.cycle())
+    incoming.resize("a", 10 * BLOCK)
+    source.remember()
+    incoming.commit()
+    all_same(replica, source)
+
+
+def test_a_comparison_says_nothing_of_what_is_alike(replica: Replica) -> None:
+    source = SourceVm(23)
+    for _ in range(3):
+        source.send(replica)
+    cycle = source.cycle(compared=True)
+    incoming = replica.begin(replace(cycle, base=0))
+    for name, content in source.attached.items():
+        incoming.attach(name, content)
+    source.remember()
+    incoming.commit()
     all_same(replica, source)
 
 
@@ -386,6 +455,83 @@ def test_a_copy_begun_anew_forgets_the_one_before(tmp_path: Path) -> None:
     incoming.abandon()
     source.send(replica)
     all_same(replica, source)
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    """Cycles arrive while one thread prunes and another opens points and reads them."""
+    replica, source, ended = Replica(tmp_path, largest_file=400 * BLOCK), SourceVm(18), threading.Event()
+    failures: list[BaseException] = []
+
+    def prune() -> None:
+        chance = random.Random(1)
+        while not ended.is_set():
+            replica.prune({each.number for each in replica.points() if chance.random() < 0.7})
+
+    def read() -> None:
+        chance, read = random.Random(2), 0
+        while not ended.is_set() or not read:
+            try:
+                opened = replica.open_point(chance.choice(replica.points()).number)
+            except PointNotFound:  # it was pruned meanwhile
+                continue
+            point = next(each for each in replica.points() if each.number == opened.number)
+            assert same(replica, source, point)
+            replica.close_point(opened.token)
+            read += 1
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    source.send(replica)
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (prune, read)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        source.send(replica)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    all_same(replica, source)
+    assert replica.verify() == ()
+
+
+def test_cycles_with_much_in_them_are_put_in_order_by_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.replication.store.incoming._SPILLED", 8)
+    monkeypatch.setattr("holdfast.replication.store.incoming._GATHERED", 3 * BLOCK)
+    monkeypatch.setattr("holdfast.replication.store.index._WINDOW", 5)
+    replica, source = Replica(tmp_path), SourceVm(19, {"a": 3000 * BLOCK})
+    source.send(replica)
+    for _ in range(4):
+        incoming = replica.begin(source.cycle())
+        for _ in range(60):
+            at, data = random.randrange(2990) * BLOCK, random.randbytes(BLOCK)
+            source.disks["a"][at : at + BLOCK] = data
+            incoming.write("a", at, data)
+        source.remember()
+        incoming.commit()
+        assert not list(tmp_path.rglob("*.new"))
+    all_same(replica, source)
+    replica.prune([3])
+    all_same(replica, source)
+
+
+def test_a_damaged_body_is_noticed_before_it_is_believed(tmp_path: Path) -> None:
+    source, replica = SourceVm(20), Replica(tmp_path)
+    for _ in range(4):
+        source.send(replica)
+    replica.close()
+    damage(sorted((tmp_path / "index").glob("*-*"))[1], 9)  # cycle 3, a block's number
+    replica = Replica(tmp_path)
+    with pytest.raises(PointLost):
+        replica.open_point(4)
+    assert lost(replica) == [4] and [each.number for each in replica.points()] == [1, 2, 4]
+    assert same(replica, source, replica.points()[1])
 
 
 def test_replicas_have_folders_with_their_names(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ is removed. All state here is read again from the folder; `lock` guards it, `upk
 read blocks and who give their room back.
 """
 
+import contextlib
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,10 @@ class Holdings:
         """Ascending, behind the base."""
         self.damages: tuple[Damage, ...] = ()
         self.opened: dict[str, Opened] = {}
+        self.readers = 0
+        """How many wait for `upkeep` to read: whoever holds it for long lets them through."""
+        self._checked: set[str] = set()
+        """Names of the indexes whose bodies were seen to be whole."""
         self.arriving_from: int | None = None
         """The journal's end when the cycle began that is arriving."""
         for name in _FOLDERS:
@@ -75,6 +80,18 @@ class Holdings:
 
     def index_path(self, head: Head) -> Path:
         return self.folder / "index" / f"{head.first:016x}-{head.last:016x}"
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold `upkeep`, ahead of work that can go on later."""
+        with self.lock:
+            self.readers += 1
+        try:
+            with self.upkeep:
+                yield
+        finally:
+            with self.lock:
+                self.readers -= 1
 
     def attachments(self, last: int) -> dict[str, bytes]:
         """Those of the point `last`: each as the latest span up to it brought it."""
@@ -113,6 +130,7 @@ class Holdings:
     def remove_indexes(self, gone: Sequence[Index]) -> None:
         for each in gone:
             self.files.remove(each.path)
+            self._checked.discard(each.path.name)
         if gone:
             self.files.sync_folder(self.folder / "index")
 
@@ -155,6 +173,23 @@ class Holdings:
             self.add_damage(Damage(first=index.head.first, found=newest, reason=reason))
             self.spans = [each for each in self.spans if each is not index]
         self.remove_indexes([index])
+
+    def usable(self, index: Index, again: bool = False) -> bool:
+        """Whether a span's index is what was written; one that is not is lost, and remembered as damage.
+
+        It is read once in the life of this object, or `again`.
+        """
+        if index.path.name in self._checked and not again:
+            return True
+        try:
+            index.require_body()
+        except IndexDamaged as error:
+            self.lose(
+                index, f"the index of the receiver's cycles up to {index.head.last} is damaged: {error}"
+            )
+            return False
+        self._checked.add(index.path.name)
+        return True
 
     def _write_damages(self) -> None:
         path = self.folder / "damage"
@@ -238,10 +273,20 @@ class Holdings:
 
     def _finish(self, rest: Index) -> None:
         """Give back the room of what a longer span or the base stands for, and its name."""
+        counting = [
+            span
+            for span in self.spans
+            if span.head.first <= rest.head.first and rest.head.last <= span.head.last
+        ]
+        with contextlib.suppress(IndexDamaged):  # then its room stays taken until its file goes
+            for each in (rest, *counting):
+                each.require_body()
+            self._free_rest(rest, counting)
+        self.remove_indexes([rest])
+
+    def _free_rest(self, rest: Index, counting: Sequence[Index]) -> None:
         for section in rest.head.sections:
             places = rest.changes(section.disk).entries["at"]
-            for span in self.spans:
-                if span.head.first <= rest.head.first and rest.head.last <= span.head.last:
-                    places = np.setdiff1d(places, span.changes(section.disk).entries["at"])
+            for span in counting:
+                places = np.setdiff1d(places, span.changes(section.disk).entries["at"])
             self.journal.free(places)
-        self.remove_indexes([rest])

@@ -6,7 +6,7 @@ Nothing of it counts before `commit`, which makes the data durable, then the ind
 import contextlib
 import errno
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +42,8 @@ _GATHERED = MIB
 """Bytes that are written at once."""
 _SPILLED = 1 << 20
 """Blocks whose places are in memory: 20 MiB."""
-_MOST_RANGES = 1 << 20
+_MOST_RANGES = 1 << 24
+"""Of one disk in one cycle: 256 MiB of memory."""
 
 
 class Incoming(Protocol):
@@ -55,7 +56,7 @@ class Incoming(Protocol):
         """Of a block that comes twice the later one counts."""
 
     def zero(self, disk: str, offset: int, length: int) -> None:
-        """It reads as zeroes. A block that is both written and zeroed is refused by `commit`."""
+        """It reads as zeroes. Where a block is both written and zeroed, `commit` refuses the cycle."""
 
     def resize(self, disk: str, size: int) -> None:
         """Another size than the cycle began with. Where it shrinks, the block at the end is to be sent."""
@@ -67,7 +68,7 @@ class Incoming(Protocol):
         """All of it is durable when this returns."""
 
     def abandon(self) -> None:
-        """As if it had never begun; also after a `commit` that failed."""
+        """As if it had never begun; also after a `commit` that failed. After one that did not: nothing."""
 
 
 class _Arriving:
@@ -78,6 +79,7 @@ class _Arriving:
         self._cycle = cycle
         self._room = room
         self._ended = ended
+        self._over = False
         self._sizes: dict[str, int] = {}
         self._attached: dict[str, bytes] = {}
         self._received = 0
@@ -95,6 +97,12 @@ class _Arriving:
             raise _refused(f"too large or too many attachments, at {name[:63]!r}", len(data))
         self._take(len(data))
         self._attached[check_name(name)] = bytes(data)
+
+    def _end(self) -> None:
+        """Once."""
+        if not self._over:
+            self._over = True
+            self._ended()
 
     def _size(self, disk: str) -> int:
         size = self._sizes.get(disk)
@@ -144,7 +152,7 @@ class JournalIncoming(_Arriving):
         self._blocks = {disk: array("Q") for disk in self._sizes}
         self._places = {disk: array("Q") for disk in self._sizes}
         self._sums = {disk: array("I") for disk in self._sizes}
-        self._zeros: dict[str, list[tuple[int, int]]] = {disk: [] for disk in self._sizes}
+        self._zeros = {disk: _Runs() for disk in self._sizes}
         self._parts: dict[str, list[Entries]] = {disk: [] for disk in self._sizes}
         self._scratch: list[Path] = []
         self._allocated: list[tuple[int, int]] = []
@@ -169,10 +177,7 @@ class JournalIncoming(_Arriving):
 
     def zero(self, disk: str, offset: int, length: int) -> None:
         self._check(disk, offset, length)
-        ranges = self._zeros[disk]
-        _note(ranges, offset, length)
-        if len(ranges) >= _MOST_RANGES:
-            raise _refused(f"more than {_MOST_RANGES} ranges of zeroes in one cycle", len(ranges))
+        self._zeros[disk].add(offset, length)
 
     def commit(self) -> Point:
         holdings = self._holdings
@@ -191,6 +196,8 @@ class JournalIncoming(_Arriving):
         return point
 
     def abandon(self) -> None:
+        if self._over:
+            return
         try:
             if self._name is not None:  # it may have got its name, though not durably
                 self._holdings.files.remove(self._name)
@@ -207,21 +214,24 @@ class JournalIncoming(_Arriving):
             self._holdings.files.remove(path)
         self._scratch.clear()
         self._holdings.arriving_from = None
-        self._ended()
+        self._end()
 
     def _changes(self, disk: str) -> list[Changes]:
         """What came for a disk: zeroes first, since data counts over them; then the parts in their order."""
         size, before = self._sizes[disk], self._before.get(disk)
         self._spill(disk, force=True)
-        zeroed = _ranges(self._zeros[disk])
-        if any(covered(part["block"], zeroed).any() for part in self._parts[disk]):
-            raise _both(disk)
-        blocks, ranges = -(-size // BLOCK), [(0, 0)]
-        if before is None or not self._cycle.base:
-            ranges.append((0, blocks))  # whatever an earlier disk of this name has left
-        elif size < before:
-            ranges.append((blocks, -(-before // BLOCK) - blocks))
-        zeros = united(np.concatenate((zeroed, _ranges(ranges))))
+        zeroed, blocks = self._zeros[disk].united(), -(-size // BLOCK)
+        for part in self._parts[disk]:
+            if int(part["block"][-1]) >= blocks:
+                raise _refused(f"data of disk {disk} beyond the end that it shrank to", size)
+            if covered(part["block"], zeroed).any():
+                raise _both(disk)
+        more = np.zeros(0, RANGE)
+        if (before is None or not self._cycle.base) and not self._cycle.compared:
+            more = np.array([(0, blocks)], RANGE)  # whatever an earlier disk of this name has left
+        elif before is not None and size < before:
+            more = np.array([(blocks, -(-before // BLOCK) - blocks)], RANGE)
+        zeros = united(np.concatenate((zeroed, more[more["count"] > 0])))
         return [Changes(zeros), *(Changes(entries=part) for part in self._parts[disk])]
 
     def _flush(self) -> None:
@@ -263,13 +273,10 @@ class JournalIncoming(_Arriving):
 class BaseIncoming(_Arriving):
     """The first cycle, straight into the base: there is no point yet that it could spoil."""
 
-    _written: dict[str, list[tuple[int, int]]]
-    _zeroed: dict[str, list[tuple[int, int]]]
-
     def __init__(self, holdings: Holdings, cycle: Cycle, room: int | None, ended: Callable[[], None]) -> None:
         super().__init__(holdings, cycle, room, ended)
-        self._written = {disk: [] for disk in self._sizes}
-        self._zeroed = {disk: [] for disk in self._sizes}
+        self._written = {disk: _Runs() for disk in self._sizes}
+        self._zeroed = {disk: _Runs() for disk in self._sizes}
         if not cycle.compared:  # a copy that was interrupted may have left what is not sent again
             for path in sorted((holdings.folder / "base").iterdir()):
                 holdings.files.remove(path)
@@ -277,19 +284,19 @@ class BaseIncoming(_Arriving):
     def write(self, disk: str, offset: int, data: Data) -> None:
         self._check(disk, offset, len(data))
         self._take(len(data))
-        _note(self._written[disk], offset, len(data))
+        self._written[disk].add(offset, len(data))
         with _room(self._holdings.folder):
             self._holdings.files.write(self._holdings.base_path(disk), offset, data)
 
     def zero(self, disk: str, offset: int, length: int) -> None:
         self._check(disk, offset, length)
-        _note(self._zeroed[disk], offset, length)
+        self._zeroed[disk].add(offset, length)
         self._holdings.files.discard(self._holdings.base_path(disk), offset, length)
 
     def commit(self) -> Point:
         holdings = self._holdings
         for disk in self._sizes:
-            written, zeroed = _ranges(self._written[disk]), _ranges(self._zeroed[disk])
+            written, zeroed = self._written[disk].united(), self._zeroed[disk].united()
             together = united(np.concatenate((written, zeroed)))
             if together["count"].sum() < written["count"].sum() + zeroed["count"].sum():
                 raise _both(disk)
@@ -300,26 +307,32 @@ class BaseIncoming(_Arriving):
             holdings.files.sync_folder(holdings.folder / "base")
             head = self._head(holdings.journal.end).model_copy(update={"first": 1})
             holdings.write_base(head, self._attached)
-        self._ended()
+        self._end()
         return points_of([head], holdings.damages)[0]
 
     def abandon(self) -> None:
         """What came stays: a copy that goes on by comparing need not get it again."""
-        self._ended()
+        self._end()
 
 
-def _ranges(pairs: Sequence[tuple[int, int]]) -> Ranges:
-    """First blocks and counts, in any order."""
-    return united(np.array([each for each in pairs if each[1]], RANGE))
+class _Runs:
+    """Ranges of blocks, 16 bytes each."""
 
+    def __init__(self) -> None:
+        self._pairs = array("Q")
 
-def _note(ranges: list[tuple[int, int]], offset: int, length: int) -> None:
-    """Remember a range of blocks; what follows the one before is one with it."""
-    first, count = offset // BLOCK, -(-length // BLOCK)
-    if ranges and sum(ranges[-1]) == first:
-        ranges[-1] = ranges[-1][0], ranges[-1][1] + count
-    else:
-        ranges.append((first, count))
+    def add(self, offset: int, length: int) -> None:
+        """In bytes; what follows the one before is one with it."""
+        pairs, first, count = self._pairs, offset // BLOCK, -(-length // BLOCK)
+        if pairs and pairs[-2] + pairs[-1] == first:
+            pairs[-1] += count
+        elif len(pairs) < 2 * _MOST_RANGES:
+            pairs.extend((first, count))
+        else:
+            raise _refused(f"more than {_MOST_RANGES} ranges of one disk in one cycle", _MOST_RANGES)
+
+    def united(self) -> Ranges:
+        return united(np.array(self._pairs, np.uint64).view(RANGE))
 
 
 def _both(disk: str) -> CycleRefused:

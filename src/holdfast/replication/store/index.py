@@ -8,7 +8,7 @@ ascending and each block once; then the attachments in the head's order. All lit
 the body's BLAKE3. A block of a span counts over a zero range of the same span, and a span over those before.
 
 A place is the number of a journal file in the upper 24 bits and the number of a block in it in the lower 40.
-An index is written once and never changed; it is mapped, not read, so a large one costs no memory.
+An index is written once and never changed; it is mapped, not read, so a large one costs little memory.
 """
 
 import mmap
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from blake3 import blake3
@@ -116,21 +116,21 @@ class Changes:
 
 @dataclass(frozen=True)
 class Index:
-    """One file, mapped."""
+    """One file. It is mapped while its body is looked at: there are too many to keep all mapped."""
 
     path: Path
     head: Head
-    _map: Any
 
     def changes(self, disk: str) -> Changes:
-        at = len(_MAGIC)
+        """Arrays over the file; what they hold was checked by `require_body` or is not to be trusted."""
+        mapped, at = _mapped(self.path), len(_MAGIC)
         for section in self.head.sections:
             entries_at = at + section.zeros * RANGE.itemsize
             end = entries_at + section.blocks * ENTRY.itemsize
             if section.disk == disk:
                 return Changes(
-                    np.frombuffer(self._map, RANGE, section.zeros, at) if section.zeros else NO_RANGES,
-                    np.frombuffer(self._map, ENTRY, section.blocks, entries_at)
+                    np.frombuffer(mapped, RANGE, section.zeros, at) if section.zeros else NO_RANGES,
+                    np.frombuffer(mapped, ENTRY, section.blocks, entries_at)
                     if section.blocks
                     else NO_ENTRIES,
                 )
@@ -139,9 +139,12 @@ class Index:
 
     def attachments(self) -> dict[str, bytes]:
         at = len(_MAGIC) + sum(_section_bytes(each) for each in self.head.sections)
-        found = {}
+        found: dict[str, bytes] = {}
+        if not self.head.attached:
+            return found
+        mapped = _mapped(self.path)
         for each in self.head.attached:
-            found[each.name] = bytes(self._map[at : at + each.length])
+            found[each.name] = mapped[at : at + each.length]
             at += each.length
         return found
 
@@ -149,7 +152,7 @@ class Index:
         """Raises IndexDamaged where the body is not what was written."""
         end = len(_MAGIC) + sum(map(_section_bytes, self.head.sections))
         end += sum(each.length for each in self.head.attached)
-        if blake3(memoryview(self._map)[len(_MAGIC) : end]).hexdigest() != self.head.body:
+        if blake3(memoryview(_mapped(self.path))[len(_MAGIC) : end]).hexdigest() != self.head.body:
             raise IndexDamaged(f"{self.path.name}: its body does not match its digest")
 
 
@@ -158,20 +161,14 @@ def _section_bytes(section: Section) -> int:
 
 
 def open_index(path: Path) -> Index:
-    """Map an index; its head is checked, and that the body has its length.
+    """Read an index; its head is checked, and that the body has its length.
 
     Raises:
         IndexDamaged: it is not what was written.
         OSError: it cannot be read.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(fd).st_size
-        if size < len(_MAGIC) + _FOOT:
-            raise IndexDamaged(f"{path.name}: it is cut off")
-        mapped = mmap.mmap(fd, size, prot=mmap.PROT_READ)
-    finally:
-        os.close(fd)
+    mapped = _mapped(path)
+    size = len(mapped)
     (length,) = _LENGTH.unpack_from(mapped, size - _LENGTH.size)
     start = size - _FOOT - length
     digest = mapped[size - _FOOT : size - _LENGTH.size]
@@ -185,7 +182,18 @@ def open_index(path: Path) -> Index:
     body = sum(map(_section_bytes, head.sections)) + sum(each.length for each in head.attached)
     if start != len(_MAGIC) + body:
         raise IndexDamaged(f"{path.name}: a body of {start - len(_MAGIC)} bytes instead of {body}")
-    return Index(path, head, mapped)
+    return Index(path, head)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size < len(_MAGIC) + _FOOT:
+            raise IndexDamaged(f"{path.name}: it is cut off")
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)
 
 
 class IndexWriter:

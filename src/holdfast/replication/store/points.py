@@ -74,7 +74,8 @@ def open_point(holdings: Holdings, number: int) -> OpenPoint:
     Raises:
         PointNotFound, PointLost, TooManyOpenPoints, OSError
     """
-    with holdings.upkeep:
+    with holdings.reading():
+        view = View(holdings, number)
         head = next((each for each in holdings.heads if each.last == number), None)
         if head is None:
             raise PointNotFound(f"there is no point {number}", value=number, cure="List the points.")
@@ -86,7 +87,6 @@ def open_point(holdings: Holdings, number: int) -> OpenPoint:
                 cure="Choose another point, or compare with the source and use a later one.",
             )
         opening = _Opening(holdings, Opened(token=new_id(), number=number))
-        view = View(holdings, number)
         disks = {disk: opening.disk(view, disk, size) for disk, size in head.disks.items()}
         opening.record()
         return OpenPoint(opening.opened.token, number, head.taken, disks, holdings.attachments(number))

@@ -17,8 +17,12 @@ from holdfast.replication.store.errors import ReplicaDamaged
 from holdfast.replication.store.holdings import Holdings
 from holdfast.replication.store.index import BLOCK, Blocks, Changes, Index, Merging
 from holdfast.replication.store.record import reason_lost
-from holdfast.replication.store.verifying import damage_of, usable
+from holdfast.replication.store.verifying import damage_of
 from holdfast.replication.store.view import adjacent, read_checked
+from holdfast.spec.units import MIB
+
+_SYNCED = 16 * MIB
+"""Bytes after which the base is synced, so that nobody waits long for all of it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Pruned:
 def prune(holdings: Holdings, kept: Collection[int]) -> Pruned:
     """Drop all points but `kept`, those that are open, and the newest.
 
-    While a point is open the base stays as it is, since the point reads it.
+    While a point is open the base stays as it is, since the point reads it. Where somebody waits to open or
+    read a point, the copying into the base stops and is begun anew the next time.
 
     Raises:
         ReplicaDamaged: something that is needed is not what arrived; which points are lost is remembered.
@@ -97,7 +102,7 @@ def _disks(group: Sequence[Index]) -> list[str]:
 
 def _require(holdings: Holdings, group: Sequence[Index]) -> None:
     for each in group:
-        if not usable(holdings, each):
+        if not holdings.usable(each):
             raise _damaged(holdings)
 
 
@@ -131,6 +136,8 @@ class _Absorbing:
         copied = 0
         for disk, size in self._head.disks.items():
             copied += self._absorb(disk)
+            if holdings.readers:
+                return copied, 0
             files.truncate(holdings.base_path(disk), size)
             files.sync(holdings.base_path(disk))
         files.sync_folder(holdings.folder / "base")
@@ -148,7 +155,7 @@ class _Absorbing:
     def _absorb(self, disk: str) -> int:
         holdings, path = self._holdings, self._holdings.base_path(disk)
         spans: list[Changes] = [each.changes(disk) for each in self._group]
-        merging, copied = Merging(spans), 0
+        merging, copied, unsynced = Merging(spans), 0, 0
         for first, count in merging.zeros.tolist():
             holdings.files.discard(path, first * BLOCK, count * BLOCK)
         for part in merging.entries():
@@ -159,6 +166,12 @@ class _Absorbing:
                     raise _damaged(holdings)
                 holdings.files.write(path, int(run["block"][0]) * BLOCK, data)
                 copied += len(data)
+                unsynced += len(data)
+                if holdings.readers:
+                    return copied
+                if unsynced >= _SYNCED:
+                    holdings.files.sync(path)
+                    unsynced = 0
         return copied
 
     def _say_damage(self, disk: str, blocks: Blocks) -> None:

@@ -23,9 +23,15 @@ class Cycle:
     disks: dict[str, int]
     """Bytes of each."""
     base: int = 0
-    """The source's number of the cycle that it changes; 0: none, what is not sent reads as zeroes."""
+    """The source's number of the cycle that it changes; 0: none, what is not sent reads as zeroes.
+
+    A cycle of base 0 is a full copy and brings every attachment.
+    """
     compared: bool = False
-    """It brings all that a comparison of both sides found to differ, and every attachment."""
+    """It brings all that a comparison of both sides found to differ, and every attachment.
+
+    `base` is then not looked at.
+    """
 
 
 @dataclass(frozen=True)

@@ -131,17 +131,18 @@ class Replica:
                 value=offset,
                 cure="Ask for multiples of 4 KiB, and for 64 MiB at most.",
             )
-        with self._holdings.upkeep:
+        with self._holdings.reading():
             return View(self._holdings, None).hashes(check_name(disk), offset, length, block)
 
     def read(self, number: int, disk: str, offset: int, length: int) -> bytes:
         """A point's content, for tests and small looks; offset and length are multiples of 4 KiB."""
-        with self._holdings.upkeep:
+        with self._holdings.reading():
             return bytes(View(self._holdings, number).read(disk, offset // BLOCK, length // BLOCK)[0])
 
     def attachments(self, number: int) -> dict[str, bytes]:
         """What came beside the disks, as of a point."""
-        return self._holdings.attachments(number)
+        with self._holdings.reading():
+            return self._holdings.attachments(number)
 
     def _require_follows(self, cycle: Cycle, newest: int) -> None:
         if cycle.compared or (cycle.base == newest and cycle.number > newest):

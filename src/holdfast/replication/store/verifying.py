@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from holdfast.replication.store.holdings import Holdings
-from holdfast.replication.store.index import Blocks, Entries, Index, IndexDamaged, covered
+from holdfast.replication.store.index import Blocks, Entries, Index, covered
 from holdfast.replication.store.record import Damage
 from holdfast.replication.store.view import adjacent, read_checked
 
@@ -17,7 +17,7 @@ def verify(holdings: Holdings) -> tuple[Damage, ...]:
     """
     with holdings.upkeep:
         for index in list(holdings.spans):
-            if not usable(holdings, index):
+            if not holdings.usable(index, again=True):
                 continue
             for section in index.head.sections:
                 entries = index.changes(section.disk).entries
@@ -30,18 +30,6 @@ def verify(holdings: Holdings) -> tuple[Damage, ...]:
 
 
 NO_BLOCKS: Blocks = np.empty(0, np.uint64)
-
-
-def usable(holdings: Holdings, index: Index) -> bool:
-    """Whether a span's index is what was written; one that is not is lost, and remembered as damage."""
-    try:
-        index.require_body()
-    except IndexDamaged as error:
-        holdings.lose(
-            index, f"the index of the receiver's cycles up to {index.head.last} is damaged: {error}"
-        )
-        return False
-    return True
 
 
 def _damaged(holdings: Holdings, entries: Entries) -> Iterable[tuple[Entries, list[int]]]:

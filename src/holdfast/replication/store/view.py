@@ -50,10 +50,11 @@ class View:
 
     def __init__(self, holdings: Holdings, number: int | None) -> None:
         """`number` of None: the newest state, also where no cycle has arrived whole."""
-        with holdings.lock:
-            self._spans: Sequence[Index] = [
-                each for each in holdings.spans if number is None or each.head.last <= number
-            ]
+        self._spans: Sequence[Index] = [
+            each
+            for each in list(holdings.spans)
+            if (number is None or each.head.last <= number) and holdings.usable(each)
+        ]
         self._holdings = holdings
 
     def spans(self, disk: str) -> list[Changes]:
