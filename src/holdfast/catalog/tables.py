@@ -216,6 +216,30 @@ class ReplicaTokenRow(Table):
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     expires: Mapped[datetime]
+    limits: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Of the host that pairs by it."""
+
+
+class ReplicationRow(Table):
+    """A VM of this host that is replicated."""
+
+    __tablename__ = "replications"
+
+    vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
+    peer: Mapped[str] = mapped_column(_NAME, index=True)
+    record: Mapped[dict[str, Any]]
+
+
+class ReplicaRow(Table):
+    """A VM of another host that is held here."""
+
+    __tablename__ = "replicas"
+
+    name: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    vm: Mapped[str] = mapped_column(String(36), unique=True)
+    source: Mapped[str] = mapped_column(String(80), index=True)
+    """Fingerprint of the host that sends it."""
+    record: Mapped[dict[str, Any]]
 
 
 class FactRow(Table):

@@ -5,6 +5,7 @@ root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── images/<digest>/      images           ├── vms/<VM name>/     a VM's disks, firmware, logs
 ├── switches/<name>/      dnsmasq          ├── keys/              certificates, host key (0700)
 ├── firmware/             variable stores to copy (0700)
+├── replicas/<VM name>/   replicas of other hosts' VMs
 ├── scratch/              half-made files   └── reserve            room for records on a full disk
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX
 └── vm/<8 hex>/           socket's path has at most 107 bytes (unix(7))
@@ -82,6 +83,10 @@ class StateFolder:
         return self.root / "firmware"
 
     @property
+    def replicas(self) -> Path:
+        return self.root / "replicas"
+
+    @property
     def reserve(self) -> Path:
         return self.root / "reserve"
 
@@ -112,6 +117,7 @@ class StateFolder:
             (self.images, 0o711),
             (self.vms, 0o711),
             (self.switches, 0o711),
+            (self.replicas, 0o711),
             (self.keys, 0o700),
             (self.firmware, 0o700),
             (self.scratch, 0o711),

@@ -136,14 +136,20 @@ class DispatchedLink:
             raise _ended()
         return answer.standing
 
-    async def ship(self, captured: Captured, base: int, attachments: Mapping[str, bytes]) -> Shipped:
-        """Ship a cycle, and return once the peer holds it whole. Raises as `Dispatch.ask`."""
+    async def ship(
+        self, captured: Captured, base: int, attachments: Mapping[str, bytes], *, compared: bool = False
+    ) -> Shipped:
+        """Ship a cycle, and return once the peer holds it whole; see `Shipper.ship`.
+
+        Raises as `Dispatch.ask`.
+        """
         # Base64Bytes takes what is encoded.
         task = Ship.model_construct(
             task=next(self._dispatch.numbers),
             link=self._number,
             captured=captured,
             base=base,
+            compared=compared,
             attachments=dict(attachments),
         )
         answer = await self._dispatch.ask(task)

@@ -10,19 +10,13 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 from holdfast.spec.errors import InvalidInput
+from holdfast.spec.replica import Priority
 
 
 class BadLimit(InvalidInput):
     id = "bad-bandwidth-limit"
-
-
-class Priority(StrEnum):
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 WEIGHTS = {Priority.HIGH: 16, Priority.NORMAL: 4, Priority.LOW: 1}

@@ -28,7 +28,7 @@ from holdfast.replication.identity import Identity, fingerprint_of, normal
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet, hear, refuse, tell
 from holdfast.replication.wire import Pair, Paired
 from holdfast.spec.errors import Conflict, HoldfastError, InvalidInput, NotFound, Unauthenticated
-from holdfast.spec.replica import PeerRole, ReplicaPeer
+from holdfast.spec.replica import PeerRole, ReplicaLimits, ReplicaPeer
 
 TOKEN_LIFE = timedelta(hours=1)
 """How long a token is of use."""
@@ -86,8 +86,12 @@ class PeerBook:
         self._catalog = catalog
         self._events = events
 
-    async def accept(self, identity: Identity, valid: timedelta = TOKEN_LIFE) -> PairingToken:
+    async def accept(
+        self, identity: Identity, valid: timedelta = TOKEN_LIFE, limits: ReplicaLimits | None = None
+    ) -> PairingToken:
         """A token by which one host may pair with this one; it cannot be had again.
+
+        `limits`: of the host that pairs by it; None: the usual ones.
 
         Raises TooManyPairingTokens.
         """
@@ -101,7 +105,8 @@ class PeerBook:
                     value=_MOST_TOKENS,
                     cure="Use one of them, or wait until they expire.",
                 )
-            session.add(ReplicaTokenRow(digest=_digest(token.secret), expires=now() + valid))
+            allowed = (limits or ReplicaLimits()).model_dump(mode="json")
+            session.add(ReplicaTokenRow(digest=_digest(token.secret), expires=now() + valid, limits=allowed))
 
         await self._catalog.write(store)
         return token
@@ -128,15 +133,26 @@ class PeerBook:
                     "the token for pairing was used already, is too old, or is of another host",
                     cure="Make a new one with `holdfast replica accept` on the receiving host.",
                 )
+            limits = ReplicaLimits.model_validate(row.limits)
             session.delete(row)
-            self._put(session, peer)
+            self._put(session, peer.model_copy(update={"limits": limits}))
 
         await self._catalog.write(store)
-        return peer
+        return await self.get(peer.name)
 
     async def add(self, peer: ReplicaPeer) -> None:
         """Record a receiver that was paired with. Raises PeerNameTaken."""
         await self._catalog.write(lambda session: self._put(session, peer))
+
+    async def require_free(self, name: str, role: PeerRole, fingerprint: str) -> None:
+        """Before a token is spent: the name is free, or that host's own. Raises PeerNameTaken."""
+
+        def look(session: Session) -> None:
+            named = session.get(ReplicaPeerRow, name)
+            if named is not None and (named.role, named.fingerprint) != (role, fingerprint):
+                raise _taken(name)
+
+        await self._catalog.read(look)
 
     async def get(self, name: str) -> ReplicaPeer:
         """Raises PeerNotFound."""
@@ -170,11 +186,7 @@ class PeerBook:
         known = session.scalar(select(ReplicaPeerRow).where(same))
         named = session.get(ReplicaPeerRow, peer.name)
         if named is not None and named is not known:
-            raise PeerNameTaken(
-                f"there is already a peer named {peer.name!r}",
-                value=peer.name,
-                cure="Pair under another name, or remove that peer first.",
-            )
+            raise _taken(peer.name)
         if known is not None:
             session.delete(known)
             session.flush()
@@ -242,6 +254,14 @@ def serve_pairing(link: TlsLink, ours: str, admit: Callable[[Pair], object]) -> 
         refuse(link, error)
         raise
     link.close()
+
+
+def _taken(name: str) -> PeerNameTaken:
+    return PeerNameTaken(
+        f"there is already a peer named {name!r}",
+        value=name,
+        cure="Pair under another name, or remove that peer first.",
+    )
 
 
 def _digest(secret: str) -> str:

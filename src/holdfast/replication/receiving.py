@@ -1,6 +1,6 @@
 """The receiver's side of a link: what a source sends, checked against what it said before, and stored.
 
-    HELLO ▶ OPEN ▶ (BEGIN ▶ WRITE, ZERO, ATTACH ... ▶ COMMIT | ABANDON) ... PING
+    HELLO ▶ OPEN ▶ (ASK ... BEGIN ▶ WRITE, ZERO, ATTACH ... ▶ COMMIT | ABANDON) ... PING
 
 The source is hostile: it can fill what it was given and no more, and a cycle that is not whole, or not what
 COMMIT says, is dropped. Blocks; a thread for each link.
@@ -11,7 +11,19 @@ from typing import Protocol
 
 from holdfast.replication import wire
 from holdfast.replication.link import Link, LinkLost, greet, hear, refusal, refuse, tell
-from holdfast.replication.wire import Attach, Begin, Commit, Committed, FrameRefused, Ping, Pong, Write, Zero
+from holdfast.replication.wire import (
+    Ask,
+    Attach,
+    Begin,
+    Commit,
+    Committed,
+    Digests,
+    FrameRefused,
+    Ping,
+    Pong,
+    Write,
+    Zero,
+)
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.units import MIB
 
@@ -52,6 +64,10 @@ class Holding(Protocol):
         """Raises a HoldfastError where it cannot be taken."""
         ...
 
+    def digests(self, asked: Ask) -> bytes:
+        """Raises a HoldfastError where they cannot be told."""
+        ...
+
 
 def serve(link: Link, host: str, opened: Callable[[wire.Open], Holding]) -> None:
     """Serve one source until it goes, or until it is refused; closes the link.
@@ -72,6 +88,8 @@ def serve(link: Link, host: str, opened: Callable[[wire.Open], Holding]) -> None
             said = link.receive(IDLE_SECONDS)
             if isinstance(said, Ping):
                 tell(link, Pong(number=said.number))
+            elif isinstance(said, Ask):
+                tell(link, Digests(digests=holding.digests(said).hex()))
             elif isinstance(said, Begin):
                 _receive(link, holding, said)
             else:
@@ -86,7 +104,7 @@ def serve(link: Link, host: str, opened: Callable[[wire.Open], Holding]) -> None
 
 def _receive(link: Link, holding: Holding, begin: Begin) -> None:
     held = holding.standing().cycle
-    if begin.cycle <= held or begin.base not in (0, held):
+    if begin.cycle <= held or (begin.base not in (0, held) and not begin.compared):
         raise CycleOutOfOrder(
             f"cycle {begin.cycle} changes cycle {begin.base}, and cycle {held} is held",
             value=begin.base,
@@ -98,7 +116,7 @@ def _receive(link: Link, holding: Holding, begin: Begin) -> None:
     try:
         if _Cycle(begin, incoming).whole(link):
             incoming.commit()
-            tell(link, Committed(cycle=begin.cycle))
+            tell(link, Committed(cycle=begin.cycle, points=holding.standing().points))
     finally:
         incoming.abandon()
 

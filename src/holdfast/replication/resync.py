@@ -27,6 +27,8 @@ REGION, LEAF, BLOCK = 64 * MIB, 64 * KIB, 4 * KIB
 DIGEST = 32
 UNDER_WAY = 4
 """Regions that are compared at a time."""
+_LEAVES_UNDER_WAY = 32
+"""Of one region: the link's latency is not paid for each."""
 _PIECE = 4 * MIB
 """Bytes that are read at a time."""
 _KEPT = 4 * UNDER_WAY
@@ -165,8 +167,11 @@ async def _region(
     if ours == theirs:
         return []
     found: list[Difference] = []
-    for leaf in await _both(local, remote, Difference(offset, length), LEAF, counted):
-        found += await _both(local, remote, leaf, BLOCK, counted)
+    leaves = await _both(local, remote, Difference(offset, length), LEAF, counted)
+    for first in range(0, len(leaves), _LEAVES_UNDER_WAY):
+        part = leaves[first : first + _LEAVES_UNDER_WAY]
+        for each in await asyncio.gather(*(_both(local, remote, leaf, BLOCK, counted) for leaf in part)):
+            found += each
     counted.bytes_different += sum(each.length for each in found)
     return found
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from holdfast.replication import wire
 from holdfast.replication.capture import Captured, CapturedDisk
+from holdfast.replication.comparing import compare
 from holdfast.replication.link import SILENCE_SECONDS, Buffer, Link, LinkLost, hear, refusal, tell
 from holdfast.replication.nbd import Source
 from holdfast.replication.packing import Packing
@@ -43,6 +44,12 @@ class Shipped(Frozen):
     sent: int
     """Bytes of all frames."""
     seconds: float
+    full: bool = False
+    """All of it was sent, whatever the receiver held."""
+    compared: int = 0
+    """Bytes of which both sides were compared first."""
+    points: int = 0
+    """That the receiver holds now."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +76,30 @@ class Shipper:
         self._packing = Packing()
         self._sent = 0
 
-    def ship(self, captured: Captured, base: int, attachments: Mapping[str, bytes]) -> Shipped:
+    def ship(
+        self, captured: Captured, base: int, attachments: Mapping[str, bytes], *, compared: bool = False
+    ) -> Shipped:
         """Send a cycle and return once it is on stable storage over there.
+
+        A disk of which it is not known what changed since `base` is compared with what the receiver holds.
 
         Args:
             base: the cycle that the receiver changes by this one; 0: none.
             attachments: what belongs to that instant besides disks, by name.
+            compared: compare all disks, whatever the receiver holds of them.
 
         Raises:
             SourceLost: the disks could not be read.
-            PeerRefused, LinkLost, FrameRefused: the receiver does not hold it, as far as is known.
+            PeerRefused, LinkLost, FrameRefused, WrongAnswer: the receiver does not hold it, as far as is
+                known.
         """
         begun, before, written, zeroed = time.monotonic(), self._sent, 0, 0
+        full = not base and not compared
         try:
-            self._tell(_begin(captured, base))
-            with contextlib.closing(_pieces(captured, base)) as pieces:
+            looked = {} if full else self._compare(captured, everything=compared)
+            self._tell(_begin(captured, base, compared=compared))
+            known = {number: extents for number, (extents, _) in looked.items()}
+            with contextlib.closing(_pieces(captured, known, full=full)) as pieces:
                 for piece in pieces:
                     content, zeroes = _apart(piece)
                     written += self._write(content)
@@ -98,8 +114,22 @@ class Shipper:
             raise self._reason(error) from error
         if done.cycle != captured.cycle:
             raise refusal(done)
-        seconds = time.monotonic() - begun
-        return Shipped(written=written, zeroed=zeroed, sent=self._sent - before, seconds=seconds)
+        return Shipped(
+            written=written,
+            zeroed=zeroed,
+            sent=self._sent - before,
+            seconds=time.monotonic() - begun,
+            full=full,
+            compared=sum(count for _, count in looked.values()),
+            points=done.points,
+        )
+
+    def _compare(self, captured: Captured, *, everything: bool) -> dict[int, tuple[list[Extent], int]]:
+        return {
+            number: compare(self._link, captured, disk)
+            for number, disk in enumerate(captured.disks)
+            if everything or disk.since is None
+        }
 
     def _reason(self, lost: LinkLost) -> Exception:
         """A link may be lost because the receiver refused, and said so before."""
@@ -145,13 +175,19 @@ def open_vm(link: Link, opened: wire.Open) -> wire.Standing:
     return hear(link, wire.Standing, SILENCE_SECONDS)
 
 
-def _begin(captured: Captured, base: int) -> Begin:
+def _begin(captured: Captured, base: int, *, compared: bool) -> Begin:
     shapes = tuple(DiskShape(id=disk.id, size=disk.size) for disk in captured.disks)
-    return Begin(cycle=captured.cycle, base=base, taken_us=int(captured.taken * 1e6), disks=shapes)
+    taken = int(captured.taken * 1e6)
+    return Begin(cycle=captured.cycle, base=base, taken_us=taken, disks=shapes, compared=compared)
 
 
-def _pieces(captured: Captured, base: int) -> Generator[_Piece, None, None]:
-    """Everything that changed, read by a thread that is ahead; closing the iterator ends it."""
+def _pieces(
+    captured: Captured, known: Mapping[int, list[Extent]], *, full: bool
+) -> Generator[_Piece, None, None]:
+    """Everything that changed, read by a thread that is ahead; closing the iterator ends it.
+
+    `known`: of disks by their numbers, where they differ from what the receiver holds.
+    """
     free: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
     ready: queue.SimpleQueue[_Piece | BaseException | None] = queue.SimpleQueue()
     for _ in range(_BUFFERS):
@@ -161,7 +197,8 @@ def _pieces(captured: Captured, base: int) -> Generator[_Piece, None, None]:
         try:
             for number, disk in enumerate(captured.disks):
                 with contextlib.closing(Source(captured.socket, disk.export, disk.bitmap)) as source:
-                    for piece in _read(source, number, disk, free, base):
+                    wanted = _Wanted(disk, known.get(number), full)
+                    for piece in _read(source, number, wanted, free):
                         ready.put(piece)
             ready.put(None)
         except BaseException as error:  # told to who waits for pieces
@@ -185,15 +222,31 @@ class _Enough(Exception):
     """Nobody wants more pieces."""
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What of a disk is to be sent."""
+
+    disk: CapturedDisk
+    known: list[Extent] | None
+    full: bool
+
+    def within(self, source: Source, window: Extent) -> list[Extent]:
+        if self.known is not None:
+            begin, end = window[0], sum(window)
+            cut = ((max(begin, offset), min(end, offset + length)) for offset, length in self.known)
+            return [(first, last - first) for first, last in cut if first < last]
+        return [window] if self.full else source.changed(*window)
+
+
 def _read(
-    source: Source, number: int, disk: CapturedDisk, free: "queue.SimpleQueue[bytearray | None]", base: int
+    source: Source, number: int, wanted: _Wanted, free: "queue.SimpleQueue[bytearray | None]"
 ) -> Iterator[_Piece]:
     for begin in range(0, source.size, _WINDOW):
         window = (begin, min(_WINDOW, source.size - begin))
-        whole = [window] if disk.since is None else source.changed(*window)
+        whole = wanted.within(source, window)
         source.trim(_gaps(window, whole))
         extents, zeroes = _without_zeroes(source, whole)
-        if base:  # else all that is not sent reads as zeroes
+        if not wanted.full:  # else all that is not sent reads as zeroes
             yield from (_Piece(number, batch) for batch in _zero_batches(zeroes))
         behind = begin
         for batch in wire.batches(extents):

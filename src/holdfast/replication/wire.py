@@ -27,6 +27,8 @@ whole, unchanged and in order or fails (over TLS 1.3 every record is authenticat
                               ◀    PAIRED      on a connection without a client certificate, nothing else
     OPEN                      ▶
                               ◀    STANDING    the last cycle that it holds whole
+    ASK                       ▶                any number, where both sides are to be compared; answered in
+                              ◀    DIGESTS     their order, each of the state that STANDING or COMMITTED told
     BEGIN                     ▶                repeated for each cycle
     WRITE, ZERO, ATTACH ...   ▶
     COMMIT                    ▶
@@ -43,9 +45,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
@@ -63,6 +65,8 @@ MOST_EXTENTS = 512
 """Of one WRITE or ZERO."""
 LARGEST_TEXT = 256 * 1024
 MOST_DISKS = 256
+MOST_DIGESTS = 1024
+"""In one answer."""
 
 _HEADER = struct.Struct(">BBHII")
 _DISK = struct.Struct(">HH")
@@ -108,6 +112,8 @@ class Kind(IntEnum):
     COMMIT = 22
     COMMITTED = 23
     ABANDON = 24
+    ASK = 25
+    DIGESTS = 26
 
 
 _COMPRESSIBLE = (Kind.WRITE, Kind.ATTACH)
@@ -213,6 +219,8 @@ class Open(Message):
     vm: _Id
     name: Name
     disks: _Disks
+    points: Annotated[str, StringConstraints(max_length=500)] = ""
+    """The plan by which points are kept, see `retention`; empty: the newest only."""
 
 
 class Standing(Message):
@@ -222,6 +230,10 @@ class Standing(Message):
     """The last that is held whole; 0: none."""
     disks: _Disks = ()
     """As that cycle left them."""
+    compare: bool = False
+    """Nothing can be changed by what changed since: the next cycle is `compared`, or a full copy."""
+    points: _Count = 0
+    """That are held."""
 
 
 class Begin(Message):
@@ -234,6 +246,8 @@ class Begin(Message):
     """The instant that it is of, by the source's clock: microseconds since 1970-01-01 UTC."""
     disks: _Disks
     """All of the VM's that are replicated, as they are at that instant; WRITE and ZERO count them from 0."""
+    compared: bool = False
+    """All disks were compared with what is held, whichever cycle that is; what is not sent stays as it is."""
 
 
 class Commit(Message):
@@ -250,6 +264,33 @@ class Committed(Message):
     kind = Kind.COMMITTED
 
     cycle: _Cycle
+    points: _Count = 0
+    """That are held now."""
+
+
+class Ask(Message):
+    """For digests (BLAKE3) of a part of a disk as it is held; what is not held reads as zeroes."""
+
+    kind = Kind.ASK
+
+    disk: _DiskId
+    offset: Annotated[int, Field(ge=0, lt=_DISK_END, multiple_of=4096)]
+    length: Annotated[int, Field(gt=0, le=64 * MIB)]
+    block: Literal[0, 4096, 65536]
+    """Of so many bytes each; 0: the one of the digests of each 64 KiB, one behind the other."""
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        if self.block and self.length > MOST_DIGESTS * self.block:
+            raise ValueError("more digests than one answer holds")
+        return self
+
+
+class Digests(Message):
+    kind = Kind.DIGESTS
+
+    digests: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})*$", max_length=64 * MOST_DIGESTS)]
+    """Hexadecimal, one behind the other; those of what is damaged are all 0."""
 
 
 class Abandon(Message):
@@ -262,7 +303,7 @@ _MODELS: dict[Kind, type[Message]] = {
     model.kind: model
     for model in (
         *(Hello, Refused, Pair, Paired, Ping, Pong, Open, Standing),
-        *(Begin, Commit, Committed, Abandon),
+        *(Begin, Commit, Committed, Abandon, Ask, Digests),
     )
 }
 

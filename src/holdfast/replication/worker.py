@@ -53,6 +53,7 @@ class Ship(Frozen):
     link: int
     captured: Captured
     base: int
+    compared: bool = False
     attachments: dict[str, Base64Bytes] = {}
 
 
@@ -117,7 +118,8 @@ class _Line:
         if self._shipper is None:
             raise LinkLost("the link is not connected", cure="It is connected again with the next cycle.")
         try:
-            shipped = self._shipper.ship(task.captured, task.base, dict(task.attachments))
+            attachments = dict(task.attachments)
+            shipped = self._shipper.ship(task.captured, task.base, attachments, compared=task.compared)
         except BaseException:
             self._drop()  # in the midst of a cycle nothing else can follow
             raise

@@ -1,12 +1,14 @@
-"""Hosts that replicate to each other: who may send here, and where this host sends."""
+"""Hosts that replicate to each other, the VMs that they send, and those that they hold."""
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.units import Size
 
 
 class PeerRole(StrEnum):
@@ -14,6 +16,14 @@ class PeerRole(StrEnum):
     """It sends replicas to this host."""
     RECEIVER = "receiver"
     """It holds replicas of this host's VMs."""
+
+
+class ReplicaLimits(Frozen):
+    """What a source may have on this host."""
+
+    vms: int = Field(default=100, ge=1, le=10_000)
+    space: Size | None = Field(default=None, ge=1)
+    """Bytes of all its replicas together; None: all there is."""
 
 
 class ReplicaPeer(Frozen):
@@ -28,3 +38,105 @@ class ReplicaPeer(Frozen):
     """Name or address of a receiver."""
     port: int | None = Field(default=None, ge=1, le=65535)
     paired: datetime
+    limits: ReplicaLimits = ReplicaLimits()
+    """Of a source."""
+
+
+class ReplicaAccept(Frozen):
+    limits: ReplicaLimits = ReplicaLimits()
+    minutes: int = Field(default=60, ge=1, le=7 * 24 * 60)
+    """How long the token is of use."""
+
+
+class ReplicaAccepted(Frozen):
+    token: str
+    """It can be had this once, and is of use once."""
+    expires: datetime
+
+
+class PeerAdd(Frozen):
+    name: Name
+    """What the receiver is to be called here."""
+    address: str = Field(max_length=300)
+    """`https://HOST:PORT`; an IPv6 address in brackets."""
+    token: str = Field(max_length=256)
+    """What `accept` made over there."""
+    own_name: Name | None = None
+    """What this host is to be called over there; None: its host name."""
+
+
+class PeerView(Frozen):
+    name: str
+    role: PeerRole
+    address: str | None
+    """`https://HOST:PORT` of a receiver."""
+    fingerprint: str
+    paired: datetime
+    limits: ReplicaLimits | None
+    """Of a source."""
+    vms: int
+    """That are replicated to it, or held for it."""
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class ReplicaEnable(Frozen):
+    peer: Name
+    rpo_seconds: float = Field(default=1.0, ge=1.0, le=86400.0)
+    """How old the newest point may be."""
+    points: str = Field(default="all:10m,1m:1h,1h:1d,1d:30d", max_length=500)
+    """Which points are kept; see docs/guide/replica.md."""
+    priority: Priority = Priority.NORMAL
+    limit: str = Field(default="none", max_length=1000)
+    """What may be sent, such as `200Mbit/s`; also by time of day."""
+    exclude: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=256)
+    """Disks that are not replicated."""
+
+
+class ReplicaStatus(Frozen):
+    """One replicated VM."""
+
+    vm: str
+    peer: str
+    state: str
+    health: str
+    """`normal`, `warning` or `critical`."""
+    rpo_seconds: float | None
+    """Age of the newest point that is whole over there; None: there is none yet."""
+    rpo_p50_seconds: float | None
+    rpo_p99_seconds: float | None
+    lag_bytes: int
+    """Changed here, and not whole over there."""
+    full_copies: int
+    """Since it was enabled, the initial one not counted."""
+    points: int
+    """Over there."""
+    target_seconds: float
+    """The RPO that is wanted."""
+    throughput: float
+    """Bytes of changes a second that arrive."""
+    cycles: int
+    """That arrived within the last twelve hours, since this daemon runs."""
+    last_error: str
+    """Why the last try failed; empty: it did not."""
+    findings: tuple[str, ...]
+    """What is not as it should be, the worst first."""
+
+
+class HeldReplica(Frozen):
+    """A VM of another host that is held here."""
+
+    name: str
+    source: str
+    """Name of the peer that sends it; empty: it is paired no more."""
+    connected: bool
+    points: int
+    newest: datetime | None
+    """The instant of the newest point, by the source's clock."""
+    oldest: datetime | None
+    used: int
+    """Bytes that it takes here."""

@@ -101,16 +101,19 @@ async def test_zeroes_and_what_is_unchanged_are_not_sent(ends: Ends) -> None:
     await ends.require_current()
 
 
-async def test_a_disk_whose_map_is_lost_is_sent_with_its_zeroes(ends: Ends) -> None:
+async def test_a_disk_whose_map_is_lost_is_compared_and_only_what_differs_sent(ends: Ends) -> None:
     rig = ends.rig
     await rig.write("disk0", 1, "0", "1M")
     await rig.write("disk1", 1, "0", "1M")
     await ends.cycle()
     await rig.restart(kill=True)
     await rig.write("disk0", 0, "0", "512k")
+    await rig.write("disk1", 7, "5M", "12k")
     assert await rig.capture.attach(None) == {"disk0": None, "disk1": None}
     shipped = await ends.cycle()
-    assert shipped.written == 3 << 19
+    assert (shipped.written, shipped.zeroed, shipped.compared) == (12 << 10, 512 << 10, 2 * SIZE)
+    assert not shipped.full
+    assert shipped.sent < 16 << 10
     await ends.require_current()
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from holdfast.replication.wire import Begin, DiskShape, Standing
+from blake3 import blake3
+
+from holdfast.replication.wire import Ask, Begin, DiskShape, Standing
 from holdfast.spec.errors import HoldfastError
 
 
@@ -18,6 +20,12 @@ class Held:
 
     def standing(self) -> Standing:
         return Standing(cycle=self.cycle)
+
+    def digests(self, asked: Ask) -> bytes:
+        part = bytes(self.images[asked.disk][asked.offset : asked.offset + asked.length])
+        block = asked.block or 65536
+        found = b"".join(blake3(part[at : at + block]).digest() for at in range(0, len(part), block))
+        return found if asked.block else blake3(found).digest()
 
     def begin(self, begin: Begin) -> "Arriving":
         return Arriving(self, begin)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import pytest
+from blake3 import blake3
 from held_in_memory import Held
 
 from holdfast.replication import wire
@@ -11,9 +12,11 @@ from holdfast.replication.link import Buffer, LinkLost
 from holdfast.replication.receiving import serve
 from holdfast.replication.wire import (
     Abandon,
+    Ask,
     Begin,
     Commit,
     Committed,
+    Digests,
     DiskShape,
     FrameRefused,
     Hello,
@@ -161,3 +164,23 @@ def test_other_beginnings_are_refused(frames: list[wire.Message]) -> None:
     with pytest.raises(HoldfastError):
         serve(link, "south", lambda _: Held(DISKS))
     assert isinstance(link.answers[-1], Refused)
+
+
+def test_digests_are_told_of_what_is_held() -> None:
+    held = Held(DISKS)
+    held.images["disk0"][4096:8192] = b"a" * 4096
+    wanted = blake3(bytes(4096)).digest() + blake3(b"a" * 4096).digest()
+    link, _ = served(
+        held,
+        Ask(disk="disk0", offset=0, length=8192, block=4096),
+        Ask(disk="disk0", offset=0, length=8192, block=0),
+    )
+    leaf = blake3(bytes(4096) + b"a" * 4096).digest()
+    assert link.answers[2:] == [Digests(digests=wanted.hex()), Digests(digests=blake3(leaf).hexdigest())]
+
+
+def test_a_compared_cycle_may_follow_any_other() -> None:
+    held = Held(DISKS, cycle=5)
+    first = begin(7, 3).model_copy(update={"compared": True})
+    link, _ = served(held, first, Commit(cycle=7, written=0, zeroed=0))
+    assert link.answers[-1] == Committed(cycle=7)

@@ -26,6 +26,8 @@ MESSAGES = [
     wire.Begin(cycle=2, base=1, taken_us=1, disks=(DISK,)),
     wire.Commit(cycle=2, written=4096, zeroed=0),
     wire.Committed(cycle=2),
+    wire.Ask(disk="disk0", offset=0, length=64 << 20, block=0),
+    wire.Digests(digests="ab" * 32),
     wire.Abandon(cycle=2),
 ]
 

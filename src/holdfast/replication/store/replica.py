@@ -72,6 +72,14 @@ class Replica:
         points = self.points()
         return not points or bool(points[-1].lost)
 
+    def begun(self) -> bool:
+        """Whether something of an initial copy came that was cut off."""
+        return not self.points() and any((self._holdings.folder / "base").iterdir())
+
+    def allow(self, room: int | None) -> None:
+        """So many bytes it may take on this host from the next cycle on, about; None: all there is."""
+        self._room = room
+
     def opened(self) -> dict[str, int]:
         """Tokens of the points that are open, and their numbers."""
         with self._holdings.lock:

@@ -1,0 +1,158 @@
+"""The VMs of other hosts that this one holds: who sends each, under which name it lies here, what is kept.
+
+Owner of the records: `ReplicaBook`. What is in a replica's folder is the store's.
+"""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from holdfast.catalog.events import EventLog
+from holdfast.catalog.store import Catalog
+from holdfast.catalog.tables import ReplicaRow
+from holdfast.replication.wire import Open
+from holdfast.spec.errors import Forbidden, Insufficient, NotFound
+from holdfast.spec.model import Frozen
+from holdfast.spec.names import MAX_NAME, Name
+from holdfast.spec.replica import ReplicaPeer
+
+
+class ReplicaOfAnother(Forbidden):
+    """Another host sends this VM."""
+
+    id = "replica-of-another-source"
+
+
+class TooManyReplicas(Insufficient):
+    id = "replica-too-many-vms"
+
+
+class NoSuchReplica(NotFound):
+    id = "replica-not-held"
+
+
+class HeldVm(Frozen):
+    name: Name
+    """Of its folder."""
+    vm: str
+    source: str
+    """Fingerprint of the host that sends it."""
+    replication: str
+    points: str
+    """The plan by which points are kept."""
+
+
+class ReplicaBook:
+    def __init__(self, catalog: Catalog, events: EventLog) -> None:
+        self._catalog = catalog
+        self._events = events
+
+    async def claim(self, peer: ReplicaPeer, opened: Open) -> tuple[HeldVm, bool]:
+        """The record of a VM that a source wants to send, made where there is none yet.
+
+        Returns:
+            The record, and whether what is held is of another replication of that VM than this one.
+
+        Raises:
+            ReplicaOfAnother, TooManyReplicas
+        """
+
+        def store(session: Session) -> tuple[HeldVm, bool]:
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == opened.vm))
+            if row is None:
+                row = self._made(session, peer, opened)
+            elif row.source != peer.fingerprint:
+                raise ReplicaOfAnother(
+                    f"VM {opened.name!r} is sent here by another host",
+                    value=opened.name,
+                    cure="Remove that replica on the receiving host, or replicate to another one.",
+                )
+            known = row.record.get("replication", opened.replication)
+            held = HeldVm(
+                name=row.name,
+                vm=opened.vm,
+                source=peer.fingerprint,
+                replication=known,
+                points=opened.points,
+            )
+            row.record = held.model_dump(mode="json")
+            return held, known != opened.replication
+
+        return await self._catalog.write(store)
+
+    async def confirm(self, name: str, replication: str) -> None:
+        """What is held is of this replication from now on. Raises NoSuchReplica."""
+
+        def store(session: Session) -> None:
+            row = _row(session, name)
+            row.record = {**row.record, "replication": replication}
+
+        await self._catalog.write(store)
+
+    async def held(self) -> tuple[HeldVm, ...]:
+        """All of them, by name."""
+
+        def load(session: Session) -> tuple[HeldVm, ...]:
+            rows = session.scalars(select(ReplicaRow).order_by(ReplicaRow.name))
+            return tuple(HeldVm.model_validate(row.record) for row in rows)
+
+        return await self._catalog.read(load)
+
+    async def get(self, name: str) -> HeldVm:
+        """Raises NoSuchReplica."""
+
+        def load(session: Session) -> HeldVm:
+            return HeldVm.model_validate(_row(session, name).record)
+
+        return await self._catalog.read(load)
+
+    async def remove(self, name: str) -> None:
+        """Raises NoSuchReplica."""
+
+        def store(session: Session) -> None:
+            row = _row(session, name)
+            session.delete(row)
+            self._events.append(session, "replica.removed", row.name, {"vm": row.vm})
+
+        await self._catalog.write(store)
+
+    def _made(self, session: Session, peer: ReplicaPeer, opened: Open) -> ReplicaRow:
+        mine = ReplicaRow.source == peer.fingerprint
+        count = session.scalar(select(func.count()).select_from(ReplicaRow).where(mine)) or 0
+        if count >= peer.limits.vms:
+            raise TooManyReplicas(
+                f"the receiving host takes {peer.limits.vms} VMs of this host, and has {count}",
+                value=peer.limits.vms,
+                cure="Pair anew with a token that allows more (`holdfast replica accept --vms`), "
+                "or remove a replica there.",
+            )
+        row = ReplicaRow(
+            name=_free_name(session, opened.name, peer.name), vm=opened.vm, source=peer.fingerprint, record={}
+        )
+        session.add(row)
+        self._events.append(session, "replica.held", row.name, {"vm": opened.vm, "source": peer.name})
+        return row
+
+
+def _free_name(session: Session, vm: str, source: str) -> str:
+    """The VM's own name; where another host's VM has it, with the host's behind it."""
+    if session.get(ReplicaRow, vm) is None:
+        return vm
+    number = 1
+    while True:
+        end = f" of {source}" if number == 1 else f" of {source} {number}"
+        end = end[: MAX_NAME - 1]
+        name = vm[: MAX_NAME - len(end)].rstrip(" .") + end.rstrip(" .")
+        if session.get(ReplicaRow, name) is None:
+            return name
+        number += 1
+
+
+def _row(session: Session, name: str) -> ReplicaRow:
+    row = session.get(ReplicaRow, name)
+    if row is None:
+        raise NoSuchReplica(
+            f"this host holds no replica {name[:64]!r}",
+            value=name[:64],
+            cure="List them with `holdfast replica list`.",
+        )
+    return row
