@@ -20,6 +20,7 @@ from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import Open, Standing
 from holdfast.replication.worker import Answer, Close, Connect, Ship
 from holdfast.spec.errors import RemoteError
+from holdfast.spec.replica import Priority
 
 log = structlog.get_logger(__name__)
 
@@ -119,9 +120,20 @@ class DispatchedLink:
         self._number = number
 
     async def connect(
-        self, address: Address, identity: Identity, peer: str, host: str, opened: Open
+        self,
+        address: Address,
+        identity: Identity,
+        peer: str,
+        host: str,
+        opened: Open,
+        *,
+        priority: Priority = Priority.NORMAL,
+        limit: str = "none",
     ) -> Standing:
-        """Connect to a peer about one VM, and learn what it holds of it. Raises as `Dispatch.ask`."""
+        """Connect to a peer about one VM, and learn what it holds of it. Raises as `Dispatch.ask`.
+
+        `priority`, `limit`: of what is sent over this link; see `pace`.
+        """
         task = Connect(
             task=next(self._dispatch.numbers),
             link=self._number,
@@ -130,6 +142,8 @@ class DispatchedLink:
             peer=peer,
             host=host,
             opened=opened,
+            priority=priority,
+            limit=limit,
         )
         answer = await self._dispatch.ask(task)
         if answer.standing is None:

@@ -19,10 +19,12 @@ from pydantic import Base64Bytes, Field, TypeAdapter
 from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet
+from holdfast.replication.pacing import Pacer
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
 from holdfast.replication.wire import Open, Standing
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.model import Frozen
+from holdfast.spec.replica import Priority
 
 _SWITCH_SECONDS = 0.0005
 """How long a thread keeps Python's lock: reader and sender of a link hand over 1 MiB every millisecond."""
@@ -43,6 +45,9 @@ class Connect(Frozen):
     host: str
     """What this host calls itself."""
     opened: Open
+    priority: Priority = Priority.NORMAL
+    limit: str = "none"
+    """Of this link; see `pace.parse_limit`."""
 
 
 class Ship(Frozen):
@@ -81,8 +86,9 @@ class Answer(Frozen):
 class _Line:
     """One link and the thread that it belongs to."""
 
-    def __init__(self, number: int, answers: "_Answers") -> None:
+    def __init__(self, number: int, answers: "_Answers", pacer: Pacer) -> None:
         self._answers = answers
+        self._pacer = pacer
         self._tasks: queue.SimpleQueue[Connect | Ship | None] = queue.SimpleQueue()
         self._link: TlsLink | None = None
         self._shipper: Shipper | None = None
@@ -113,7 +119,8 @@ class _Line:
             link = self._link = connect(task.address, task.identity, task.peer)
             greet(link, task.host)
             standing = open_vm(link, task.opened)
-            self._shipper = Shipper(link)
+            flow = self._pacer.flow(task.peer, task.priority, task.limit)
+            self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size))
             return Answer(task=task.task, standing=standing)
         if self._shipper is None:
             raise LinkLost("the link is not connected", cure="It is connected again with the next cycle.")
@@ -148,7 +155,7 @@ def main(fd: int) -> None:
     """Serve until the other end of the socket closes."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     channel = socket.socket(fileno=fd)
-    answers = _Answers(channel)
+    answers, pacer = _Answers(channel), Pacer()
     lines: dict[int, _Line] = {}
     with channel.makefile("rb") as tasks:
         for said in tasks:
@@ -158,7 +165,7 @@ def main(fd: int) -> None:
                     line.close()
                 continue
             if task.link not in lines:
-                lines[task.link] = _Line(task.link, answers)
+                lines[task.link] = _Line(task.link, answers, pacer)
             lines[task.link].put(task)
 
 

@@ -1,0 +1,293 @@
+"""One replication: its VM's cycles, one after another, for as long as it is enabled.
+
+    VM runs ▶ attach ▶ connect: what the receiver holds ▶ (capture ▶ ship ▶ commit) ... until something fails
+              ▲                                                                                  │
+              └────────────────────── back-off ◀── give up: its changes are the next cycle's ◀───┘
+
+Nothing that matters is remembered here: what changed is in QEMU's maps, what is held the receiver says.
+Cycles are numbered by the milliseconds since 1970 at which they began, so that numbers rise whatever was
+forgotten.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from holdfast.catalog.events import EventLog
+from holdfast.machine.running import RunningMachine
+from holdfast.replication.capture import Capture
+from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.figures import CycleDone, ReplicationFigures
+from holdfast.replication.identity import Identity
+from holdfast.replication.link import Address
+from holdfast.replication.pairing import PeerBook
+from holdfast.replication.replication_records import Replication, ReplicationBook
+from holdfast.replication.shipping import Shipped
+from holdfast.replication.wire import DiskShape, Open, Standing
+from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
+from holdfast.spec.model import Frozen
+from holdfast.spec.vm import VmSpec
+
+log = structlog.get_logger(__name__)
+
+_SOCKET = "replica.sock"
+_SOONEST, _LATEST = 0.5, 30.0
+"""Seconds after which what failed is tried again: the first time, and at most."""
+_SILENT = 10.0
+"""Seconds after which a cycle is sent though nothing changed: it shows that the receiver is there."""
+_SHORTEST = 0.05
+"""Seconds between the begins of two cycles."""
+
+
+class NothingToReplicate(Conflict):
+    id = "replica-no-disks"
+
+
+class SentVm(Frozen):
+    """What is attached to a cycle as `spec`: what is needed to make the VM over there."""
+
+    version: int = 1
+    id: str
+    name: str
+    spec: VmSpec
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A VM as it is now."""
+
+    id: str
+    name: str
+    spec: VmSpec
+    """What its machine has, where there is one."""
+    machine: RunningMachine | None
+    """None: it does not run."""
+    runtime: Path
+    """Short folder for sockets."""
+    folder: Path
+
+
+@dataclass
+class Progress:
+    """What is told of a replication besides its figures."""
+
+    connected: bool = False
+    initial: bool = False
+    """All of it is on its way."""
+    comparing: bool = False
+    error: str = ""
+    """Why the last try failed; empty: it did not."""
+    failing_since: float = 0.0
+    """By the monotonic clock."""
+    points: int = 0
+    missing: bool = False
+    """The VM does not run."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What all replications of this host send by."""
+
+    identity: Identity
+    name: str
+    """What this host calls itself."""
+    peers: PeerBook
+    book: ReplicationBook
+    dispatch: Dispatch
+    events: EventLog
+
+
+class Sender:
+    """Sends one VM. `look` gives it as it is now."""
+
+    def __init__(self, replication: Replication, means: Means, look: Callable[[], Vm]) -> None:
+        self.replication = replication
+        self.progress = Progress()
+        self.figures = ReplicationFigures(replication.settings.rpo_seconds, time.monotonic())
+        self._means = means
+        self._look = look
+        self._link = means.dispatch.link()
+        self._standing: Standing | None = None
+        self._machine: RunningMachine | None = None
+        """The one whose maps were looked at."""
+        self._last = 0
+        """Number of the last cycle that was begun."""
+        self._sent_at = 0.0
+        self._latency = 0.0
+        self._delay = _SOONEST
+        self._attached: bytes | None = None
+        """The attachment that the receiver has for certain."""
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """The VM may have started or ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                wait = await self._turn()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+        finally:
+            self._link.close()
+
+    async def forget(self) -> None:
+        """Replication is over: the machine keeps no maps. `run` must have ended."""
+        vm = self._look()
+        if vm.machine is not None:
+            await self._capture(vm, vm.machine).forget()
+
+    async def _turn(self) -> float | None:
+        """One try; returns the seconds until the next, None: until something is told."""
+        vm = self._look()
+        self.progress.missing = vm.machine is None
+        if vm.machine is None:
+            self._machine = None
+            return None
+        begun = time.monotonic()
+        try:
+            await self._cycle(vm, vm.machine)
+        except (HoldfastError, OSError) as error:
+            if self._look().machine is not vm.machine:
+                return 0.0  # the machine ended in the midst of it
+            await self._failed(error)
+            return self._backed_off()
+        await self._went_well()
+        wanted = 0.9 * self.replication.settings.rpo_seconds - 1.5 * self._latency
+        return max(_SHORTEST, begun + wanted - time.monotonic())
+
+    async def _cycle(self, vm: Vm, machine: RunningMachine) -> None:
+        capture = self._capture(vm, machine)
+        if self._machine is not machine:
+            await capture.attach(None)
+            self._machine = machine
+        pending = await capture.pending()
+        self.figures.waiting(time.monotonic(), sum(pending.values()))
+        disks = self._disks(vm, await capture.since())
+        if self._standing is None:
+            self._standing = await self._connect(vm)
+        standing = self._standing
+        spec = SentVm(id=vm.id, name=vm.name, spec=vm.spec).model_dump_json().encode()
+        if self._is_current(standing, disks, pending, spec):
+            now = time.monotonic()
+            self.figures.done(CycleDone(now, now, 0))
+            return
+        whole = standing.compare or not standing.cycle
+        attachments = {"spec": spec} if whole or spec != self._attached else {}
+        self._last = max(int(time.time() * 1000), self._last + 1, standing.cycle + 1)
+        since = await capture.since()
+        self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
+        self.progress.initial = whole and not standing.compare
+        begun = time.monotonic()
+        captured = await capture.begin(self._last, disks, standing.cycle)
+        taken = time.monotonic()
+        try:
+            shipped = await self._link.ship(captured, standing.cycle, attachments, compared=standing.compare)
+        except BaseException:
+            await asyncio.shield(capture.give_up())
+            raise
+        self._standing = Standing(cycle=captured.cycle, disks=standing.disks, points=shipped.points)
+        self._attached = spec
+        self._sent_at = time.monotonic()
+        self._latency = self._sent_at - begun
+        self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
+        self.progress.points = shipped.points
+        await self._record(shipped)
+        await capture.commit(captured.cycle)
+
+    async def _record(self, shipped: Shipped) -> None:
+        if shipped.full or not self.replication.initial:
+            self.replication = await self._means.book.arrived(self.replication.vm, full=shipped.full)
+
+    def _is_current(
+        self, standing: Standing, disks: tuple[str, ...], pending: dict[str, int], spec: bytes
+    ) -> bool:
+        """Nothing changed since the last cycle: what is held is what there is, as of now."""
+        quiet = all(pending.get(disk) == 0 for disk in disks)
+        known = standing.cycle and not standing.compare and spec == self._attached
+        return quiet and bool(known) and time.monotonic() - self._sent_at < _SILENT
+
+    async def _connect(self, vm: Vm) -> Standing:
+        peer = await self._means.peers.get(self.replication.peer)
+        settings = self.replication.settings
+        opened = Open(
+            replication=self.replication.id,
+            vm=vm.id,
+            name=vm.name,
+            disks=tuple(
+                DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
+            ),
+            points=settings.points,
+        )
+        standing = await self._link.connect(
+            Address(host=peer.host or "", port=peer.port or 0),
+            self._means.identity,
+            peer.fingerprint,
+            self._means.name,
+            opened,
+            priority=settings.priority,
+            limit=settings.limit,
+        )
+        self._attached = None
+        self.progress.connected = True
+        self.progress.points = standing.points
+        if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
+            # What an earlier daemon sent: its number is its time.
+            age = max(0.0, time.time() - standing.cycle / 1000)
+            now = time.monotonic()
+            self.figures.done(CycleDone(now - age, now, 0))
+        return standing
+
+    def _wanted(self, vm: Vm) -> tuple[str, ...]:
+        return tuple(each.id for each in vm.spec.disks if each.id not in self.replication.settings.exclude)
+
+    def _disks(self, vm: Vm, known: dict[str, int | None]) -> tuple[str, ...]:
+        found = tuple(disk for disk in self._wanted(vm) if disk in known)
+        if not found:
+            raise NothingToReplicate(
+                f"VM {vm.name!r} has no disks to replicate", value=vm.name, cure="Add a disk, or disable it."
+            )
+        return found
+
+    @staticmethod
+    def _capture(vm: Vm, machine: RunningMachine) -> Capture:
+        return Capture(machine, vm.runtime / _SOCKET, vm.folder)
+
+    async def _failed(self, error: HoldfastError | OSError) -> None:
+        """Everything is found out anew: the link may be lost, the receiver may hold more or less."""
+        now = time.monotonic()
+        self._link.close()
+        self._standing = self._machine = None
+        self.figures.failed(now)
+        text = error.message if isinstance(error, HoldfastError) else str(error)
+        id_ = error.wire_id if isinstance(error, RemoteError) else getattr(error, "id", "os-error")
+        if not self.progress.error:
+            self.progress.failing_since = now
+            data = {"peer": self.replication.peer, "id": id_, "error": text}
+            await self._means.events.emit("replica.failing", self._look().name, data)
+            log.warning("a cycle of replication failed", vm=self.replication.vm, error=text, id=id_)
+        self.progress.error = text
+        self.progress.connected = self.progress.comparing = self.progress.initial = False
+
+    async def _went_well(self) -> None:
+        self._delay = _SOONEST
+        self.progress.comparing = self.progress.initial = False
+        if self.progress.error:
+            self.progress.error = ""
+            seconds = round(time.monotonic() - self.progress.failing_since, 1)
+            data = {"peer": self.replication.peer, "after_seconds": seconds}
+            await self._means.events.emit("replica.resumed", self._look().name, data)
+
+    def _backed_off(self) -> float:
+        delay, self._delay = self._delay, min(2 * self._delay, _LATEST)
+        return delay * random.uniform(0.8, 1.2)  # noqa: S311  (so that not all come back at once)

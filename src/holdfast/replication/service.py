@@ -1,0 +1,242 @@
+"""Replications of this host's VMs: enabled, disabled, shown; a sender for each. Owner of the senders."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from holdfast.catalog.clock import aware, now
+from holdfast.host.folders import StateFolder
+from holdfast.replication.health import Facts, ReplicationState, findings, health
+from holdfast.replication.pace import parse_limit
+from holdfast.replication.replication_records import AlreadyReplicated, NotReplicated, Replication
+from holdfast.replication.retention import parse_plan
+from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
+from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
+from holdfast.spec.ids import new_id
+from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
+from holdfast.spec.vm import VmState
+from holdfast.vm.owner import VmOwner
+from holdfast.vm.registry import VmRegistry
+
+log = structlog.get_logger(__name__)
+
+_RUNS = (VmState.RUNNING, VmState.PAUSED, VmState.STOPPING)
+
+
+class PeerCannotReceive(InvalidInput):
+    id = "replica-peer-cannot-receive"
+
+
+class NoSuchDisk(NotFound):
+    id = "replica-no-such-disk"
+
+
+class NeedsAttestedHost(Unsupported):
+    id = "replica-needs-attested-host"
+
+
+@dataclass(frozen=True)
+class _Sent:
+    sender: Sender
+    task: asyncio.Task[None]
+
+
+class Replications:
+    def __init__(self, means: Means, registry: VmRegistry, state: StateFolder) -> None:
+        self._means = means
+        self._registry = registry
+        self._state = state
+        self._sent: dict[str, _Sent] = {}
+        """By the VM's id."""
+        self._changing = asyncio.Lock()
+
+    async def keep(self) -> None:
+        """Send what is enabled, and tell senders when a VM starts or ends; for ever."""
+        last = await self._means.events.last_id()
+        for replication in await self._means.book.all():
+            await self._begin(replication)
+        async for event in self._means.events.follow(last):
+            if event.kind == "vm.deleted":
+                await self._end_orphans()
+            elif event.kind.startswith("vm."):
+                for each in self._sent.values():
+                    each.sender.wake()
+
+    async def enable(self, name: str, request: ReplicaEnable) -> ReplicaStatus:
+        """Replicate a VM from now on.
+
+        Raises:
+            VmNotFound, PeerNotFound, PeerCannotReceive, BadRetention, BadLimit, NoSuchDisk
+            NothingToReplicate, NeedsAttestedHost, AlreadyReplicated
+        """
+        owner = await self._registry.named(name)
+        peer = await self._means.peers.get(request.peer)
+        if peer.role is not PeerRole.RECEIVER:
+            raise PeerCannotReceive(
+                f"{peer.name!r} sends replicas to this host; nothing can be sent to it",
+                value=peer.name,
+                cure="Pair the other way round: `holdfast replica accept` there, `replica peer add` here.",
+            )
+        parse_plan(request.points)
+        parse_limit(request.limit)
+        _require_disks(owner, request)
+        replication = Replication(
+            id=new_id(),
+            vm=owner.record.id,
+            settings=request.model_copy(update={"peer": peer.name}),
+            enabled=aware(now()),
+        )
+        async with self._changing:
+            await self._means.book.add(replication)
+            await self._begin(replication)
+        return await self.show(name)
+
+    async def disable(self, name: str) -> None:
+        """Replicate a VM no more; what is held over there stays. Raises VmNotFound, NotReplicated."""
+        owner = await self._registry.named(name)
+        async with self._changing:
+            await self._means.book.remove(owner.record.id)
+            await self._end(owner.record.id, forget=True)
+
+    async def show(self, name: str) -> ReplicaStatus:
+        """Raises VmNotFound, NotReplicated."""
+        owner = await self._registry.named(name)
+        return self._status(owner.record.name, await self._means.book.get(owner.record.id))
+
+    async def list(self) -> tuple[ReplicaStatus, ...]:
+        """All replicated VMs, by name."""
+        found = []
+        for each in await self._means.book.all():
+            owner = await self._registry.owner(each.vm)
+            found.append(self._status(owner.record.name, each))
+        return tuple(sorted(found, key=lambda each: each.vm.lower()))
+
+    async def close(self) -> None:
+        for vm in list(self._sent):
+            await self._end(vm, forget=False)
+        await self._means.dispatch.close()
+
+    async def _begin(self, replication: Replication) -> None:
+        owner = await self._registry.owner(replication.vm)
+        sender = Sender(replication, self._means, lambda: self._look(owner))
+        task = asyncio.create_task(self._run(sender), name=f"replica {owner.record.name}")
+        self._sent[replication.vm] = _Sent(sender, task)
+
+    @staticmethod
+    async def _run(sender: Sender) -> None:
+        while True:
+            try:
+                await sender.run()
+            except Exception:
+                log.exception("a replication failed by a fault of ours", vm=sender.replication.vm)
+                await asyncio.sleep(30.0)  # nothing tells when that is mended
+
+    async def _end(self, vm: str, *, forget: bool) -> None:
+        sent = self._sent.pop(vm, None)
+        if sent is None:
+            return
+        sent.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sent.task
+        if forget:
+            try:
+                await sent.sender.forget()
+            except HoldfastError as error:
+                # A later replication does not take them for its own: the receiver has it compare.
+                log.warning("maps of changes stay in a machine", vm=vm, error=error.message)
+
+    async def _end_orphans(self) -> None:
+        left = {each.vm for each in await self._means.book.all()}
+        for vm in set(self._sent) - left:
+            await self._end(vm, forget=False)
+
+    def _look(self, owner: VmOwner) -> Vm:
+        record = owner.record
+        machine = owner.machine if record.state in _RUNS else None
+        return Vm(
+            id=record.id,
+            name=record.name,
+            spec=record.running_spec if machine is not None and record.running_spec else record.spec,
+            machine=machine,
+            runtime=self._state.vm_runtime(record.id),
+            folder=self._state.vm(record.name),
+        )
+
+    def _status(self, name: str, replication: Replication) -> ReplicaStatus:
+        sent = self._sent.get(replication.vm)
+        if sent is None:
+            raise NotReplicated(f"VM {name!r} is not replicated", value=name)
+        sender, at = sent.sender, time.monotonic()
+        progress, figures = sender.progress, sender.figures.now(at)
+        state = _state_of(sender)
+        found = findings(
+            Facts(
+                state=state,
+                target=replication.settings.rpo_seconds,
+                rpo=figures.rpo_seconds,
+                missed=figures.missed_ratio,
+                since_enabled=(aware(now()) - replication.enabled).total_seconds(),
+                cannot_send=progress.error,
+                cannot_send_for=at - progress.failing_since if progress.error else 0.0,
+                catches_up=figures.catch_up_seconds is not None,
+            )
+        )
+        return ReplicaStatus(
+            vm=name,
+            peer=replication.peer,
+            state=state,
+            health=health(found).name.lower(),
+            rpo_seconds=_rounded(figures.rpo_seconds),
+            rpo_p50_seconds=_rounded(figures.rpo_p50_seconds),
+            rpo_p99_seconds=_rounded(figures.rpo_p99_seconds),
+            lag_bytes=figures.lag_bytes,
+            full_copies=sender.replication.full_copies,
+            points=progress.points,
+            target_seconds=replication.settings.rpo_seconds,
+            throughput=round(figures.throughput, 1),
+            cycles=figures.cycles,
+            last_error=progress.error,
+            findings=tuple(f"{each.cause}. {each.cure}" for each in found),
+        )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _state_of(sender: Sender) -> ReplicationState:
+    progress = sender.progress
+    if progress.comparing:
+        return ReplicationState.RESYNCHRONISING
+    if progress.initial:
+        return ReplicationState.INITIAL_IN_PROGRESS
+    if not sender.replication.initial:
+        return ReplicationState.READY_FOR_INITIAL
+    return ReplicationState.REPLICATING
+
+
+def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:
+    record = owner.record
+    disks = {each.id for each in record.spec.disks}
+    if unknown := [each for each in request.exclude if each not in disks]:
+        raise NoSuchDisk(
+            f"VM {record.name!r} has no disk {unknown[0]!r}",
+            value=unknown[0],
+            cure=f"Its disks are {', '.join(sorted(disks)) or 'none'}.",
+        )
+    if not disks - set(request.exclude):
+        raise NothingToReplicate(
+            f"no disk of VM {record.name!r} is left to replicate", value=record.name, cure="Exclude fewer."
+        )
+    if record.spec.require_attested_host:
+        raise NeedsAttestedHost(
+            f"VM {record.name!r} runs on attested hosts only, and it is not known of replicas' hosts",
+            value=record.name,
+            cure="Take that demand back (`holdfast vm set`), or do not replicate it.",
+        )
+
+
+__all__ = ["AlreadyReplicated", "Replications"]
