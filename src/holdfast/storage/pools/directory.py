@@ -30,7 +30,7 @@ from holdfast.storage.pools.root import RootMark, check_root, read_mark, remove_
 
 _PATIENCE = 5.0  # seconds; a file server that is gone never answers
 _SILENT = f"it has not answered for {_PATIENCE:g} seconds"
-_HANDS = 16
+_HANDS = 8
 T = TypeVar("T")
 
 
