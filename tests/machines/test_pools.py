@@ -18,7 +18,7 @@ from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import OperationState
 from holdfast.spec.vm import VmState
 
-_MANY = 12  # more than threads that a daemon of two CPUs has for work of all kinds
+_MANY = 10  # more than a pool has threads
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems of its own")
 # Past the guest's cache: what waits to be written fills its memory, and the agent would be killed for it.

@@ -207,7 +207,7 @@ BYTES: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]], seeds
     "Proxmox": (proxmox, lambda: seeds.texts("proxmox"), seeds.altered_text, 6_000),
     "tar": (tar, seeds.tars, seeds.altered, 16_000),
     "manifests": (checksums, lambda: [MANIFEST], seeds.altered_text, 14_000),
-    "certificates": (certificate, lambda: [signed()], seeds.altered, 8_000),
+    "certificates": (certificate, lambda: [signed()], seeds.altered, 5_000),
     "whole archives": (whole_source, lambda: OVAS, seeds.altered, 4_000),
     "compressed members": (gzip_head, seeds.gzips, seeds.altered, 5_000),
     "VMDK streams": (grains, lambda: [seeds.small_stream()], seeds.altered, 1_500),

@@ -6,7 +6,6 @@ Nothing is copied: only tables are written, a millisecond for some thousand bloc
 the journal has files, however many points there are. It is for reading only; an overlay takes the writes.
 """
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -164,8 +163,7 @@ class _Opening:
         self.opened = self.opened.model_copy(update={"end": holdings.journal.end})
         path = holdings.folder / "open" / self.opened.token
         scratch = path.with_name(path.name + NEW)
-        with contextlib.suppress(FileNotFoundError):
-            files.remove(scratch)
+        files.remove(scratch)
         files.write(scratch, 0, self.opened.model_dump_json().encode())
         files.sync(scratch)
         files.rename(scratch, path)

@@ -9,6 +9,8 @@ from holdfast.replication.store.index import Blocks, Entries, Index, covered
 from holdfast.replication.store.record import Damage
 from holdfast.replication.store.view import adjacent, read_checked
 
+_NO_BLOCKS: Blocks = np.empty(0, np.uint64)
+
 
 def verify(holdings: Holdings) -> tuple[Damage, ...]:
     """All damages that are known afterwards. Reads the whole journal; the base has no checksums.
@@ -22,14 +24,11 @@ def verify(holdings: Holdings) -> tuple[Damage, ...]:
             for section in index.head.sections:
                 entries = index.changes(section.disk).entries
                 bad = np.concatenate(
-                    [NO_BLOCKS, *(run["block"][bad] for run, bad in _damaged(holdings, entries))]
+                    [_NO_BLOCKS, *(run["block"][bad] for run, bad in _damaged(holdings, entries))]
                 )
                 if len(bad):
                     holdings.add_damage(damage_of(holdings, index, section.disk, bad))
         return holdings.damages
-
-
-NO_BLOCKS: Blocks = np.empty(0, np.uint64)
 
 
 def _damaged(holdings: Holdings, entries: Entries) -> Iterable[tuple[Entries, list[int]]]:

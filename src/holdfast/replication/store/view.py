@@ -90,11 +90,13 @@ class View:
         `offset` and `block` are multiples of 4 KiB, all lies within the disk. What is damaged has
         `UNREADABLE`.
         """
-        spans, found = self.spans(disk), []
+        first, end = offset // BLOCK, -(-(offset + length) // BLOCK)
+        changes, _ = merged([each.within(first, end) for each in self.spans(disk)])
+        found = []
         piece = max(block, _PIECE // block * block)
         for start in range(offset, offset + length, piece):
             size = min(piece, offset + length - start)
-            data, damaged = self._read(disk, spans, start // BLOCK, -(-size // BLOCK))
+            data, damaged = self._read(disk, [changes], start // BLOCK, -(-size // BLOCK))
             view = memoryview(data)[:size]
             bad = {(each * BLOCK - start) // block for each in damaged}
             for number, at in enumerate(range(0, size, block)):

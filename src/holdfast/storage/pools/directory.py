@@ -29,6 +29,7 @@ from holdfast.storage.pools.pool import (
 from holdfast.storage.pools.root import RootMark, check_root, read_mark, remove_mark
 
 _PATIENCE = 5.0  # seconds; a file server that is gone never answers
+_SILENT = f"it has not answered for {_PATIENCE:g} seconds"
 _HANDS = 8
 T = TypeVar("T")
 
@@ -76,8 +77,17 @@ class DirectoryPool:
             await self._at_work(remove_mark, self._root)
 
     async def _at_work(self, work: Callable[..., T], *arguments: Any) -> T:
-        """What touches the file system, in a thread of the pool."""
+        """What changes the file system, in a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._hands, work, *arguments)
+
+    async def _looked(self, work: Callable[..., T], *arguments: Any) -> T:
+        """What only looks, not behind those at work. Raises PoolVanished."""
+        await self._require()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        except TimeoutError as error:
+            raise vanished(self.name, _SILENT) from error
 
     async def state(self) -> PoolState:
         if self._asking is None or self._asking.done():
@@ -86,7 +96,7 @@ class DirectoryPool:
             async with asyncio.timeout(_PATIENCE):
                 return await asyncio.shield(self._asking)
         except TimeoutError:
-            return PoolState(PoolHealth.VANISHED, f"it has not answered for {_PATIENCE:g} seconds")
+            return PoolState(PoolHealth.VANISHED, _SILENT)
 
     def _look(self) -> PoolState:
         try:
@@ -179,17 +189,14 @@ class DirectoryPool:
         await self._at_work(unlink)
 
     async def has(self, volume: VolumeId) -> bool:
-        await self._require()
         path = self._path(volume)
-        return await self._at_work(lambda: path.is_file() and not path.is_symlink())
+        return await self._looked(lambda: path.is_file() and not path.is_symlink())
 
     async def used(self, volume: VolumeId) -> int:
-        await self._require()
-        return await self._at_work(_blocks, self._path(volume))
+        return await self._looked(_blocks, self._path(volume))
 
     async def names(self, vm: str) -> list[str]:
-        await self._require()
-        return await self._at_work(_listed, self._root / vm)
+        return await self._looked(_listed, self._root / vm)
 
     async def rename(self, old: str, new: str) -> None:
         if self._mark is None:
