@@ -45,6 +45,17 @@ from holdfast.network.switches import SwitchBoard
 from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
+from holdfast.replication import identity as replica_identity
+from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.link import Address
+from holdfast.replication.listening import ReplicaListener
+from holdfast.replication.pairing import PeerBook
+from holdfast.replication.peering import Peering, own_name
+from holdfast.replication.replica_records import ReplicaBook
+from holdfast.replication.replication_records import ReplicationBook
+from holdfast.replication.sending import Means
+from holdfast.replication.service import Replications
+from holdfast.replication.store.replica import ReplicaStore
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.appliances.exposure import remove_sockets
@@ -121,6 +132,13 @@ class _Host:
 
 
 @dataclass(frozen=True)
+class _Replicas:
+    peers: Peering
+    sent: Replications
+    listener: ReplicaListener
+
+
+@dataclass(frozen=True)
 class _Composition:
     rooms: Rooms
     registry: VmRegistry
@@ -132,6 +150,7 @@ class _Composition:
     attested_host: AttestedHost
     checkpoints: CheckpointScheduler
     files: SourceFileBook
+    replicas: _Replicas
 
 
 def configure_logs() -> None:
@@ -219,6 +238,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
+    replicas = await _replicas(ground, registry)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -247,19 +267,28 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=VmExports(rooms, registry, operations),
+        replica_peers=replicas.peers,
+        replications=replicas.sent,
+        held_replicas=replicas.listener,
         fingerprint=certificate.fingerprint if certificate else None,
     )
+    schedule = AttestSchedule(attestation, trust, registry.boots)
+    scheduler = CheckpointScheduler(kept_states, rooms.checkpoints, registry)
+    facts, host = ground.facts, attested.host
     return _Composition(
-        rooms,
-        registry,
-        operations,
-        services,
-        ground.facts,
-        AttestSchedule(attestation, trust, registry.boots),
-        firmware,
-        attested.host,
-        CheckpointScheduler(kept_states, rooms.checkpoints, registry),
-        files,
+        rooms, registry, operations, services, facts, schedule, firmware, host, scheduler, files, replicas
+    )
+
+
+async def _replicas(ground: _Ground, registry: VmRegistry) -> _Replicas:
+    catalog, events, state = ground.catalog, ground.events, ground.state
+    identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
+    peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
+    sent = ReplicationBook(catalog, events)
+    listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
+    means = Means(identity, own_name(), peers, sent, Dispatch(ground.processes), events)
+    return _Replicas(
+        Peering(identity, peers, listener, held, sent), Replications(means, registry, state), listener
     )
 
 
@@ -364,12 +393,17 @@ async def run(config: DaemonConfig) -> None:
     made = await _compose(ground, certificate, reserve)
     await _come_back(made)
     await made.operations.launch()
+    if config.replica_tcp:
+        host, port = config.replica_tcp
+        await made.replicas.listener.listen(Address(host=host, port=port))
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(made.rooms.pools.watch()),
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
+        asyncio.create_task(made.replicas.sent.keep()),
+        asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "runtime": "HOLDFAST_RUNTIME",
     "socket": "HOLDFAST_SOCKET",
     "listen": "HOLDFAST_LISTEN",
+    "replica_listen": "HOLDFAST_REPLICA_LISTEN",
     "host_tpm": "HOLDFAST_HOST_TPM",
     "tpm_authorities": "HOLDFAST_TPM_AUTHORITIES",
 }
@@ -54,13 +55,15 @@ class DaemonConfig(Frozen):
     """None: `holdfast.sock` in the runtime folder."""
     listen: str | None = None
     """HOST:PORT of the TLS door; None: there is none."""
+    replica_listen: str | None = None
+    """HOST:PORT where other hosts send replicas; None: none are taken."""
 
     host_tpm: str | None = Field(default=None, pattern=r"^(none$|(device|swtpm):/)")
     """This host's TPM: `device:` or `swtpm:` and a path, or `none`; None: `device:/dev/tpmrm0` if there."""
     tpm_authorities: Path | None = None
     """PEM file of those who make TPMs that this verifier trusts; None: who enrols a host vouches for it."""
 
-    @field_validator("listen")
+    @field_validator("listen", "replica_listen")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
         if value:
@@ -79,6 +82,10 @@ class DaemonConfig(Frozen):
     @property
     def tcp(self) -> tuple[str, int] | None:
         return split_address(self.listen) if self.listen else None
+
+    @property
+    def replica_tcp(self) -> tuple[str, int] | None:
+        return split_address(self.replica_listen) if self.replica_listen else None
 
 
 def _line_of(text: str, key: str) -> int:

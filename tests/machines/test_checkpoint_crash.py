@@ -30,7 +30,7 @@ NAME = "writer"
 AT = f"/v1/vms/{NAME}/checkpoints"
 RING = 2000
 POOL = "other"
-_WRITER = f"""\
+WRITER = f"""\
 [ -e /run/writer ] && exit 0
 touch /run/writer
 cat >/run/write.sh <<'END'
@@ -100,7 +100,7 @@ class Rig:
         elif view.state is VmState.PAUSED:
             raise AssertionError("the guest was left paused")
         self.host.wait_agent(NAME)
-        self.host.run_in(NAME, _WRITER)
+        self.host.run_in(NAME, WRITER)
 
     def look(self) -> None:
         self.written = max(self.written, int(self.host.run_in(NAME, "cat /run/written || echo 0") or 0))

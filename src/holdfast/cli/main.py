@@ -24,6 +24,7 @@ _COMMANDS = {
         "switch",
         "trust",
         "certs",
+        "replica",
         "host",
     )
 }

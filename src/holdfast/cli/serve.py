@@ -13,6 +13,9 @@ def command(
     runtime: Annotated[Path | None, typer.Option(help="Folder of sockets; a short path.")] = None,
     socket: Annotated[Path | None, typer.Option(help="UNIX socket of the API.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT of the API over TLS.")] = None,
+    replica_listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT where other hosts may send replicas; none: nowhere.")
+    ] = None,
     host_tpm: Annotated[
         str | None, typer.Option(help="This host's TPM: device:/dev/tpmrm0, swtpm: and a socket, none.")
     ] = None,
@@ -43,6 +46,7 @@ def command(
             os._exit(exit_code(error))
 
     options: dict[str, Any] = {"state": state, "runtime": runtime, "socket": socket, "listen": listen}
+    options |= {"replica_listen": replica_listen}
     options |= {"host_tpm": host_tpm, "tpm_authorities": tpm_authorities}
     settings = load(options, config)
     # The standard loop: uvloop starts no child processes as another user.

@@ -1,0 +1,73 @@
+"""Replicas: hosts paired with this one, VMs that are sent, and those that are held for others."""
+
+from fastapi import APIRouter
+
+from holdfast.api.access import Admin, Operator, Viewer, With
+from holdfast.spec.replica import (
+    HeldReplica,
+    PeerAdd,
+    PeerView,
+    ReplicaAccept,
+    ReplicaAccepted,
+    ReplicaEnable,
+    ReplicaStatus,
+)
+
+router = APIRouter(tags=["replicas"])
+
+
+@router.post("/v1/replica/tokens", status_code=201)
+async def accept_replica_source(services: With, _: Admin, request: ReplicaAccept) -> ReplicaAccepted:
+    """A token by which one host may pair with this one, once. It is in this answer and nowhere else."""
+    return await services.replica_peers.accept(request)
+
+
+@router.get("/v1/replica/peers")
+async def list_replica_peers(services: With, _: Viewer) -> tuple[PeerView, ...]:
+    return await services.replica_peers.list()
+
+
+@router.post("/v1/replica/peers", status_code=201)
+async def add_replica_peer(services: With, _: Admin, request: PeerAdd) -> PeerView:
+    """Pair with a host that made a token; both pin each other's certificate."""
+    return await services.replica_peers.add(request)
+
+
+@router.delete("/v1/replica/peers/{name}", status_code=204)
+async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
+    await services.replica_peers.remove(name)
+
+
+@router.get("/v1/replica/status")
+async def list_replications(services: With, _: Viewer) -> tuple[ReplicaStatus, ...]:
+    """All VMs of this host that are replicated."""
+    return await services.replications.list()
+
+
+@router.get("/v1/vms/{name}/replica")
+async def show_replication(services: With, _: Viewer, name: str) -> ReplicaStatus:
+    return await services.replications.show(name)
+
+
+@router.post("/v1/vms/{name}/replica", status_code=201)
+async def enable_replication(services: With, _: Operator, name: str, request: ReplicaEnable) -> ReplicaStatus:
+    """Replicate a VM from now on."""
+    return await services.replications.enable(name, request)
+
+
+@router.delete("/v1/vms/{name}/replica", status_code=204)
+async def disable_replication(services: With, _: Operator, name: str) -> None:
+    """What is held over there stays."""
+    await services.replications.disable(name)
+
+
+@router.get("/v1/replica/held")
+async def list_held_replicas(services: With, _: Viewer) -> tuple[HeldReplica, ...]:
+    """Replicas of other hosts' VMs on this host."""
+    return await services.held_replicas.held()
+
+
+@router.delete("/v1/replica/held/{name}", status_code=204)
+async def remove_held_replica(services: With, _: Admin, name: str) -> None:
+    """A replica with all its points."""
+    await services.held_replicas.remove(name)

@@ -1,0 +1,9 @@
+"""`holdfast replica`: a file for each verb."""
+
+from holdfast.cli.lazy import group
+
+app = group(
+    "holdfast.cli.replica",
+    "accept peer enable disable status list remove",
+    "VMs replicated to other hosts, and replicas that this host holds.",
+)

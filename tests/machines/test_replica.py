@@ -1,0 +1,136 @@
+"""Two daemons and a guest that writes: its replica stays current through kill -9 of everything there is."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_host import LiveHost, live_host
+from small_guest import SmallGuest
+from small_vms import small_vm, with_small_images
+from test_checkpoint_crash import NAME, WRITER, of_one_instant
+
+from holdfast.replication.store.replica import ReplicaStore
+
+_LIMIT = 90.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+class Pair:
+    """The source's daemon with its guest, and the receiver's."""
+
+    def __init__(self, source: LiveHost, receiver: LiveHost, port: int) -> None:
+        self.source, self.receiver, self.port = source, receiver, port
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.source.call("GET", f"/v1/vms/{NAME}/replica")
+        return found
+
+    def until(self, what: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + _LIMIT
+        while not holds(status := self.status()):
+            assert time.monotonic() < deadline, (what, status, self.source.tail(), self.receiver.tail())
+            time.sleep(0.2)
+        return status
+
+    def newest(self) -> tuple[int, Any]:
+        held = self.receiver.call("GET", "/v1/replica/held")
+        return (held[0]["points"], held[0]["newest"]) if held else (0, None)
+
+    def until_new_points(self, count: int = 3) -> None:
+        """Points arrive that were taken from now on."""
+        seen = {self.newest()[1]}
+        deadline = time.monotonic() + _LIMIT
+        while len(seen) <= count:
+            assert time.monotonic() < deadline, (self.status(), self.source.tail(), self.receiver.tail())
+            seen.add(self.newest()[1])
+            time.sleep(0.1)
+
+    def run_guest(self) -> None:
+        self.source.do("POST", f"/v1/vms/{NAME}/start")
+        self.source.wait_agent(NAME)
+        self.source.run_in(NAME, WRITER)
+
+    def written(self) -> int:
+        return int(self.source.run_in(NAME, "cat /run/written || echo 0") or 0)
+
+    def read_newest_point(self) -> int:
+        """The record that the newest point has come to; the receiver's daemon must not run."""
+        replica = ReplicaStore(self.receiver.state.replicas).replica(NAME)
+        point = replica.points()[-1]
+        assert not point.lost
+        opened = replica.open_point(point.number)
+        assert json.loads(opened.attachments["spec"])["name"] == NAME
+        disks = [_content(disk.blockdev()) for _, disk in sorted(opened.disks.items())]
+        replica.close_point(opened.token)
+        replica.close()
+        return of_one_instant(disks)
+
+
+def _content(node: dict[str, Any]) -> bytes:
+    target = Path(f"/tmp/hf-replica-{os.getpid()}.raw")
+    try:
+        argv = ["qemu-img", "convert", "-O", "raw", f"json:{json.dumps(node)}", str(target)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return target.read_bytes()
+    finally:
+        target.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, small: SmallGuest) -> Iterator[Pair]:
+    port = free_port()
+    with (
+        live_host(tmp_path / "source") as source,
+        live_host(tmp_path / "receiver", "--replica-listen", f"127.0.0.1:{port}") as receiver,
+    ):
+        with_small_images(source, small)
+        disks = [{"size": "16MiB"}, {"size": "16MiB"}]
+        source.do("POST", "/v1/vms", small_vm(NAME, small.append, disks=disks))
+        token = receiver.call("POST", "/v1/replica/tokens", {"limits": {"vms": 1}})["token"]
+        peer = {"name": "south", "address": f"https://127.0.0.1:{port}", "token": token, "own_name": "north"}
+        assert source.call("POST", "/v1/replica/peers", peer)["address"] == peer["address"]
+        yield Pair(source, receiver, port)
+
+
+def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
+    pair.run_guest()
+    pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
+    pair.until("the initial copy", lambda status: bool(status["points"]))
+    pair.until_new_points()
+
+    pair.source.kill()
+    pair.source.start()
+    pair.until_new_points()
+
+    pair.receiver.kill()
+    pair.until("the failure is noticed", lambda status: bool(status["last_error"]))
+    pair.receiver.start()
+    pair.until_new_points()
+
+    for marked in pair.source.qemus():
+        os.kill(marked.ref.pid, signal.SIGKILL)
+    pair.run_guest()
+    pair.until_new_points()
+
+    before = pair.written()
+    pair.until_new_points()
+    status = pair.until("calm", lambda status: status["state"] == "replicating")
+    assert (status["peer"], status["full_copies"], status["last_error"]) == ("south", 0, "")
+    assert status["points"] > 10
+    pair.receiver.stop()
+    assert pair.read_newest_point() >= before
+    pair.source.call("DELETE", f"/v1/vms/{NAME}/replica")
+    assert pair.source.call("GET", "/v1/replica/status") == []
