@@ -97,6 +97,7 @@ from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
 from holdfast.vm.disks import DiskWork
+from holdfast.vm.endings import Endings
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -238,7 +239,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    replicas = await _replicas(ground, registry)
+    replicas = await _replicas(ground, registry, rooms.endings)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -280,16 +281,16 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
 
 
-async def _replicas(ground: _Ground, registry: VmRegistry) -> _Replicas:
+async def _replicas(ground: _Ground, registry: VmRegistry, endings: Endings) -> _Replicas:
     catalog, events, state = ground.catalog, ground.events, ground.state
     identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
     peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
     sent = ReplicationBook(catalog, events)
     listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
     means = Means(identity, own_name(), peers, sent, Dispatch(ground.processes), events)
-    return _Replicas(
-        Peering(identity, peers, listener, held, sent), Replications(means, registry, state), listener
-    )
+    replications = Replications(means, registry, state)
+    endings.tell(replications.before_end)
+    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)
 
 
 def _register(

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import ReplicationRow, VmRow
+from holdfast.replication.capture import Carried
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.model import Frozen
 from holdfast.spec.replica import ReplicaEnable
@@ -32,6 +33,8 @@ class Replication(Frozen):
     """Whether the receiver once held a whole cycle."""
     full_copies: int = 0
     """The initial one not counted."""
+    carried: Carried | None = None
+    """What a machine that ended left of its maps; of use once."""
 
     @property
     def peer(self) -> str:
@@ -75,6 +78,17 @@ class ReplicationBook:
             row.record = after.model_dump(mode="json")
             kind = "replica.initial-copy-done" if not before.initial else "replica.full-copy-done"
             self._events.append(session, kind, _name(session, vm), {"peer": row.peer})
+            return after
+
+        return await self._catalog.write(store)
+
+    async def carry(self, vm: str, carried: Carried | None) -> Replication:
+        """Remember, or forget, what a machine left of its maps. Raises NotReplicated."""
+
+        def store(session: Session) -> Replication:
+            row = _row(session, vm)
+            after = Replication.model_validate(row.record).model_copy(update={"carried": carried})
+            row.record = after.model_dump(mode="json")
             return after
 
         return await self._catalog.write(store)

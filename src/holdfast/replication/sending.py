@@ -14,7 +14,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -41,6 +41,8 @@ _SOONEST, _LATEST = 0.5, 30.0
 """Seconds after which what failed is tried again: the first time, and at most."""
 _SILENT = 10.0
 """Seconds after which a cycle is sent though nothing changed: it shows that the receiver is there."""
+_LAST_SECONDS = 5.0
+"""That a VM which is being stopped waits for what changed last to be sent."""
 _SHORTEST = 0.05
 """Seconds between the begins of two cycles."""
 
@@ -86,8 +88,6 @@ class Progress:
     failing_since: float = 0.0
     """By the monotonic clock."""
     points: int = 0
-    missing: bool = False
-    """The VM does not run."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class Sender:
         self._attached: bytes | None = None
         """The attachment that the receiver has for certain."""
         self._wake = asyncio.Event()
+        self._ending: RunningMachine | None = None
+        """One that has sent its last cycle."""
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -141,6 +143,21 @@ class Sender:
         finally:
             self._link.close()
 
+    async def last(self, machine: RunningMachine) -> None:
+        """The machine is about to end: send what changed last, and keep its maps for the next one.
+
+        `run` must have ended. Raises HoldfastError and OSError where the maps are not kept.
+        """
+        self._ending = machine
+        vm = replace(self._look(), machine=machine)
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._cycle(vm, machine)
+        except (HoldfastError, OSError) as error:  # TimeoutError is one, too
+            await self._failed(error)
+        carried = await self._capture(vm, machine).carry()
+        self.replication = await self._means.book.carry(vm.id, carried)
+
     async def forget(self) -> None:
         """Replication is over: the machine keeps no maps. `run` must have ended."""
         vm = self._look()
@@ -150,8 +167,7 @@ class Sender:
     async def _turn(self) -> float | None:
         """One try; returns the seconds until the next, None: until something is told."""
         vm = self._look()
-        self.progress.missing = vm.machine is None
-        if vm.machine is None:
+        if vm.machine is None or vm.machine is self._ending:
             self._machine = None
             return None
         begun = time.monotonic()
@@ -169,7 +185,10 @@ class Sender:
     async def _cycle(self, vm: Vm, machine: RunningMachine) -> None:
         capture = self._capture(vm, machine)
         if self._machine is not machine:
-            await capture.attach(None)
+            carried = self.replication.carried
+            if carried is not None:
+                self.replication = await self._means.book.carry(vm.id, None)
+            await capture.attach(carried)
             self._machine = machine
         pending = await capture.pending()
         self.figures.waiting(time.monotonic(), sum(pending.values()))
@@ -206,6 +225,9 @@ class Sender:
         await capture.commit(captured.cycle)
 
     async def _record(self, shipped: Shipped) -> None:
+        if shipped.compared:
+            data = {"peer": self.replication.peer, "compared": shipped.compared, "sent": shipped.sent}
+            await self._means.events.emit("replica.compared", self._look().name, data)
         if shipped.full or not self.replication.initial:
             self.replication = await self._means.book.arrived(self.replication.vm, full=shipped.full)
 

@@ -9,6 +9,7 @@ import structlog
 
 from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
+from holdfast.machine.running import RunningMachine
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.pace import parse_limit
 from holdfast.replication.replication_records import AlreadyReplicated, NotReplicated, Replication
@@ -114,6 +115,19 @@ class Replications:
             found.append(self._status(owner.record.name, each))
         return tuple(sorted(found, key=lambda each: each.vm.lower()))
 
+    async def before_end(self, vm: str, machine: RunningMachine) -> None:
+        """As `endings.BeforeEnd`."""
+        sent = self._sent.get(vm)
+        if sent is None:
+            return
+        sent.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sent.task
+        try:
+            await sent.sender.last(machine)
+        finally:
+            self._sent[vm] = _Sent(sent.sender, self._task(sent.sender))
+
     async def close(self) -> None:
         for vm in list(self._sent):
             await self._end(vm, forget=False)
@@ -122,8 +136,10 @@ class Replications:
     async def _begin(self, replication: Replication) -> None:
         owner = await self._registry.owner(replication.vm)
         sender = Sender(replication, self._means, lambda: self._look(owner))
-        task = asyncio.create_task(self._run(sender), name=f"replica {owner.record.name}")
-        self._sent[replication.vm] = _Sent(sender, task)
+        self._sent[replication.vm] = _Sent(sender, self._task(sender))
+
+    def _task(self, sender: Sender) -> asyncio.Task[None]:
+        return asyncio.create_task(self._run(sender), name=f"replica of {sender.replication.vm}")
 
     @staticmethod
     async def _run(sender: Sender) -> None:

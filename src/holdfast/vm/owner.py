@@ -303,6 +303,7 @@ class VmOwner:
             row.guest = None
 
         await self.change(saved, "vm.saved")
+        await self._rooms.endings.come(self.record.id, machine)
         await self._let_go(machine)
 
     async def _undo_save(self, machine: RunningMachine, image: MemoryImage, was_paused: bool) -> None:
@@ -377,6 +378,7 @@ class VmOwner:
         state = self.record.state
         if event.name == "SHUTDOWN":
             self._powered_off = True
+            await self._rooms.endings.come(self.record.id, machine)
             await machine.quit()
         elif event.name == "STOP" and state is VmState.STOPPING:
             await self._look_for_stall(machine)
