@@ -46,6 +46,7 @@ from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
+from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
@@ -97,7 +98,6 @@ from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.checkpoint_schedule import CheckpointScheduler
 from holdfast.vm.checkpoints import Checkpoints
 from holdfast.vm.disks import DiskWork
-from holdfast.vm.endings import Endings
 from holdfast.vm.firmware_state import VmFirmware
 from holdfast.vm.guest_evidence import GuestEvidence
 from holdfast.vm.guest_secrets import GuestSecrets
@@ -239,7 +239,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    replicas = await _replicas(ground, registry, rooms.endings)
+    replicas = await _replicas(ground, registry, rooms)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -281,15 +281,16 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
 
 
-async def _replicas(ground: _Ground, registry: VmRegistry, endings: Endings) -> _Replicas:
+async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Replicas:
     catalog, events, state = ground.catalog, ground.events, ground.state
     identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
     peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
     sent = ReplicationBook(catalog, events)
     listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
-    means = Means(identity, own_name(), peers, sent, Dispatch(ground.processes), events)
+    dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
+    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
     replications = Replications(means, registry, state)
-    endings.tell(replications.before_end)
+    rooms.endings.tell(replications.before_end)
     return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)
 
 

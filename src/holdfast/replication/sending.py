@@ -21,6 +21,7 @@ import structlog
 
 from holdfast.catalog.events import EventLog
 from holdfast.machine.running import RunningMachine
+from holdfast.replication.attachments import Attachments, Beside, SentVm
 from holdfast.replication.capture import Capture
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.figures import CycleDone, ReplicationFigures
@@ -31,7 +32,6 @@ from holdfast.replication.replication_records import Replication, ReplicationBoo
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import DiskShape, Open, Standing
 from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
-from holdfast.spec.model import Frozen
 from holdfast.spec.vm import VmSpec
 
 log = structlog.get_logger(__name__)
@@ -49,15 +49,6 @@ _SHORTEST = 0.05
 
 class NothingToReplicate(Conflict):
     id = "replica-no-disks"
-
-
-class SentVm(Frozen):
-    """What is attached to a cycle as `spec`: what is needed to make the VM over there."""
-
-    version: int = 1
-    id: str
-    name: str
-    spec: VmSpec
 
 
 @dataclass(frozen=True)
@@ -100,6 +91,7 @@ class Means:
     peers: PeerBook
     book: ReplicationBook
     dispatch: Dispatch
+    attachments: Attachments
     events: EventLog
 
 
@@ -121,8 +113,10 @@ class Sender:
         self._sent_at = 0.0
         self._latency = 0.0
         self._delay = _SOONEST
-        self._attached: bytes | None = None
-        """The attachment that the receiver has for certain."""
+        self._attached: Beside | None = None
+        """What the receiver has for certain beside disks."""
+        self._certificate = ""
+        """The receiver's."""
         self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
@@ -190,33 +184,36 @@ class Sender:
                 self.replication = await self._means.book.carry(vm.id, None)
             await capture.attach(carried)
             self._machine = machine
+        looked = time.monotonic()
         pending = await capture.pending()
-        self.figures.waiting(time.monotonic(), sum(pending.values()))
+        self.figures.waiting(looked, sum(pending.values()))
         disks = self._disks(vm, await capture.since())
         if self._standing is None:
             self._standing = await self._connect(vm)
         standing = self._standing
-        spec = SentVm(id=vm.id, name=vm.name, spec=vm.spec).model_dump_json().encode()
-        if self._is_current(standing, disks, pending, spec):
-            now = time.monotonic()
-            self.figures.done(CycleDone(now, now, 0))
+        made = self._means.attachments
+        beside = await made.look(SentVm(id=vm.id, name=vm.name, spec=vm.spec), vm.folder)
+        if self._is_current(standing, disks, pending, beside):
+            self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return
         whole = standing.compare or not standing.cycle
-        attachments = {"spec": spec} if whole or spec != self._attached else {}
+        known = None if whole else self._attached
+        attachments = await made.sealed(beside, known, vm.folder, self._certificate)
         self._last = max(int(time.time() * 1000), self._last + 1, standing.cycle + 1)
         since = await capture.since()
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
         begun = time.monotonic()
         captured = await capture.begin(self._last, disks, standing.cycle)
-        taken = time.monotonic()
+        taken = time.monotonic() - max(0.0, time.time() - captured.taken)
         try:
+            await made.require_same(beside, vm.folder)
             shipped = await self._link.ship(captured, standing.cycle, attachments, compared=standing.compare)
         except BaseException:
             await asyncio.shield(capture.give_up())
             raise
         self._standing = Standing(cycle=captured.cycle, disks=standing.disks, points=shipped.points)
-        self._attached = spec
+        self._attached = beside
         self._sent_at = time.monotonic()
         self._latency = self._sent_at - begun
         self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
@@ -232,11 +229,11 @@ class Sender:
             self.replication = await self._means.book.arrived(self.replication.vm, full=shipped.full)
 
     def _is_current(
-        self, standing: Standing, disks: tuple[str, ...], pending: dict[str, int], spec: bytes
+        self, standing: Standing, disks: tuple[str, ...], pending: dict[str, int], beside: Beside
     ) -> bool:
         """Nothing changed since the last cycle: what is held is what there is, as of now."""
         quiet = all(pending.get(disk) == 0 for disk in disks)
-        known = standing.cycle and not standing.compare and spec == self._attached
+        known = standing.cycle and not standing.compare and beside == self._attached
         return quiet and bool(known) and time.monotonic() - self._sent_at < _SILENT
 
     async def _connect(self, vm: Vm) -> Standing:
@@ -261,6 +258,7 @@ class Sender:
             limit=settings.limit,
         )
         self._attached = None
+        self._certificate = peer.certificate
         self.progress.connected = True
         self.progress.points = standing.points
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
