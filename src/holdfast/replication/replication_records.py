@@ -35,6 +35,8 @@ class Replication(Frozen):
     """The initial one not counted."""
     carried: Carried | None = None
     """What a machine that ended left of its maps; of use once."""
+    at_rest: str = ""
+    """Digest of the specification with which the VM is off, all of it being over there; empty: it is not."""
 
     @property
     def peer(self) -> str:
@@ -84,10 +86,17 @@ class ReplicationBook:
 
     async def carry(self, vm: str, carried: Carried | None) -> Replication:
         """Remember, or forget, what a machine left of its maps. Raises NotReplicated."""
+        return await self._change(vm, {"carried": carried, "at_rest": ""})
+
+    async def rest(self, vm: str, digest: str) -> Replication:
+        """The VM is off, and all of it is over there. Raises NotReplicated."""
+        return await self._change(vm, {"at_rest": digest})
+
+    async def _change(self, vm: str, change: dict[str, object]) -> Replication:
 
         def store(session: Session) -> Replication:
             row = _row(session, vm)
-            after = Replication.model_validate(row.record).model_copy(update={"carried": carried})
+            after = Replication.model_validate(row.record).model_copy(update=change)
             row.record = after.model_dump(mode="json")
             return after
 

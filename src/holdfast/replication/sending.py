@@ -11,6 +11,7 @@ forgotten.
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -120,6 +121,8 @@ class Sender:
         self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
+        self._all_sent = False
+        """With that cycle."""
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -142,11 +145,12 @@ class Sender:
 
         `run` must have ended. Raises HoldfastError and OSError where the maps are not kept.
         """
-        self._ending = machine
+        self._ending, self._all_sent = machine, False
         vm = replace(self._look(), machine=machine)
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 await self._cycle(vm, machine)
+            self._all_sent = True
         except (HoldfastError, OSError) as error:  # TimeoutError is one, too
             await self._failed(error)
         carried = await self._capture(vm, machine).carry()
@@ -163,7 +167,7 @@ class Sender:
         vm = self._look()
         if vm.machine is None or vm.machine is self._ending:
             self._machine = None
-            return None
+            return await self._rested(vm) if vm.machine is None else None
         begun = time.monotonic()
         try:
             await self._cycle(vm, vm.machine)
@@ -176,11 +180,24 @@ class Sender:
         wanted = 0.9 * self.replication.settings.rpo_seconds - 1.5 * self._latency
         return max(_SHORTEST, begun + wanted - time.monotonic())
 
+    async def _rested(self, vm: Vm) -> float | None:
+        """The VM is off. Where all of it is over there and nobody changed it, that is current as of now."""
+        digest = hashlib.sha256(vm.spec.model_dump_json().encode()).hexdigest()
+        if self._all_sent:
+            self._all_sent = False
+            self.replication = await self._means.book.rest(vm.id, digest)
+        if self.replication.at_rest != digest:
+            return None
+        now = time.monotonic()
+        self.figures.waiting(now, 0)
+        self.figures.done(CycleDone(now, now, 0))
+        return min(_LATEST, self.replication.settings.rpo_seconds / 2)
+
     async def _cycle(self, vm: Vm, machine: RunningMachine) -> None:
         capture = self._capture(vm, machine)
         if self._machine is not machine:
             carried = self.replication.carried
-            if carried is not None:
+            if carried is not None or self.replication.at_rest:
                 self.replication = await self._means.book.carry(vm.id, None)
             await capture.attach(carried)
             self._machine = machine

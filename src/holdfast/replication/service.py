@@ -1,7 +1,6 @@
 """Replications of this host's VMs: enabled, disabled, shown; a sender for each. Owner of the senders."""
 
 import asyncio
-import contextlib
 import time
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.pace import parse_limit
-from holdfast.replication.replication_records import AlreadyReplicated, NotReplicated, Replication
+from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
@@ -121,12 +120,12 @@ class Replications:
         if sent is None:
             return
         sent.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sent.task
+        await asyncio.wait({sent.task})
         try:
             await sent.sender.last(machine)
         finally:
-            self._sent[vm] = _Sent(sent.sender, self._task(sent.sender))
+            if self._sent.get(vm) is sent:  # it was not disabled meanwhile
+                self._sent[vm] = _Sent(sent.sender, self._task(sent.sender))
 
     async def close(self) -> None:
         for vm in list(self._sent):
@@ -155,8 +154,7 @@ class Replications:
         if sent is None:
             return
         sent.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sent.task
+        await asyncio.wait({sent.task})
         if forget:
             try:
                 await sent.sender.forget()
@@ -253,6 +251,3 @@ def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:
             value=record.name,
             cure="Take that demand back (`holdfast vm set`), or do not replicate it.",
         )
-
-
-__all__ = ["AlreadyReplicated", "Replications"]
