@@ -239,7 +239,7 @@ def bounded_memory() -> Iterator[None]:
 
 def tried(parse: Callable[[], None], label: object) -> bool:
     """Whether it was taken."""
-    began = time.monotonic()
+    began = time.process_time()  # what others do on this machine counts for nothing
     try:
         parse()
     except HoldfastError as refused:
@@ -253,7 +253,7 @@ def tried(parse: Callable[[], None], label: object) -> bool:
         error.add_note(str(label))
         raise
     finally:
-        assert time.monotonic() - began < MOST_SECONDS, label
+        assert time.process_time() - began < MOST_SECONDS, label
     return True
 
 
