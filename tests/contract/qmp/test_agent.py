@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import pty
 import shutil
 import time
+import tty
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -140,29 +143,64 @@ def opened_by(process: asyncio.subprocess.Process, path: str) -> int:
     return sum(int(each.name) > 2 and str(each.readlink()) == path for each in folder.iterdir())
 
 
-async def _listening(agent: GuestAgent) -> None:
-    """A bare agent listens anew after each connection, and refuses the next one for a moment."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(AgentLost):
-                return await agent.ping(20)
-            await asyncio.sleep(0.05)
+@contextlib.asynccontextmanager
+async def behind_a_device(tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An agent on a serial device whose other side is served on `a`, as QEMU does it.
+
+    It notices nothing of clients that come and go, where one on a socket of its own may end.
+    """
+    assert QEMU_GA
+    outer, inner = pty.openpty()
+    tty.setraw(inner)
+    os.set_blocking(outer, False)
+    clients: list[asyncio.StreamWriter] = []
+    loop = asyncio.get_running_loop()
+
+    def from_agent() -> None:
+        answer = os.read(outer, 65536)
+        if clients:
+            clients[-1].write(answer)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        clients.append(writer)
+        while question := await reader.read(4096):
+            os.write(outer, question)
+        clients.remove(writer)
+        writer.close()
+
+    argv = [QEMU_GA, "-m", "isa-serial", "-p", os.ttyname(inner), "-t", str(tmp_path)]
+    argv += ["-f", str(tmp_path / "pid"), "-b", HARMFUL]
+    server = await asyncio.start_unix_server(serve, tmp_path / "a")
+    loop.add_reader(outer, from_agent)
+    process = await asyncio.create_subprocess_exec(*argv)
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+        server.close()
+        loop.remove_reader(outer)
+        os.close(inner)
+        os.close(outer)
 
 
-async def test_nothing_stays_open_in_the_agent(tmp_path: Path, start: Start) -> None:
-    process = await start()
-    agent = GuestAgent(tmp_path / "a")
+async def test_nothing_stays_open_in_the_agent(tmp_path: Path) -> None:
+    async with behind_a_device(tmp_path) as process:
+        await nothing_stays_open(GuestAgent(tmp_path / "a"), process)
+
+
+async def nothing_stays_open(agent: GuestAgent, process: asyncio.subprocess.Process) -> None:
     await agent.ping(20)
     # A device that never answers: the limit passes, and later the caller goes away.
     with pytest.raises(AgentTimedOut):
         await agent.exchange("/dev/null", b"question", 100, 0.5)
-    await _listening(agent)
+    await agent.ping(20)
     asking = asyncio.create_task(agent.exchange("/dev/null", b"question", 100, 20))
     await asyncio.sleep(0.5)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    await _listening(agent)
+    await agent.ping(20)
     assert opened_by(process, "/dev/null") == 0
     # What a daemon that was killed left open is closed by the next one.
     for _ in range(3):
