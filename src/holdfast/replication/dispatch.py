@@ -16,6 +16,7 @@ from holdfast.host.processes import Processes
 from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost
+from holdfast.replication.moving import Told
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import Open, Standing
 from holdfast.replication.worker import Answer, Close, Connect, Ship
@@ -35,6 +36,7 @@ class Dispatch:
         self.numbers = itertools.count(1)
         """Of links and of tasks."""
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._told: dict[int, Told] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._one = asyncio.Lock()
@@ -43,8 +45,10 @@ class Dispatch:
         """A link that is not connected yet."""
         return DispatchedLink(self, next(self.numbers))
 
-    async def ask(self, task: Connect | Ship) -> Answer:
+    async def ask(self, task: Connect | Ship, told: Told | None = None) -> Answer:
         """Have a task done. Cancelled, its link is closed.
+
+        `told`: how far it is, now and then.
 
         Raises:
             LinkLost: the worker ended.
@@ -53,6 +57,8 @@ class Dispatch:
         writer = await self._started()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[task.task] = answer
+        if told is not None:
+            self._told[task.task] = told
         try:
             writer.write(task.model_dump_json().encode() + b"\n")
             with contextlib.suppress(OSError):  # its end is noticed where it is read
@@ -63,6 +69,7 @@ class Dispatch:
             raise
         finally:
             self._waiting.pop(task.task, None)
+            self._told.pop(task.task, None)
         if found.error is not None:
             raise RemoteError(found.error)
         return found
@@ -101,6 +108,10 @@ class Dispatch:
         try:
             while line := await reader.readline():
                 answer = Answer.model_validate_json(line)
+                if answer.moving is not None:
+                    if told := self._told.get(answer.task):
+                        told(answer.moving)
+                    continue
                 waiting = self._waiting.get(answer.task)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
@@ -151,9 +162,17 @@ class DispatchedLink:
         return answer.standing
 
     async def ship(
-        self, captured: Captured, base: int, attachments: Mapping[str, bytes], *, compared: bool = False
+        self,
+        captured: Captured,
+        base: int,
+        attachments: Mapping[str, bytes],
+        *,
+        compared: bool = False,
+        told: Told | None = None,
     ) -> Shipped:
         """Ship a cycle, and return once the peer holds it whole; see `Shipper.ship`.
+
+        `told`: how far it is, now and then.
 
         Raises as `Dispatch.ask`.
         """
@@ -166,7 +185,7 @@ class DispatchedLink:
             compared=compared,
             attachments=dict(attachments),
         )
-        answer = await self._dispatch.ask(task)
+        answer = await self._dispatch.ask(task, told)
         if answer.shipped is None:
             raise _ended()
         return answer.shipped

@@ -19,6 +19,7 @@ from pydantic import Base64Bytes, Field, TypeAdapter
 from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet
+from holdfast.replication.moving import Moving
 from holdfast.replication.pacing import Pacer
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
 from holdfast.replication.wire import Open, Standing
@@ -74,13 +75,14 @@ TASK: TypeAdapter[Task] = TypeAdapter(Task)
 
 
 class Answer(Frozen):
-    """To one task: one of the three."""
+    """To one task: one of the first three, and before that any number of the last."""
 
     task: int
     standing: Standing | None = None
     shipped: Shipped | None = None
     error: dict[str, object] | None = None
     """As `HoldfastError.as_dict`."""
+    moving: Moving | None = None
 
 
 class _Line:
@@ -92,6 +94,8 @@ class _Line:
         self._tasks: queue.SimpleQueue[Connect | Ship | None] = queue.SimpleQueue()
         self._link: TlsLink | None = None
         self._shipper: Shipper | None = None
+        self._task = 0
+        """The cycle under way."""
         threading.Thread(target=self._run, name=f"link-{number}", daemon=True).start()
 
     def put(self, task: Connect | Ship) -> None:
@@ -120,10 +124,11 @@ class _Line:
             greet(link, task.host)
             standing = open_vm(link, task.opened)
             flow = self._pacer.flow(task.peer, task.priority, task.limit)
-            self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size))
+            self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size), self._told)
             return Answer(task=task.task, standing=standing)
         if self._shipper is None:
             raise LinkLost("the link is not connected", cure="It is connected again with the next cycle.")
+        self._task = task.task
         try:
             attachments = dict(task.attachments)
             shipped = self._shipper.ship(task.captured, task.base, attachments, compared=task.compared)
@@ -131,6 +136,9 @@ class _Line:
             self._drop()  # in the midst of a cycle nothing else can follow
             raise
         return Answer(task=task.task, shipped=shipped)
+
+    def _told(self, moving: Moving) -> None:
+        self._answers.put(Answer(task=self._task, moving=moving))
 
     def _drop(self) -> None:
         if self._link is not None:
