@@ -14,6 +14,8 @@ from holdfast.spec.errors import HoldfastError, RemoteError
 
 _LAST = 12
 """Cycles and tries that are remembered as evidence."""
+_WIRE_SECONDS = 60.0
+"""Of which the rate on the link is the average."""
 _RATE_SECONDS = 10.0
 """Of which the rate of a cycle under way is the average."""
 
@@ -71,6 +73,8 @@ class Progress:
     """Of the cycle under way; None: it is short, or none is."""
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
+    _sent: deque[tuple[float, int]] = field(default_factory=deque)
+    """When so many bytes had gone over the link, of each cycle that arrived lately."""
     _marks: deque[tuple[float, int]] = field(default_factory=deque)
     """When so much of the cycle under way was done."""
 
@@ -105,6 +109,20 @@ class Progress:
         changed = shipped.written + shipped.zeroed
         self.tries.append(Try(self.clock(), seconds, changed, shipped.sent))
         self.points = shipped.points
+        self._sent.append((self.clock(), shipped.sent))
+        self._forget()
+
+    def wire_rate(self) -> float:
+        """Bytes a second that went over the link lately, that of the cycle under way included."""
+        self._forget()
+        under_way = self.moving.sent if self.moving else 0
+        since = min(self._began, *(at for at, _ in self._sent)) if self._sent else self._began
+        seconds = min(_WIRE_SECONDS, max(self.clock() - since, 1.0))
+        return (sum(sent for _, sent in self._sent) + under_way) / seconds
+
+    def _forget(self) -> None:
+        while self._sent and self._sent[0][0] <= self.clock() - _WIRE_SECONDS:
+            self._sent.popleft()
 
     def failed(self, fault: Fault) -> bool:
         """A try failed; True: the one before did not."""

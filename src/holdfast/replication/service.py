@@ -10,11 +10,11 @@ from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.failover_network import require_nics
-from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.pace import parse_limit
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
+from holdfast.replication.statuses import status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
@@ -185,53 +185,7 @@ class Replications:
         sent = self._sent.get(replication.vm)
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
-        sender, at = sent.sender, time.monotonic()
-        progress, figures = sender.progress, sender.figures.now(at)
-        state = _state_of(sender)
-        found = findings(
-            Facts(
-                state=state,
-                target=replication.settings.rpo_seconds,
-                rpo=figures.rpo_seconds,
-                missed=figures.missed_ratio,
-                since_enabled=(aware(now()) - replication.enabled).total_seconds(),
-                cannot_send=progress.error,
-                cannot_send_for=at - progress.failing_since if progress.error else 0.0,
-                catches_up=figures.catch_up_seconds is not None,
-            )
-        )
-        return ReplicaStatus(
-            vm=name,
-            peer=replication.peer,
-            state=state,
-            health=health(found).name.lower(),
-            rpo_seconds=_rounded(figures.rpo_seconds),
-            rpo_p50_seconds=_rounded(figures.rpo_p50_seconds),
-            rpo_p99_seconds=_rounded(figures.rpo_p99_seconds),
-            lag_bytes=figures.lag_bytes,
-            full_copies=sender.replication.full_copies,
-            points=progress.points,
-            target_seconds=replication.settings.rpo_seconds,
-            throughput=round(figures.throughput, 1),
-            cycles=figures.cycles,
-            last_error=progress.error,
-            findings=tuple(f"{each.cause}. {each.cure}" for each in found),
-        )
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
-
-
-def _state_of(sender: Sender) -> ReplicationState:
-    progress = sender.progress
-    if progress.comparing:
-        return ReplicationState.RESYNCHRONISING
-    if progress.initial:
-        return ReplicationState.INITIAL_IN_PROGRESS
-    if not sender.replication.initial:
-        return ReplicationState.READY_FOR_INITIAL
-    return ReplicationState.REPLICATING
+        return status_of(name, sent.sender, time.monotonic())
 
 
 def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:
