@@ -48,6 +48,7 @@ from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.history import History
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.pairing import PeerBook
@@ -289,7 +290,7 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Rep
     listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
     dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
     means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
-    replications = Replications(means, registry, state)
+    replications = Replications(means, registry, state, History(state.replica_history))
     rooms.endings.tell(replications.before_end)
     return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)
 
@@ -405,6 +406,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(made.replicas.sent.keep()),
+        asyncio.create_task(made.replicas.sent.keep_history()),
         asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -56,6 +57,7 @@ from holdfast.spec.replica import (
     ReplicaEnable,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
@@ -303,6 +305,8 @@ class Replications(Protocol):
     async def enable(self, name: str, request: ReplicaEnable) -> ReplicaStatus: ...
     async def disable(self, name: str) -> None: ...
     async def show(self, name: str) -> ReplicaStatus: ...
+    async def history(self, name: str, since: timedelta) -> ReplicaHistory: ...
+    async def reset_history(self, name: str) -> None: ...
     async def list(self) -> tuple[ReplicaStatus, ...]: ...
 
 

@@ -99,7 +99,7 @@ class ReplicationFigures:
         """`target`: the RPO that is wanted. `started`: when the replica was first current."""
         self._target = target
         self._window = window
-        self._started = started
+        self.started = started
         self._done = _Done()
         self._errors: deque[float] = deque(maxlen=_MOST)
         self._pending: deque[tuple[float, int]] = deque(maxlen=_MOST)
@@ -114,6 +114,15 @@ class ReplicationFigures:
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
         self._done.append(cycle)
+
+    @property
+    def newest(self) -> CycleDone | None:
+        """The last one that was acknowledged."""
+        rows = self._done.rows
+        if not len(rows):
+            return None
+        taken, acknowledged, changed = rows[-1]
+        return CycleDone(float(taken), float(acknowledged), int(changed))
 
     def failed(self, at: float) -> None:
         self._errors.append(at)
@@ -182,13 +191,13 @@ class ReplicationFigures:
         """Stretches in which the RPO only grew: its value at their begin and at their end."""
         rows = self._done.rows
         ends = np.append(rows[1:, _ACKNOWLEDGED], at)[: len(rows)]
-        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - window, self._started))
+        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - window, self.started))
         segments = np.stack((begins, ends), axis=1)[begins < ends]
         taken: Rows = rows[begins < ends][:, [_TAKEN]]
         return segments - taken
 
     def _rates(self, at: float, pending: int) -> tuple[float, float]:
-        since = max(at - _RECENT, self._started)
+        since = max(at - _RECENT, self.started)
         length = at - since
         if length <= 0:
             return 0.0, 0.0

@@ -69,10 +69,18 @@ class Interval:
     @classmethod
     def loaded(cls, text: str) -> "Interval":
         """Of what `dumped` gave. Raises ValueError."""
-        *values, spread = json.loads(text)
-        if len(values) != 8:
-            raise ValueError(text[:100])
-        return cls(*values, {int(index): float(seconds) for index, seconds in spread.items()})
+        seconds, cycles, missed, errors, changed, largest, latency, pending, spread = json.loads(text)
+        return cls(
+            seconds=float(seconds),
+            cycles=int(cycles),
+            missed=int(missed),
+            errors=int(errors),
+            changed=int(changed),
+            largest=int(largest),
+            latency=float(latency),
+            pending=int(pending),
+            spread={int(index): float(each) for index, each in spread.items()},
+        )
 
 
 def joined(intervals: Iterable[Interval]) -> Interval:

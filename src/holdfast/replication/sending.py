@@ -128,6 +128,14 @@ class Sender:
         finally:
             self._link.close()
 
+    def measure_anew(self) -> None:
+        """Forget the figures; the newest point stays known."""
+        at = time.monotonic()
+        newest = self.figures.newest
+        self.figures = ReplicationFigures(self.replication.settings.rpo_seconds, at)
+        if newest is not None:
+            self.figures.done(newest)
+
     async def last(self, machine: RunningMachine) -> None:
         """The machine is about to end: send what changed last, and keep its maps for the next one.
 

@@ -1,6 +1,9 @@
 """Replicas: hosts paired with this one, VMs that are sent, and those that are held for others."""
 
-from fastapi import APIRouter
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from holdfast.api.access import Admin, Operator, Viewer, With
 from holdfast.spec.replica import (
@@ -12,6 +15,7 @@ from holdfast.spec.replica import (
     ReplicaEnable,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory
 
 router = APIRouter(tags=["replicas"])
 
@@ -59,6 +63,20 @@ async def enable_replication(services: With, _: Operator, name: str, request: Re
 async def disable_replication(services: With, _: Operator, name: str) -> None:
     """What is held over there stays."""
     await services.replications.disable(name)
+
+
+@router.get("/v1/vms/{name}/replica/history")
+async def show_replication_history(
+    services: With, _: Viewer, name: str, since: Annotated[int, Query(ge=60, le=90 * 86400)] = 43200
+) -> ReplicaHistory:
+    """What happened within the last `since` seconds, by minutes for a day, else by hours."""
+    return await services.replications.history(name, timedelta(seconds=since))
+
+
+@router.delete("/v1/vms/{name}/replica/history", status_code=204)
+async def reset_replication_history(services: With, _: Operator, name: str) -> None:
+    """Measure anew from now on."""
+    await services.replications.reset_history(name)
 
 
 @router.get("/v1/replica/held")
