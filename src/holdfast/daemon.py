@@ -49,6 +49,7 @@ from holdfast.replication import identity as replica_identity
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.history import History
+from holdfast.replication.limits import SharedLimits
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.pairing import PeerBook
@@ -138,6 +139,7 @@ class _Replicas:
     peers: Peering
     sent: Replications
     listener: ReplicaListener
+    limits: SharedLimits
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         replica_peers=replicas.peers,
         replications=replicas.sent,
         held_replicas=replicas.listener,
+        replica_limits=replicas.limits,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -292,7 +295,10 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Rep
     means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
     replications = Replications(means, registry, state, History(state.replica_history))
     rooms.endings.tell(replications.before_end)
-    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)
+    limits = SharedLimits(state.replica_limits, dispatch, peers)
+    limits.load()
+    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
+    return _Replicas(peering, replications, listener, limits)
 
 
 def _register(

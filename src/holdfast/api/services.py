@@ -55,6 +55,7 @@ from holdfast.spec.replica import (
     ReplicaAccept,
     ReplicaAccepted,
     ReplicaEnable,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
 from holdfast.spec.replica_figures import ReplicaHistory
@@ -310,6 +311,14 @@ class Replications(Protocol):
     async def list(self) -> tuple[ReplicaStatus, ...]: ...
 
 
+class ReplicaLimits(Protocol):
+    """Of what all replications of this host send together."""
+
+    async def show(self) -> ReplicaSharedLimits: ...
+    async def limit_host(self, limit: str) -> ReplicaSharedLimits: ...
+    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits: ...
+
+
 class HeldReplicas(Protocol):
     """Replicas of other hosts' VMs."""
 
@@ -362,5 +371,6 @@ class Services:
     replica_peers: ReplicaPeers
     replications: Replications
     held_replicas: HeldReplicas
+    replica_limits: ReplicaLimits
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

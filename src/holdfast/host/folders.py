@@ -88,6 +88,10 @@ class StateFolder:
         return self.root / "replica-history.sqlite"
 
     @property
+    def replica_limits(self) -> Path:
+        return self.root / "replica-limits.json"
+
+    @property
     def replicas(self) -> Path:
         return self.root / "replicas"
 

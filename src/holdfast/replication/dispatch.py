@@ -19,7 +19,7 @@ from holdfast.replication.link import Address, LinkLost
 from holdfast.replication.moving import Told
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import Open, Standing
-from holdfast.replication.worker import Answer, Close, Connect, Ship
+from holdfast.replication.worker import Answer, Close, Connect, Limits, Ship, Tune
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.replica import Priority
 
@@ -37,6 +37,8 @@ class Dispatch:
         """Of links and of tasks."""
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._told: dict[int, Told] = {}
+        self.limits = Limits()
+        """Of all links together."""
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._one = asyncio.Lock()
@@ -74,9 +76,18 @@ class Dispatch:
             raise RemoteError(found.error)
         return found
 
-    def close_link(self, number: int) -> None:
+    def limit(self, limits: Limits) -> None:
+        """What all links may send together, from now on; a worker that begins anew is told as well."""
+        self.limits = limits
+        self.tell(limits)
+
+    def tell(self, task: Close | Limits | Tune) -> None:
+        """What is not answered; of no use where the worker has ended."""
         if self._writer is not None:
-            self._writer.write(Close(link=number).model_dump_json().encode() + b"\n")
+            self._writer.write(task.model_dump_json().encode() + b"\n")
+
+    def close_link(self, number: int) -> None:
+        self.tell(Close(link=number))
 
     async def close(self) -> None:
         """End the worker and with it all links."""
@@ -89,6 +100,7 @@ class Dispatch:
             if self._writer is None:
                 ours, its = socket.socketpair()
                 reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)
+                self.tell(self.limits)
                 for work in (self._run(its), self._read(reader, self._writer)):
                     task = asyncio.create_task(work)
                     self._tasks.add(task)
@@ -189,6 +201,10 @@ class DispatchedLink:
         if answer.shipped is None:
             raise _ended()
         return answer.shipped
+
+    def tune(self, priority: Priority, limit: str) -> None:
+        """Change what `connect` was told; also of a cycle under way. `limit` was parsed before."""
+        self._dispatch.tell(Tune(link=self._number, priority=priority, limit=limit))
 
     def close(self) -> None:
         self._dispatch.close_link(self._number)

@@ -104,6 +104,8 @@ class Sender:
         """What the receiver has for certain beside disks."""
         self._certificate = ""
         """The receiver's."""
+        self.fingerprint = ""
+        """Of it."""
         self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
@@ -278,7 +280,7 @@ class Sender:
             limit=settings.limit,
         )
         self._attached = None
-        self._certificate = peer.certificate
+        self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
         self.progress.connected = True
         self.progress.points = standing.points
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:

@@ -218,7 +218,10 @@ class Replications:
         sent = self._sent.get(replication.vm)
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
-        return status_of(name, sent.sender, time.monotonic())
+        status = status_of(name, sent.sender, time.monotonic())
+        limits = self._means.dispatch.limits
+        shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
+        return status.model_copy(update=shared)
 
 
 def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:

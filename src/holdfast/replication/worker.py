@@ -20,6 +20,7 @@ from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet
 from holdfast.replication.moving import Moving
+from holdfast.replication.pace import Flow
 from holdfast.replication.pacing import Pacer
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
 from holdfast.replication.wire import Open, Standing
@@ -70,7 +71,25 @@ class Close(Frozen):
     link: int
 
 
-Task = Annotated[Connect | Ship | Close, Field(discriminator="do")]
+class Limits(Frozen):
+    """What all links may send together. Not answered; holds from now on, also for what is under way."""
+
+    do: Literal["limits"] = "limits"
+    host: str = "none"
+    peers: dict[str, str] = {}
+    """By fingerprint; others have none."""
+
+
+class Tune(Frozen):
+    """Change a link that is connected. Not answered; holds from now on, also for what is under way."""
+
+    do: Literal["tune"] = "tune"
+    link: int
+    priority: Priority
+    limit: str
+
+
+Task = Annotated[Connect | Ship | Close | Limits | Tune, Field(discriminator="do")]
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 
 
@@ -94,12 +113,17 @@ class _Line:
         self._tasks: queue.SimpleQueue[Connect | Ship | None] = queue.SimpleQueue()
         self._link: TlsLink | None = None
         self._shipper: Shipper | None = None
+        self._flow: Flow | None = None
         self._task = 0
         """The cycle under way."""
         threading.Thread(target=self._run, name=f"link-{number}", daemon=True).start()
 
     def put(self, task: Connect | Ship) -> None:
         self._tasks.put(task)
+
+    def tune(self, tune: Tune) -> None:
+        if (flow := self._flow) is not None:
+            self._pacer.tune(flow, tune.priority, tune.limit)
 
     def close(self) -> None:
         self._tasks.put(None)
@@ -124,6 +148,7 @@ class _Line:
             greet(link, task.host)
             standing = open_vm(link, task.opened)
             flow = self._pacer.flow(task.peer, task.priority, task.limit)
+            self._flow = flow
             self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size), self._told)
             return Answer(task=task.task, standing=standing)
         if self._shipper is None:
@@ -171,6 +196,13 @@ def main(fd: int) -> None:
             if isinstance(task, Close):
                 if line := lines.pop(task.link, None):
                     line.close()
+                continue
+            if isinstance(task, Limits):
+                pacer.limit(task.host, task.peers)
+                continue
+            if isinstance(task, Tune):
+                if line := lines.get(task.link):
+                    line.tune(task)
                 continue
             if task.link not in lines:
                 lines[task.link] = _Line(task.link, answers, pacer)

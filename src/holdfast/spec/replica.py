@@ -78,6 +78,8 @@ class PeerView(Frozen):
     """Of a source."""
     vms: int
     """That are replicated to it, or held for it."""
+    limit: str = "none"
+    """Of all that is sent to it."""
 
 
 class Priority(StrEnum):
@@ -159,6 +161,19 @@ class ReplicaStatus(Frozen):
     """Of the VM."""
     peer_limit: str = "none"
     host_limit: str = "none"
+
+
+class ReplicaLimit(Frozen):
+    """Of what is sent: `200Mbit/s`, `none`, also by time of day."""
+
+    limit: str = Field(max_length=1000)
+
+
+class ReplicaSharedLimits(Frozen):
+    host: str
+    """Of all that this host sends together."""
+    peers: dict[str, str]
+    """Of all that is sent to a peer, by its name; to others as much as there is."""
 
 
 class HeldReplica(Frozen):

@@ -13,6 +13,7 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaEnable,
     ReplicaLimits,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
 from holdfast.spec.replica_figures import ReplicaHistory, ReplicaInterval, ReplicaProgress
@@ -99,6 +100,22 @@ class FakePeers(FakeReplicas):
                 vms=1,
             ),
         )
+
+
+class FakeReplicaLimits:
+    def __init__(self) -> None:
+        self.limits = ReplicaSharedLimits(host="none", peers={})
+
+    async def show(self) -> ReplicaSharedLimits:
+        return self.limits
+
+    async def limit_host(self, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"host": limit})
+        return self.limits
+
+    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"peers": {name: limit}})
+        return self.limits
 
 
 class FakeHeld:

@@ -77,6 +77,17 @@ def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     assert json.loads(run(daemon, "replica", "status", "--format", "json").stdout) == []
 
 
+def test_limits_are_of_the_host_or_of_a_peer(daemon: Any) -> None:
+    assert run(daemon, "replica", "limit", "--host", "1Gbit/s,22:00-06:00=none").returncode == 0
+    done = run(daemon, "replica", "limit", "--peer", "south", "200Mbit/s", "--format", "json")
+    wanted = {"host": "1Gbit/s,22:00-06:00=none", "peers": {"south": "200Mbit/s"}}
+    assert json.loads(done.stdout) == wanted
+    shown = run(daemon, "replica", "limit").stdout
+    assert "host   1Gbit/s,22:00-06:00=none\nsouth  200Mbit/s\n" in shown
+    for wrong in (["1Gbit/s"], ["--host"], ["--host", "--peer", "south", "1Gbit/s"]):
+        assert run(daemon, "replica", "limit", *wrong).returncode == 2
+
+
 def until(stream: Any, wanted: str) -> str:
     """What is read until a line with `wanted` came for the second time."""
     text = ""

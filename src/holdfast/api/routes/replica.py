@@ -13,6 +13,8 @@ from holdfast.spec.replica import (
     ReplicaAccept,
     ReplicaAccepted,
     ReplicaEnable,
+    ReplicaLimit,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
 from holdfast.spec.replica_figures import ReplicaHistory
@@ -40,6 +42,24 @@ async def add_replica_peer(services: With, _: Admin, request: PeerAdd) -> PeerVi
 @router.delete("/v1/replica/peers/{name}", status_code=204)
 async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
     await services.replica_peers.remove(name)
+
+
+@router.get("/v1/replica/limits")
+async def show_replica_limits(services: With, _: Viewer) -> ReplicaSharedLimits:
+    """What this host may send, and what to a peer; a VM's own limit is among its settings."""
+    return await services.replica_limits.show()
+
+
+@router.put("/v1/replica/limits/host")
+async def limit_replicas_of_host(services: With, _: Admin, request: ReplicaLimit) -> ReplicaSharedLimits:
+    return await services.replica_limits.limit_host(request.limit)
+
+
+@router.put("/v1/replica/limits/peers/{name}")
+async def limit_replicas_to_peer(
+    services: With, _: Admin, name: str, request: ReplicaLimit
+) -> ReplicaSharedLimits:
+    return await services.replica_limits.limit_peer(name, request.limit)
 
 
 @router.get("/v1/replica/status")
