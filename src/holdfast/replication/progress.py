@@ -66,6 +66,10 @@ class Progress:
     attempts: int = 0
     """That failed, one after another."""
     points: int = 0
+    lost: int = 0
+    """Points that are damaged over there."""
+    newest: int = 0
+    """Number of the newest cycle over there, milliseconds since 1970 by this host's clock of then."""
     next_at: float | None = None
     """When the next try begins; None: one is under way, or waits for something to happen."""
     tries: deque[Try] = field(default_factory=lambda: deque(maxlen=_LAST))
@@ -108,7 +112,7 @@ class Progress:
         seconds = self.clock() - self._began
         changed = shipped.written + shipped.zeroed
         self.tries.append(Try(self.clock(), seconds, changed, shipped.sent))
-        self.points = shipped.points
+        self.points, self.lost = shipped.points, shipped.lost
         self._sent.append((self.clock(), shipped.sent))
         self._forget()
 

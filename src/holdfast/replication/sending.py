@@ -116,6 +116,11 @@ class Sender:
         """The VM may have started or ended."""
         self._wake.set()
 
+    @property
+    def vm(self) -> Vm:
+        """As it is now."""
+        return self._look()
+
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
@@ -240,6 +245,7 @@ class Sender:
         self._latency = self._sent_at - begun
         self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
         self.progress.arrived(shipped)
+        self.progress.newest = captured.cycle
         await self._record(shipped)
         await capture.commit(captured.cycle)
 
@@ -282,7 +288,8 @@ class Sender:
         self._attached = None
         self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
         self.progress.connected = True
-        self.progress.points = standing.points
+        self.progress.points, self.progress.lost = standing.points, standing.lost
+        self.progress.newest = standing.cycle
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
             # What an earlier daemon sent: its number is its time.
             age = max(0.0, time.time() - standing.cycle / 1000)

@@ -51,6 +51,8 @@ class Shipped(Frozen):
     """Bytes of which both sides were compared first."""
     points: int = 0
     """That the receiver holds now."""
+    lost: int = 0
+    """Of them, that are lost by damage."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class Shipper:
             full=full,
             compared=sum(count for _, count in looked.values()),
             points=done.points,
+            lost=done.lost,
         )
 
     def _compare(

@@ -145,4 +145,4 @@ async def test_a_peer_that_is_not_there_is_said_to_be_lost(ends: Ends) -> None:
     ends.pair.door.close()
     with pytest.raises(RemoteError) as caught:
         await ends.connect()
-    assert caught.value.wire_id == "replica-link-lost"
+    assert caught.value.wire_id == "replica-nobody-listens"
