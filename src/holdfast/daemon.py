@@ -48,6 +48,7 @@ from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.explanations import Explanations
 from holdfast.replication.history import History
 from holdfast.replication.limits import SharedLimits
 from holdfast.replication.link import Address
@@ -140,6 +141,7 @@ class _Replicas:
     sent: Replications
     listener: ReplicaListener
     limits: SharedLimits
+    explanations: Explanations
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         replications=replicas.sent,
         held_replicas=replicas.listener,
         replica_limits=replicas.limits,
+        replica_explanations=replicas.explanations,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -298,7 +301,7 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Rep
     limits = SharedLimits(state.replica_limits, dispatch, peers)
     limits.load()
     peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
-    return _Replicas(peering, replications, listener, limits)
+    return _Replicas(peering, replications, listener, limits, Explanations(replications, listener))
 
 
 def _register(

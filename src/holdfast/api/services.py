@@ -58,7 +58,7 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
@@ -319,6 +319,10 @@ class ReplicaLimits(Protocol):
     async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits: ...
 
 
+class ReplicaExplanations(Protocol):
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]: ...
+
+
 class HeldReplicas(Protocol):
     """Replicas of other hosts' VMs."""
 
@@ -372,5 +376,6 @@ class Services:
     replications: Replications
     held_replicas: HeldReplicas
     replica_limits: ReplicaLimits
+    replica_explanations: ReplicaExplanations
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

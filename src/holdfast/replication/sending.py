@@ -66,6 +66,8 @@ class Vm:
     runtime: Path
     """Short folder for sockets."""
     folder: Path
+    failed: bool = False
+    """Its machine ended by itself."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
-from fake_replicas import FakeHeld, FakePeers, FakeReplicaLimits, FakeReplications
+from fake_replicas import FakeExplanations, FakeHeld, FakePeers, FakeReplicaLimits, FakeReplications
 
 T = TypeVar("T")
 structlog.configure(
@@ -558,7 +558,7 @@ class FakeDaemon:
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,
             replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
-            replica_limits=self.replica_limits,
+            replica_limits=self.replica_limits, replica_explanations=FakeExplanations(),
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip
