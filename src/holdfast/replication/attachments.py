@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.spec.errors import Conflict
+from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.model import Frozen
 from holdfast.spec.vm import UefiBoot, VmSpec
 from holdfast.trust.firmware_state import FirmwareCopy, FirmwareStates, copy_files
@@ -31,6 +32,8 @@ class SentVm(Frozen):
     id: str
     name: str
     spec: VmSpec
+    failover: FailoverNetwork = FailoverNetwork()
+    """Its network over there; see `failover_network`."""
 
 
 @dataclass(frozen=True)

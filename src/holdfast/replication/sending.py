@@ -209,7 +209,8 @@ class Sender:
             self._standing = await self._connect(vm)
         standing = self._standing
         made = self._means.attachments
-        beside = await made.look(SentVm(id=vm.id, name=vm.name, spec=vm.spec), vm.folder)
+        failover = self.replication.settings.failover
+        beside = await made.look(SentVm(id=vm.id, name=vm.name, spec=vm.spec, failover=failover), vm.folder)
         if self._is_current(standing, disks, pending, beside):
             self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return

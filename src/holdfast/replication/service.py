@@ -9,6 +9,7 @@ import structlog
 from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
+from holdfast.replication.failover_network import require_nics
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.pace import parse_limit
 from holdfast.replication.replication_records import NotReplicated, Replication
@@ -70,7 +71,7 @@ class Replications:
 
         Raises:
             VmNotFound, PeerNotFound, PeerCannotReceive, BadRetention, BadLimit, NoSuchDisk
-            NothingToReplicate, NeedsAttestedHost, AlreadyReplicated
+            NicNotFound, NothingToReplicate, NeedsAttestedHost, AlreadyReplicated
         """
         owner = await self._registry.named(name)
         peer = await self._means.peers.get(request.peer)
@@ -83,6 +84,7 @@ class Replications:
         parse_plan(request.points)
         parse_limit(request.limit)
         _require_disks(owner, request)
+        require_nics(owner.record.spec, request.failover)
         replication = Replication(
             id=new_id(),
             vm=owner.record.id,

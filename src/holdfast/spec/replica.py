@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
 from holdfast.spec.units import Size
@@ -95,6 +96,8 @@ class ReplicaEnable(Frozen):
     """What may be sent, such as `200Mbit/s`; also by time of day."""
     exclude: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=256)
     """Disks that are not replicated."""
+    failover: FailoverNetwork = FailoverNetwork()
+    """The VM's network on the host that it fails over to."""
 
 
 class ReplicaStatus(Frozen):

@@ -9,10 +9,11 @@ import binascii
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.spec.errors import InvalidInput
+from holdfast.spec.failover import FailoverAddress
 from holdfast.spec.names import host_name
 from holdfast.spec.vm import CloudInit, Nic
 
@@ -101,6 +102,51 @@ def seed_files(cloud_init: CloudInit, name: str, vm_id: str, nics: Sequence[Nic]
         "meta-data": _yaml(meta),
         "network-config": _yaml(network),
     }
+
+
+def readdressed_seed(
+    instance: str, nics: Sequence[Nic], addresses: Mapping[str, FailoverAddress]
+) -> dict[str, str]:
+    """Names and texts of a seed that gives NICs of a guest, which is set up already, other addresses.
+
+    cloud-init sets a network up for an instance that it does not know; what else it would do anew for one is
+    told to be left alone ("Module reference": users, ssh, locale, apt, set_hostname).
+
+    Args:
+        instance: an id that this guest has not had yet.
+        addresses: by the NIC's id; others ask by DHCP.
+    """
+    ethernets = {
+        nic.id: _fixed(nic, addresses[nic.id]) if nic.id in addresses else _ethernet(nic) for nic in nics
+    }
+    as_it_is = {
+        "users": [],
+        "ssh_deletekeys": False,
+        "preserve_hostname": True,
+        "locale": False,
+        "apt": {"preserve_sources_list": True},
+    }
+    return {
+        "user-data": "#cloud-config\n" + _yaml(as_it_is),
+        "meta-data": _yaml({"instance-id": instance}),
+        "network-config": _yaml({"version": 2, "ethernets": ethernets}),
+    }
+
+
+def _fixed(nic: Nic, wanted: FailoverAddress) -> dict[str, Any]:
+    families = {each.version for each in wanted.addresses}
+    found: dict[str, Any] = {
+        "match": {"macaddress": nic.mac},
+        "dhcp4": 4 not in families,
+        "addresses": [str(each) for each in wanted.addresses],
+        "optional": True,
+    }
+    if wanted.gateways:
+        everywhere = {4: "0.0.0.0/0", 6: "::/0"}
+        found["routes"] = [{"to": everywhere[each.version], "via": str(each)} for each in wanted.gateways]
+    if wanted.dns:
+        found["nameservers"] = {"addresses": [str(each) for each in wanted.dns]}
+    return found
 
 
 def _ethernet(nic: Nic) -> dict[str, Any]:

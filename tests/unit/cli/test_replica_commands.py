@@ -6,6 +6,7 @@ from typing import Any
 
 from command_line import run
 
+from holdfast.spec.failover import FailoverNetwork, parse_failover_address
 from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable
 
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
@@ -43,6 +44,17 @@ def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
     )
     assert daemon.replications.asked[-1] == wanted
     assert run(daemon, "replica", "enable", "web", "--to", "south", "--rpo", "soon").returncode != 0
+
+
+def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
+    address = "nic0=192.0.2.10/24,2001:db8::10/64,gateway=192.0.2.1,dns=192.0.2.53"
+    enable = ("replica", "enable", "web", "--to", "south")
+    done = run(daemon, *enable, "--map-switch", "LAN=LAN2", "--failover-address", address)
+    assert done.returncode == 0, done.stderr
+    asked = daemon.replications.asked[-1].failover
+    assert asked == FailoverNetwork(switches={"LAN": "LAN2"}, addresses=(parse_failover_address(address),))
+    for option, text in (("--map-switch", "LAN"), ("--failover-address", "nic0=192.0.2.10")):
+        assert run(daemon, *enable, option, text).returncode == 2
 
 
 def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:

@@ -21,6 +21,16 @@ def command(
         str, typer.Option(help="What may be sent, also by time: 1Gbit/s,mon-fri 08:00-18:00=50Mbit/s")
     ] = "none",
     exclude: Annotated[list[str] | None, typer.Option(help="A disk that is not sent; may repeat.")] = None,
+    map_switch: Annotated[
+        list[str] | None, typer.Option(help="What a switch is called over there: LAN=LAN2; may repeat.")
+    ] = None,
+    failover_address: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a NIC has over there, IPv4 and IPv6: "
+            "nic0=192.0.2.10/24,gateway=192.0.2.1,dns=192.0.2.53; may repeat."
+        ),
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Replicate a VM to another host, from now on."""
@@ -28,6 +38,7 @@ def command(
 
     from holdfast.cli.output import print_json, say
     from holdfast.cli.replica.durations import seconds
+    from holdfast.cli.replica.failover_words import failover
     from holdfast.cli.session import connect
 
     asked = {
@@ -37,6 +48,7 @@ def command(
         "priority": priority,
         "limit": limit,
         "exclude": exclude or [],
+        "failover": failover(map_switch, failover_address),
     }
     with connect() as client:
         made = client.wire("POST", f"/v1/vms/{quote(vm, safe='')}/replica", asked)
