@@ -49,6 +49,8 @@ from holdfast.replication import identity as replica_identity
 from holdfast.replication import reviving
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.failover_test_records import FailoverTestBook
+from holdfast.replication.failover_testing import FailoverTests
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
@@ -141,6 +143,7 @@ class _Replicas:
     sent: Replications
     listener: ReplicaListener
     revival: Revival
+    tests: FailoverTests
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         replica_peers=replicas.peers,
         replications=replicas.sent,
         held_replicas=replicas.listener,
+        failover_tests=replicas.tests,
+        revival=replicas.revival,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -298,7 +303,9 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operati
     means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
     replications = Replications(means, registry, state)
     rooms.endings.tell(replications.before_end)
-    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener, revival)
+    tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
+    peering = Peering(identity, peers, listener, held, sent)
+    return _Replicas(peering, replications, listener, revival, tests)
 
 
 def _register(
@@ -415,6 +422,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.replicas.sent.keep()),
         asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(made.replicas.revival.keep()),
+        asyncio.create_task(made.replicas.tests.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

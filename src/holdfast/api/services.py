@@ -19,6 +19,12 @@ from holdfast.spec.checkpoint import (
 from holdfast.spec.devices import NewUsb, NicChange, NicDone, NicView, UsbView
 from holdfast.spec.disk_requests import DiskAdd, DiskBusChange, DiskGrow, DiskMove, DiskView, IoLimitsChange
 from holdfast.spec.event import Event
+from holdfast.spec.failover_test import (
+    FailoverTest,
+    FailoverTestCreate,
+    FailoverTestPlan,
+    ReplicaPoint,
+)
 from holdfast.spec.firmware_state import (
     HostKeyRotate,
     HostKeyRotation,
@@ -313,6 +319,24 @@ class HeldReplicas(Protocol):
     async def remove(self, name: str) -> None: ...
 
 
+class FailoverTests(Protocol):
+    """Tests of replicas that this host holds."""
+
+    async def points(self, name: str) -> tuple[ReplicaPoint, ...]: ...
+    async def begin(self, name: str, request: FailoverTestCreate, actor: str) -> FailoverTest: ...
+    async def end(self, name: str) -> FailoverTest: ...
+    async def show(self, test_id: str) -> FailoverTest: ...
+    async def tests(self, name: str | None) -> tuple[FailoverTest, ...]: ...
+    async def plan(self, name: str, plan: FailoverTestPlan | None) -> FailoverTestPlan | None: ...
+    async def planned(self, name: str) -> FailoverTestPlan | None: ...
+
+
+class Revival(Protocol):
+    """VMs that stand on points of replicas."""
+
+    async def settle(self, vm: str, actor: str) -> Operation: ...
+
+
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -358,5 +382,7 @@ class Services:
     replica_peers: ReplicaPeers
     replications: Replications
     held_replicas: HeldReplicas
+    failover_tests: FailoverTests
+    revival: Revival
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""
