@@ -62,7 +62,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
-from fake_replicas import FakeHeld, FakePeers, FakeReplications
+from fake_replicas import FakeFailoverTests, FakeHeld, FakePeers, FakeReplications, FakeRevival
 
 T = TypeVar("T")
 structlog.configure(
@@ -535,6 +535,7 @@ class FakeDaemon:
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
         self.peers, self.replications, self.held = FakePeers(), FakeReplications(), FakeHeld()
+        self.failover_tests = FakeFailoverTests()
         self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
@@ -557,6 +558,7 @@ class FakeDaemon:
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,
             replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
+            failover_tests=self.failover_tests, revival=FakeRevival(self.operations),
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip

@@ -47,7 +47,6 @@ def command(
     """
     from urllib.parse import quote
 
-    from holdfast.cli.output import print_json
     from holdfast.cli.replica.durations import seconds
     from holdfast.cli.session import connect
 
@@ -73,16 +72,9 @@ def command(
         test = client.wire("POST", f"{path}/test", asked)
         if not no_wait:
             test = _followed(client, test)
-    if format_ is Format.JSON:
-        print_json(test)
-    else:
-        _told(test, format_)
+    _told(test, format_)
     if test["verdict"] == "failed":
-        raise FailoverTestFailed(
-            f"the test of {test['replica']!r} failed: {test['error']}",
-            value=test["id"],
-            cure="See it with `holdfast replica tests`; keep the VM for a look with --keep.",
-        )
+        raise _failed(test)
 
 
 def _chosen(point: str | None) -> dict[str, Any]:
@@ -138,6 +130,14 @@ _WORDS = {
     "ending": "cleaning up",
     "ended": "cleaned up",
 }
+
+
+def _failed(test: dict[str, Any]) -> FailoverTestFailed:
+    return FailoverTestFailed(
+        f"the test of {test['replica']!r} failed: {test['error']}",
+        value=test["id"],
+        cure="See it with `holdfast replica tests`; keep the VM for a look with --keep.",
+    )
 
 
 def _told(test: dict[str, Any], format_: Format) -> None:
