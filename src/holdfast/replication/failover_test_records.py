@@ -141,8 +141,14 @@ class FailoverTestBook:
 
     async def last_scheduled(self, replica: str) -> datetime | None:
         """When the last test that was made by itself began."""
-        found = [each.started for each in await self.all(replica) if each.scheduled]
-        return max(found, default=None)
+
+        def load(session: Session) -> datetime | None:
+            mine = FailoverTestRow.replica == replica, FailoverTestRow.record["scheduled"].as_boolean()
+            order = FailoverTestRow.started.desc()
+            row = session.scalar(select(FailoverTestRow).where(*mine).order_by(order).limit(1))
+            return FailoverTest.model_validate(row.record).started if row is not None else None
+
+        return await self._catalog.read(load)
 
     def _tell(self, session: Session, kind: str, test: FailoverTest) -> None:
         data = {"test": test.id, "vm": test.vm, "point": test.point, "scheduled": test.scheduled}

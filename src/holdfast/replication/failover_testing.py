@@ -86,6 +86,8 @@ class FailoverTests:
         self._store = store
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """By the test's id."""
+        self._beginning = asyncio.Lock()
+        """Held while a test is recorded and its VM not yet begun: so nobody takes it for left behind."""
 
     # What is asked for
 
@@ -119,7 +121,8 @@ class FailoverTests:
         Raises NoSuchReplica, NoFailoverTest, and what deleting the VM fails by.
         """
         held = await self._held.get(name)
-        test = await self._book.current(held.name)
+        async with self._beginning:
+            test = await self._book.current(held.name)
         if test is None:
             raise NoFailoverTest(
                 f"replica {held.name!r} is not being tested",
@@ -159,7 +162,8 @@ class FailoverTests:
             try:
                 self._tasks = {each: task for each, task in self._tasks.items() if not task.done()}
                 for test in await self._book.under_way():
-                    await self._tend(test)
+                    with contextlib.suppress(NoFailoverTest):  # it was refused meanwhile
+                        await self._tend(test)
                 for name, plan in (await self._book.plans()).items():
                     await self._look(name, plan)
             except Exception:
@@ -188,18 +192,18 @@ class FailoverTests:
             keep=request.keep or (request.command is None and not scheduled),
             until=until,
         )
-        await self._book.add(test)
-        try:
-            wanted = Wanted(
-                name=test.vm, same_identity=False, isolated=True, start=True, vm=test.vm_id, actor=actor
-            )
-            begun = await self._revival.begin(held, point.number, wanted)
-        except BaseException:
-            await asyncio.shield(self._book.drop(test.id))
-            raise
-        test = await self._book.change(test.id, findings=begun.findings)
-        self._take_up(test, begun)
-        return test
+        wanted = Wanted(
+            name=test.vm, same_identity=False, isolated=True, start=True, vm=test.vm_id, actor=actor
+        )
+        async with self._beginning:
+            await self._book.add(test)
+            try:
+                begun = await self._revival.begin(held, point.number, wanted)
+            except BaseException:
+                await asyncio.shield(self._book.drop(test.id))
+                raise
+            self._take_up(test, begun)
+        return await self._book.change(test.id, findings=begun.findings)
 
     def _take_up(self, test: FailoverTest, begun: Revived | None) -> None:
         task = asyncio.create_task(self._run(test, begun), name=f"failover test of {test.replica}")
@@ -207,6 +211,10 @@ class FailoverTests:
 
     async def _tend(self, test: FailoverTest) -> None:
         """One that nobody works on."""
+        async with self._beginning:
+            test = await self._book.get(test.id)
+        if test.phase is _Phase.ENDED:
+            return
         task = self._tasks.get(test.id)
         if task is not None and not task.done():
             if test.until is None or datetime.now(UTC) < test.until:
@@ -228,15 +236,19 @@ class FailoverTests:
 
     async def _run(self, test: FailoverTest, begun: Revived | None) -> None:
         """All of a test but its end, which may come at any moment."""
+        stays = False
         try:
             try:
                 await self._made(test, begun)
-                await self._checked(test)
+                stays = test.keep
+                if test.verdict is None:
+                    await self._checked(test)
             except HoldfastError as error:
                 text = f"{error.message}. {error.cure}".strip()[:1000]
-                test = await self._book.change(test.id, verdict=_Verdict.FAILED, error=text)
-            test = await self._book.change(test.id, phase=_Phase.RUNNING if test.keep else _Phase.ENDING)
-            if not test.keep:
+                await self._book.change(test.id, verdict=_Verdict.FAILED, error=text)
+            if stays:
+                await self._book.change(test.id, phase=_Phase.RUNNING)
+            else:
                 await self._clean(test.id)
         except HoldfastError as error:
             log.warning("a test of a failover goes on later", vm=test.vm, error=error.message)
