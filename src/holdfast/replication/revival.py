@@ -197,7 +197,8 @@ class Revival:
 
     def _close_unnamed(self, named: set[tuple[str, str]]) -> None:
         for name in self._store.names():
-            tokens = set(read_opened(self._store.folder(name) / "open"))
+            folder = self._store.folder(name) / "open"
+            tokens = set(read_opened(folder)) if folder.is_dir() else set()
             unnamed = {token for token in tokens if (name, token) not in named}
             for token in unnamed:
                 self._store.replica(name).close_point(token)
