@@ -127,6 +127,8 @@ class PlannedDisk(Frozen):
     """Bytes the guest will see."""
     file_size: int
     """Bytes to be read."""
+    data: int | None = None
+    """Bytes that its volume takes for data, counted by the file's own tables; None: not known."""
     bus: DiskBus
     gzip: bool = False
     pool: str | None = None

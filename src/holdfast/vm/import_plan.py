@@ -50,6 +50,8 @@ class DiskFacts:
     boot: BootLook | None = None
     problem: Finding | None = None
     """Why it cannot be taken."""
+    data: int | None = None
+    """Bytes that its volume takes for data, counted by the file's own tables."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ def _disks(
                 format=(facts.format if facts else "") or ("blank" if disk.file is None else "unknown"),
                 size=size,
                 file_size=facts.file_size if facts else 0,
+                data=facts.data if facts else None,
                 bus=bus,
                 gzip=disk.gzip,
                 pool=choice.of(f"disk{index}", disk.id),
