@@ -7,7 +7,6 @@ sees all of it at once.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.spec.appliance import (
@@ -125,14 +124,13 @@ def plan_import(
     source: SourceFacts,
     host: HostFacts,
     request: ImportChoices,
-    pools: Mapping[str, str] = MappingProxyType({}),
 ) -> ImportPlan:
-    """What an import would do; `pools` is as `VmImport.pools`."""
+    """What an import would do."""
     notes = _Notes()
     name = _name(appliance, host, request, notes)
     cpus, memory = _size(appliance, host, notes)
     os = _guest_os(appliance, source, notes)
-    choice = PoolChoice(pools, host.pools, notes.found)
+    choice = PoolChoice(request.pools, host.pools, notes.found)
     disks = _disks(appliance, source, os, choice, notes)
     nics = _nics(appliance.nics, host, request, notes)
     state = _state(source.state, host, request, notes)

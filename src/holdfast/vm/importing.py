@@ -144,7 +144,7 @@ class Imports:
                 state=seen.facts if seen else None,
             )
             host = await self._admission.host(request.pools.values())
-            plan = plan_import(source.appliance, facts, host, request, request.pools)
+            plan = plan_import(source.appliance, facts, host, request)
             fds = tuple(held.fd for held in handed)
             yield _Looked(source, facts, plan, identities, fds, seen.state if seen else None)
 

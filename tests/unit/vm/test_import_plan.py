@@ -193,7 +193,9 @@ POOLS = {
 def test_pools_are_there_and_have_room(pools: dict[str, str], errors: set[str]) -> None:
     source = read("ovftool-six-disks.ovf")
     host = replace(HOST, pools=POOLS)
-    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    plan = plan_import(
+        source.appliance, facts_of(source, UEFI), host, REQUEST.model_copy(update={"pools": pools})
+    )
     assert ids(plan) == errors
     assert plan.space_needed == sum(each.needed for each in plan.space)
 
@@ -203,7 +205,9 @@ def test_each_disk_goes_where_it_is_told_and_room_is_told_by_pool() -> None:
     host = replace(HOST, pools=POOLS)
     named = source.appliance.disks[2].id
     pools = {"disk1": "fast", named: "mute"}
-    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    plan = plan_import(
+        source.appliance, facts_of(source, UEFI), host, REQUEST.model_copy(update={"pools": pools})
+    )
     assert [disk.pool for disk in plan.disks] == [None, "Fast", "mute", None, None, None]
     assert {each.pool: each.free for each in plan.space} == {
         "local": HOST.space_free,
