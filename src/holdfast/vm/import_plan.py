@@ -28,6 +28,7 @@ from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import MIN_MEMORY, DiskBus, GuestOs
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import Drivers
+from holdfast.storage.ovf_writer import USER_NETWORK
 from holdfast.vm.import_room import PoolChoice, PoolFacts, judge_room, room_needed, room_of
 
 _DEFAULT_CPUS = 1
@@ -285,14 +286,20 @@ def _nics(
     switches = {name.lower(): name for name in host.switches}
     for network, named in request.switches.items():
         if named.lower() not in switches:
-            notes.error("switch-not-found", f"there is no switch {named[:64]!r}")
+            notes.error(
+                "switch-not-found",
+                f"there is no switch {named[:64]!r} (`holdfast switch list` shows them,"
+                " `holdfast switch create` makes one)",
+            )
         if network != _ALL and network not in {nic.network for nic in nics}:
             notes.warning("network-not-in-source", f"the source has no network {network[:64]!r}")
     taken = dict(host.macs)
     for nic in nics:
         wanted = request.switches.get(nic.network or "") or request.switches.get(_ALL) or nic.network or ""
         switch = switches.get(wanted.lower())
-        if switch is None and not request.switches.get(nic.network or ""):
+        if switch is None and wanted == USER_NETWORK:
+            notes.info("network-mapped", f"{nic.id} is on the user-mode network again")
+        elif switch is None and not request.switches.get(nic.network or ""):
             notes.warning(
                 "network-not-mapped",
                 f"no switch is named for the network {nic.network!r}: {nic.id} gets the user-mode network"

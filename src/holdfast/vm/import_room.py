@@ -50,7 +50,8 @@ class PoolChoice:
             if disk != _ALL and disk not in disks:
                 self.findings.append(error("disk-not-in-source", f"the source has no disk {disk[:64]!r}"))
             if facts is None:
-                self.findings.append(error("pool-not-found", f"there is no pool {named[:64]!r}"))
+                text = f"there is no pool {named[:64]!r} (`holdfast pool list` shows them)"
+                self.findings.append(error("pool-not-found", text))
             elif facts.problem:
                 text = f"the pool {facts.name!r} cannot be used now: {facts.problem}"
                 self.findings.append(error("pool-vanished", text))

@@ -232,6 +232,30 @@ def test_a_name_that_cannot_be_is_made_one_that_can(wanted: str, name: str) -> N
     assert usable_name(wanted) == name
 
 
+def test_an_interface_on_no_switch_comes_back_without_a_warning() -> None:
+    source = read("vsphere-uefi.ovf")
+    nics = tuple(nic.model_copy(update={"network": "user"}) for nic in source.appliance.nics)
+    appliance = source.appliance.model_copy(update={"nics": nics})
+    plan = plan_import(appliance, facts_of(source, UEFI), HOST, REQUEST)
+    assert "network-not-mapped" not in ids(plan, Severity.WARNING)
+    assert [nic.switch for nic in plan.nics] == [None] * len(nics)
+
+
+@pytest.mark.parametrize(
+    ("file_size", "data", "found"),
+    [
+        (GIB, 200 * GIB, set[str]()),
+        (GIB, 202 * GIB, {"disk-expands-absurdly"}),
+        (20 * GIB, 2 * TIB, {"no-space"}),
+    ],
+)
+def test_what_the_tables_list_is_the_room_that_is_needed(file_size: int, data: int, found: set[str]) -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = SourceFacts({"vmdisk1": DiskFacts(file_size, "qcow2", 2 * TIB, UEFI, data=data)})
+    plan = plan_import(source.appliance, facts, HOST, REQUEST)
+    assert ids(plan) == found and data < plan.space_needed < data + GIB
+
+
 @pytest.mark.parametrize(
     ("file_size", "size", "found"),
     [
