@@ -14,6 +14,8 @@ from holdfast.spec.attachment import (
     SlirpAttachment,
     TapAttachment,
     TpmAttachment,
+    UnpluggedAttachment,
+    WindowPlace,
 )
 from holdfast.spec.vm import Acceleration, DiskBus, GuestOs, KernelBoot, Layout, Nic, VmSpec
 
@@ -29,6 +31,18 @@ def _layers(folder: Path, *names: str) -> tuple[Layer, ...]:
 def _disk(folder: Path, number: int, bus: DiskBus, *below: str, discard: bool = True) -> DiskAttachment:
     name = f"disk{number}"
     return DiskAttachment(id=name, bus=bus, layers=_layers(folder, name, *below), discard=discard)
+
+
+def _over_a_point(folder: Path, number: int) -> DiskAttachment:
+    """As `replication.origins` gives them: windows of one file, over a raw one."""
+    name, journal = f"disk{number}", folder / "journal"
+    window = WindowPlace(path=journal, offset=(1 + number) << 20)
+    layers = (
+        *_layers(folder, name),
+        Layer(place=window, format="qcow2", name=f"{name}.point0"),
+        Layer.of_file(folder / f"{name}.base", "raw", f"{name}.base"),
+    )
+    return DiskAttachment(id=name, bus=DiskBus.VIRTIO, layers=layers)
 
 
 def _card(number: int, attachment: NicAttachment) -> tuple[Nic, NicAttachment]:
@@ -103,6 +117,11 @@ def machines(
         "grown": made(
             VmSpec(cpus=3, memory=1 << 30, layout=Layout(nic_ports=8, disk_ports=16, max_cpus=8)),
             nics=tuple(_card(number, SlirpAttachment(host_name="web")) for number in range(8)),
+        ),
+        "over-a-point": made(
+            VmSpec(cpus=1, memory=256 << 20),
+            disks=tuple(_over_a_point(folder, number) for number in range(2)),
+            nics=(_card(0, UnpluggedAttachment(hub=0)), _card(2, UnpluggedAttachment(hub=2))),
         ),
         "large": made(VmSpec(cpus=288, memory=16 << 30)),
     }
