@@ -51,6 +51,8 @@ from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.failover_test_records import FailoverTestBook
 from holdfast.replication.failover_testing import FailoverTests
+from holdfast.replication.history import History
+from holdfast.replication.limits import SharedLimits
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
@@ -142,6 +144,7 @@ class _Replicas:
     peers: Peering
     sent: Replications
     listener: ReplicaListener
+    limits: SharedLimits
     revival: Revival
     tests: FailoverTests
 
@@ -280,6 +283,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         held_replicas=replicas.listener,
         failover_tests=replicas.tests,
         revival=replicas.revival,
+        replica_limits=replicas.limits,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -301,11 +305,13 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operati
     revival = Revival(rooms, registry, operations, store, origins, identity.key)
     dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
     means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
-    replications = Replications(means, registry, state)
+    replications = Replications(means, registry, state, History(state.replica_history))
     rooms.endings.tell(replications.before_end)
+    limits = SharedLimits(state.replica_limits, dispatch, peers)
+    limits.load()
+    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
     tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
-    peering = Peering(identity, peers, listener, held, sent)
-    return _Replicas(peering, replications, listener, revival, tests)
+    return _Replicas(peering, replications, listener, limits, revival, tests)
 
 
 def _register(
@@ -420,6 +426,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(made.replicas.sent.keep()),
+        asyncio.create_task(made.replicas.sent.keep_history()),
         asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(made.replicas.revival.keep()),
         asyncio.create_task(made.replicas.tests.keep()),

@@ -62,7 +62,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
-from fake_replicas import FakeFailoverTests, FakeHeld, FakePeers, FakeReplications, FakeRevival
+from fake_replicas import (
+    FakeFailoverTests,
+    FakeHeld,
+    FakePeers,
+    FakeReplicaLimits,
+    FakeReplications,
+    FakeRevival,
+)
 
 T = TypeVar("T")
 structlog.configure(
@@ -534,6 +541,7 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
+        self.replica_limits = FakeReplicaLimits()
         self.peers, self.replications, self.held = FakePeers(), FakeReplications(), FakeHeld()
         self.failover_tests = FakeFailoverTests()
         self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
@@ -559,6 +567,7 @@ class FakeDaemon:
             events=self.events, host=FakeHost(), tokens=self.tokens,
             replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
             failover_tests=self.failover_tests, revival=FakeRevival(self.operations),
+            replica_limits=self.replica_limits,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip
