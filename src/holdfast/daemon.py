@@ -232,8 +232,8 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
 
 
 async def _compose(ground: _Ground, certificate: Certificate | None, reserve: SpaceReserve) -> _Composition:
-    state, catalog, events, processes = ground.state, ground.catalog, ground.events, ground.processes
-    capabilities = CapabilityProbe(processes, ground.facts)
+    state, catalog, events = ground.state, ground.catalog, ground.events
+    capabilities = CapabilityProbe(ground.processes, ground.facts)
     attested = _attestation(ground)
     rooms = _rooms(ground, capabilities, attested.host)
     operations = Operations(catalog, events, state.operations, reserve)
@@ -246,9 +246,6 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     _register(operations, rooms, registry, (attestation, secrets), ground.users, door)
     firmware = VmFirmware(rooms, registry, operations)
     kept_states = Checkpoints(rooms, registry, operations)
-    checked = CheckedHost(
-        processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
-    )
     replicas = await _replicas(ground, registry, rooms, operations)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
@@ -269,7 +266,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
-        host=_Host(checked),
+        host=_Host(_checked(ground, rooms, capabilities)),
         tokens=TokenStore(catalog),
         attesting=attested.host,
         verifier=attested.verifier,
@@ -292,6 +289,11 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     return _Composition(
         rooms, registry, operations, services, facts, schedule, firmware, host, scheduler, files, replicas
     )
+
+
+def _checked(ground: _Ground, rooms: Rooms, capabilities: CapabilityProbe) -> CheckedHost:
+    acceleration, keys = rooms.acceleration.verdict, rooms.host_keys.facts
+    return CheckedHost(ground.processes, ground.state.root, acceleration, capabilities.get, keys)
 
 
 async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operations: Operations) -> _Replicas:

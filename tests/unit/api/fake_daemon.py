@@ -59,17 +59,10 @@ from holdfast.trust.tpm.refusals import NoTpm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import fake_replicas
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
-from fake_replicas import (
-    FakeFailoverTests,
-    FakeHeld,
-    FakePeers,
-    FakeReplicaLimits,
-    FakeReplications,
-    FakeRevival,
-)
 
 T = TypeVar("T")
 structlog.configure(
@@ -541,9 +534,13 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
-        self.replica_limits = FakeReplicaLimits()
-        self.peers, self.replications, self.held = FakePeers(), FakeReplications(), FakeHeld()
-        self.failover_tests = FakeFailoverTests()
+        self.replica_limits = fake_replicas.FakeReplicaLimits()
+        self.peers, self.replications, self.held = (
+            fake_replicas.FakePeers(),
+            fake_replicas.FakeReplications(),
+            fake_replicas.FakeHeld(),
+        )
+        self.failover_tests = fake_replicas.FakeFailoverTests()
         self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
@@ -566,7 +563,7 @@ class FakeDaemon:
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,
             replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
-            failover_tests=self.failover_tests, revival=FakeRevival(self.operations),
+            failover_tests=self.failover_tests, revival=fake_replicas.FakeRevival(self.operations),
             replica_limits=self.replica_limits,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,

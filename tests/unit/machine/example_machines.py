@@ -33,16 +33,21 @@ def _disk(folder: Path, number: int, bus: DiskBus, *below: str, discard: bool = 
     return DiskAttachment(id=name, bus=bus, layers=_layers(folder, name, *below), discard=discard)
 
 
-def _over_a_point(folder: Path, number: int) -> DiskAttachment:
-    """As `replication.origins` gives them: windows of one file, over a raw one."""
-    name, journal = f"disk{number}", folder / "journal"
-    window = WindowPlace(path=journal, offset=(1 + number) << 20)
-    layers = (
-        *_layers(folder, name),
-        Layer(place=window, format="qcow2", name=f"{name}.point0"),
-        Layer.of_file(folder / f"{name}.base", "raw", f"{name}.base"),
-    )
-    return DiskAttachment(id=name, bus=DiskBus.VIRTIO, layers=layers)
+def _over_a_point(folder: Path) -> dict[str, object]:
+    """Disks as `replication.origins` gives them, windows of one file over raw ones; cards in no network."""
+
+    def disk(number: int) -> DiskAttachment:
+        name = f"disk{number}"
+        window = WindowPlace(path=folder / "journal", offset=(1 + number) << 20)
+        layers = (
+            *_layers(folder, name),
+            Layer(place=window, format="qcow2", name=f"{name}.point0"),
+            Layer.of_file(folder / f"{name}.base", "raw", f"{name}.base"),
+        )
+        return DiskAttachment(id=name, bus=DiskBus.VIRTIO, layers=layers)
+
+    cards = tuple(_card(number, UnpluggedAttachment(hub=number)) for number in (0, 2))
+    return {"disks": (disk(0), disk(1)), "nics": cards}
 
 
 def _card(number: int, attachment: NicAttachment) -> tuple[Nic, NicAttachment]:
@@ -118,11 +123,7 @@ def machines(
             VmSpec(cpus=3, memory=1 << 30, layout=Layout(nic_ports=8, disk_ports=16, max_cpus=8)),
             nics=tuple(_card(number, SlirpAttachment(host_name="web")) for number in range(8)),
         ),
-        "over-a-point": made(
-            VmSpec(cpus=1, memory=256 << 20),
-            disks=tuple(_over_a_point(folder, number) for number in range(2)),
-            nics=(_card(0, UnpluggedAttachment(hub=0)), _card(2, UnpluggedAttachment(hub=2))),
-        ),
+        "over-a-point": made(VmSpec(cpus=1, memory=256 << 20), **_over_a_point(folder)),
         "large": made(VmSpec(cpus=288, memory=16 << 30)),
     }
 
