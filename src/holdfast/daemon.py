@@ -45,25 +45,10 @@ from holdfast.network.switches import SwitchBoard
 from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
-from holdfast.replication import identity as replica_identity
 from holdfast.replication import reviving
-from holdfast.replication.attachments import Attachments
-from holdfast.replication.dispatch import Dispatch
-from holdfast.replication.failover_test_records import FailoverTestBook
-from holdfast.replication.failover_testing import FailoverTests
-from holdfast.replication.history import History
-from holdfast.replication.limits import SharedLimits
+from holdfast.replication.composition import Replicas
 from holdfast.replication.link import Address
-from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
-from holdfast.replication.pairing import PeerBook
-from holdfast.replication.peering import Peering, own_name
-from holdfast.replication.replica_records import ReplicaBook
-from holdfast.replication.replication_records import ReplicationBook
-from holdfast.replication.revival import Revival
-from holdfast.replication.sending import Means
-from holdfast.replication.service import Replications
-from holdfast.replication.store.replica import ReplicaStore
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.appliances.exposure import remove_sockets
@@ -140,16 +125,6 @@ class _Host:
 
 
 @dataclass(frozen=True)
-class _Replicas:
-    peers: Peering
-    sent: Replications
-    listener: ReplicaListener
-    limits: SharedLimits
-    revival: Revival
-    tests: FailoverTests
-
-
-@dataclass(frozen=True)
 class _Composition:
     rooms: Rooms
     registry: VmRegistry
@@ -161,7 +136,7 @@ class _Composition:
     attested_host: AttestedHost
     checkpoints: CheckpointScheduler
     files: SourceFileBook
-    replicas: _Replicas
+    replicas: Replicas
 
 
 def configure_logs() -> None:
@@ -232,8 +207,8 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
 
 
 async def _compose(ground: _Ground, certificate: Certificate | None, reserve: SpaceReserve) -> _Composition:
-    state, catalog, events = ground.state, ground.catalog, ground.events
-    capabilities = CapabilityProbe(ground.processes, ground.facts)
+    state, catalog, events, processes = ground.state, ground.catalog, ground.events, ground.processes
+    capabilities = CapabilityProbe(processes, ground.facts)
     attested = _attestation(ground)
     rooms = _rooms(ground, capabilities, attested.host)
     operations = Operations(catalog, events, state.operations, reserve)
@@ -246,7 +221,10 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     _register(operations, rooms, registry, (attestation, secrets), ground.users, door)
     firmware = VmFirmware(rooms, registry, operations)
     kept_states = Checkpoints(rooms, registry, operations)
-    replicas = await _replicas(ground, registry, rooms, operations)
+    checked = CheckedHost(
+        processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
+    )
+    replicas = await Replicas.compose(catalog, rooms, registry, operations)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -266,7 +244,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         switches=rooms.switches,
         certificates=key_work.CertificateWork(rooms, operations),
         events=events,
-        host=_Host(_checked(ground, rooms, capabilities)),
+        host=_Host(checked),
         tokens=TokenStore(catalog),
         attesting=attested.host,
         verifier=attested.verifier,
@@ -275,12 +253,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=VmExports(rooms, registry, operations),
-        replica_peers=replicas.peers,
-        replications=replicas.sent,
-        held_replicas=replicas.listener,
-        failover_tests=replicas.tests,
-        revival=replicas.revival,
-        replica_limits=replicas.limits,
+        replicas=replicas,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -289,31 +262,6 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     return _Composition(
         rooms, registry, operations, services, facts, schedule, firmware, host, scheduler, files, replicas
     )
-
-
-def _checked(ground: _Ground, rooms: Rooms, capabilities: CapabilityProbe) -> CheckedHost:
-    acceleration, keys = rooms.acceleration.verdict, rooms.host_keys.facts
-    return CheckedHost(ground.processes, ground.state.root, acceleration, capabilities.get, keys)
-
-
-async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operations: Operations) -> _Replicas:
-    catalog, events, state = ground.catalog, ground.events, ground.state
-    identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
-    peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
-    sent = ReplicationBook(catalog, events)
-    store = ReplicaStore(state.replicas)
-    listener = ReplicaListener(identity, own_name(), peers, held, store)
-    origins = ReplicaOrigins(state.replicas)
-    revival = Revival(rooms, registry, operations, store, origins, identity.key)
-    dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
-    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
-    replications = Replications(means, registry, state, History(state.replica_history))
-    rooms.endings.tell(replications.before_end)
-    limits = SharedLimits(state.replica_limits, dispatch, peers)
-    limits.load()
-    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
-    tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
-    return _Replicas(peering, replications, listener, limits, revival, tests)
 
 
 def _register(
@@ -420,18 +368,14 @@ async def run(config: DaemonConfig) -> None:
     await made.operations.launch()
     if config.replica_tcp:
         host, port = config.replica_tcp
-        await made.replicas.listener.listen(Address(host=host, port=port))
+        await made.replicas.held.listen(Address(host=host, port=port))
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(made.rooms.pools.watch()),
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
-        asyncio.create_task(made.replicas.sent.keep()),
-        asyncio.create_task(made.replicas.sent.keep_history()),
-        asyncio.create_task(made.replicas.listener.keep()),
-        asyncio.create_task(made.replicas.revival.keep()),
-        asyncio.create_task(made.replicas.tests.keep()),
+        *(asyncio.create_task(each) for each in made.replicas.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

@@ -237,3 +237,13 @@ def status(vm: str, peer: str) -> ReplicaStatus:
             phase="copying", done_bytes=3 << 20, total_bytes=12 << 20, rate=float(1 << 20), seconds_left=9.0
         ),
     )
+
+
+class FakeReplicas:
+    def __init__(self, operations: Any) -> None:
+        self.peers = FakePeers()
+        self.sent = FakeReplications()
+        self.held = FakeHeld()
+        self.limits = FakeReplicaLimits()
+        self.tests = FakeFailoverTests()
+        self.revival = FakeRevival(operations)

@@ -16,20 +16,20 @@ def test_a_test_asks_for_what_was_said(daemon: Any) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     wanted = FailoverTestCreate(command="true", wait_seconds=120, point=7, for_seconds=3600, keep=True)
-    assert daemon.failover_tests.asked == [wanted]
+    assert daemon.replicas.tests.asked == [wanted]
     assert "passed" in done.stderr
     assert "hello" in done.stderr
 
 
 def test_a_point_is_a_number_or_a_time(daemon: Any) -> None:
     assert run(daemon, "replica", "test", "web", "--point", "2030-01-02 03:04:05").returncode == 0
-    asked = daemon.failover_tests.asked[-1]
+    asked = daemon.replicas.tests.asked[-1]
     assert asked.at == datetime(2030, 1, 2, 3, 4, 5).astimezone()
     assert run(daemon, "replica", "test", "web", "--point", "noon").returncode == 2
 
 
 def test_a_test_that_fails_is_told_by_the_exit_code_too(daemon: Any) -> None:
-    daemon.failover_tests.verdict = FailoverVerdict.FAILED
+    daemon.replicas.tests.verdict = FailoverVerdict.FAILED
     done = run(daemon, "replica", "test", "web", "--check", "false", "--format", "json")
     assert done.returncode != 0
     assert json.loads(done.stdout)["verdict"] == "failed"
@@ -43,7 +43,7 @@ def test_a_test_is_ended_or_scheduled_and_nothing_else_with_it(daemon: Any) -> N
     )
     plan = FailoverTestPlan(schedule="daily 03:00", check=FailoverCheck(command="true"))
     assert run(daemon, "replica", "test", "web", "--schedule", "none").returncode == 0
-    assert daemon.failover_tests.asked == ["end", plan, None]
+    assert daemon.replicas.tests.asked == ["end", plan, None]
     assert run(daemon, "replica", "test", "web", "--end", "--keep").returncode == 2
 
 
