@@ -19,6 +19,7 @@ from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.peering import Peering, own_name
+from holdfast.replication.planning import Planning
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
@@ -36,6 +37,7 @@ class Replicas:
     held: ReplicaListener
     limits: SharedLimits
     explanations: Explanations
+    planning: Planning
     revival: Revival
     tests: FailoverTests
 
@@ -57,9 +59,13 @@ class Replicas:
         rooms.endings.tell(sent.before_end)
         limits = SharedLimits(state.replica_limits, dispatch, peers)
         limits.load()
-        tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
+        book_of_tests = FailoverTestBook(catalog, events)
+        listener.tests = book_of_tests.last
+        tests = FailoverTests(book_of_tests, revival, registry, operations, held, store)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
-        return cls(peering, sent, listener, limits, Explanations(sent, listener), revival, tests)
+        return cls(
+            peering, sent, listener, limits, Explanations(sent, listener), Planning(sent), revival, tests
+        )
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
