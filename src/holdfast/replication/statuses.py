@@ -51,6 +51,10 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         failing_seconds=facts.cannot_send_for,
         attempts=progress.attempts,
         findings=tuple(f"{each.cause}. {each.cure}" for each in found),
+        counted_cycles=progress.cycles,
+        counted_failures=progress.failures,
+        counted_changed_bytes=progress.changed,
+        counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
     )
