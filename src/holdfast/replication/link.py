@@ -101,6 +101,9 @@ class TlsLink:
         """The other side's, PEM; empty where it showed none."""
         self.sent = 0
         """Bytes so far, of frames."""
+        with _reported():
+            self.host = str(connection.getpeername()[0])
+            """The other side's address."""
 
     def send(self, kind: Kind, *parts: Buffer, size: int | None = None) -> None:
         length = sum(len(part) for part in parts)
@@ -165,13 +168,19 @@ class Address(Frozen):
 
 
 def connect(
-    address: Address, identity: Identity | None, peer: str, *, silence: float = SILENCE_SECONDS
+    address: Address,
+    identity: Identity | None,
+    peer: str,
+    *,
+    silence: float = SILENCE_SECONDS,
+    handshake: float = _HANDSHAKE_SECONDS,
 ) -> TlsLink:
     """Connect to a receiver.
 
     Args:
         identity: what we show; None only to pair.
         peer: fingerprint that the receiver's certificate must have.
+        handshake: seconds for each step until the link is there.
 
     Raises:
         LinkLost
@@ -179,7 +188,7 @@ def connect(
     """
     context = client_context(identity)
     with _reported():
-        plain = socket.create_connection((address.host, address.port), _HANDSHAKE_SECONDS)
+        plain = socket.create_connection((address.host, address.port), handshake)
         try:
             link = _secured(plain, lambda: context.wrap_socket(plain), silence)
         except BaseException:

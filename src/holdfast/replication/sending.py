@@ -31,6 +31,7 @@ from holdfast.replication.link import Address
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.replication_records import Replication, ReplicationBook
 from holdfast.replication.shipping import Shipped
+from holdfast.replication.turns import FIRST_TERM, TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
 from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
 from holdfast.spec.vm import VmSpec
@@ -94,6 +95,9 @@ class Means:
     dispatch: Dispatch
     attachments: Attachments
     events: EventLog
+    turns: TurnBook | None = None
+    receives: Callable[[], int] = lambda: 0
+    """TCP port at which this host takes replicas; 0: it does not."""
 
 
 class Sender:
@@ -265,6 +269,8 @@ class Sender:
                 DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
             ),
             points=settings.points,
+            term=self._means.turns.term(vm.id) if self._means.turns else FIRST_TERM,
+            receives=self._means.receives(),
         )
         standing = await self._link.connect(
             Address(host=peer.host or "", port=peer.port or 0),
