@@ -46,14 +46,17 @@ from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
+from holdfast.replication import reviving
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
+from holdfast.replication.origins import ReplicaOrigins
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.peering import Peering, own_name
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
+from holdfast.replication.revival import Revival
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
@@ -137,6 +140,7 @@ class _Replicas:
     peers: Peering
     sent: Replications
     listener: ReplicaListener
+    revival: Revival
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
         ports=Ports(switches, state),
         images=images,
         pools=pools,
-        volumes=Volumes(images, pools, processes),
+        volumes=Volumes(images, pools, processes, ReplicaOrigins(state.replicas)),
         variables=variables,
         keys=KeyStores(processes, state, variables),
         vtpm=vtpm,
@@ -239,7 +243,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    replicas = await _replicas(ground, registry, rooms)
+    replicas = await _replicas(ground, registry, rooms, operations)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -281,17 +285,20 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     )
 
 
-async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Replicas:
+async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operations: Operations) -> _Replicas:
     catalog, events, state = ground.catalog, ground.events, ground.state
     identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
     peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
     sent = ReplicationBook(catalog, events)
-    listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
+    store = ReplicaStore(state.replicas)
+    listener = ReplicaListener(identity, own_name(), peers, held, store)
+    origins = ReplicaOrigins(state.replicas)
+    revival = Revival(rooms, registry, operations, store, origins, identity.key)
     dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
     means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
     replications = Replications(means, registry, state)
     rooms.endings.tell(replications.before_end)
-    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)
+    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener, revival)
 
 
 def _register(
@@ -313,6 +320,7 @@ def _register(
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),
+        *reviving.procedures(rooms, registry.owner, registry.forget),
         *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
         *vsphere_work.procedures(vsphere_work.Source(rooms, door, registry.owner), registry.forget),
         *fetch.procedures(rooms.state, Downloader()),
@@ -406,6 +414,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(made.replicas.sent.keep()),
         asyncio.create_task(made.replicas.listener.keep()),
+        asyncio.create_task(made.replicas.revival.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()
