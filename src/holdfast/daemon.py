@@ -47,6 +47,7 @@ from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
 from holdfast.replication import reviving
+from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.link import Address
@@ -60,6 +61,8 @@ from holdfast.replication.revival import Revival
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
+from holdfast.replication.turning import Joined, Turning
+from holdfast.replication.turns import TurnBook
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.appliances.exposure import remove_sockets
@@ -141,6 +144,7 @@ class _Replicas:
     sent: Replications
     listener: ReplicaListener
     revival: Revival
+    turning: Turning
 
 
 @dataclass(frozen=True)
@@ -275,6 +279,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         replica_peers=replicas.peers,
         replications=replicas.sent,
         held_replicas=replicas.listener,
+        replica_turns=replicas.turning,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -295,10 +300,20 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operati
     origins = ReplicaOrigins(state.replicas)
     revival = Revival(rooms, registry, operations, store, origins, identity.key)
     dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
-    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
+    turns = TurnBook(catalog, events)
+    await turns.load()
+    means = Means(
+        identity, own_name(), peers, sent, dispatch, attachments, events, turns, lambda: listener.port or 0
+    )
     replications = Replications(means, registry, state)
     rooms.endings.tell(replications.before_end)
-    return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener, revival)
+    asker = TurnAsker(identity, own_name())
+    joined = Joined(turns, peers, sent, held, store, listener, replications, revival, asker)
+    turning = Turning(joined, rooms, registry, operations)
+    for procedure in turning.procedures:
+        operations.register(procedure)
+    peering = Peering(identity, peers, listener, held, sent)
+    return _Replicas(peering, replications, listener, revival, turning)
 
 
 def _register(
@@ -415,6 +430,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.replicas.sent.keep()),
         asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(made.replicas.revival.keep()),
+        asyncio.create_task(made.replicas.turning.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

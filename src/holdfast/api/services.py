@@ -59,6 +59,7 @@ from holdfast.spec.replica import (
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
+from holdfast.spec.turn import Failover, PlannedFailover, TurnView
 from holdfast.spec.vm import VmState
 from holdfast.spec.vm_export import VmExport
 from holdfast.spec.vm_requests import ExecRequest, ExecResult, NewNic, VmChange, VmClone, VmCreate
@@ -327,6 +328,17 @@ class Trust(Protocol):
         ...
 
 
+class ReplicaTurns(Protocol):
+    """Failovers, and whose turn it is to run a VM that is replicated."""
+
+    async def turns(self) -> tuple[TurnView, ...]: ...
+    async def failover(self, name: str, request: Failover, actor: str) -> Operation: ...
+    async def commit(self, name: str) -> TurnView: ...
+    async def cancel(self, name: str, actor: str) -> Operation: ...
+    async def hand_over(self, name: str, request: PlannedFailover, actor: str) -> Operation: ...
+    async def reclaim(self, name: str) -> TurnView: ...
+
+
 @dataclass(frozen=True)
 class Services:
     vms: Vms
@@ -358,5 +370,6 @@ class Services:
     replica_peers: ReplicaPeers
     replications: Replications
     held_replicas: HeldReplicas
+    replica_turns: ReplicaTurns
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

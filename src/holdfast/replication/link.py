@@ -101,9 +101,12 @@ class TlsLink:
         """The other side's, PEM; empty where it showed none."""
         self.sent = 0
         """Bytes so far, of frames."""
+
+    @property
+    def host(self) -> str:
+        """The other side's address. Raises LinkLost."""
         with _reported():
-            self.host = str(connection.getpeername()[0])
-            """The other side's address."""
+            return str(self._connection.getpeername()[0])
 
     def send(self, kind: Kind, *parts: Buffer, size: int | None = None) -> None:
         length = sum(len(part) for part in parts)

@@ -38,6 +38,9 @@ class Replication(Frozen):
     at_rest: str = ""
     """Digest of the specification with which the VM is off, all of it being over there; empty: it is not."""
 
+    rest_cycle: int = 0
+    """Number of the cycle by which all of it came there, with `at_rest`; 0: it is not known."""
+
     @property
     def peer(self) -> str:
         return self.settings.peer
@@ -86,11 +89,11 @@ class ReplicationBook:
 
     async def carry(self, vm: str, carried: Carried | None) -> Replication:
         """Remember, or forget, what a machine left of its maps. Raises NotReplicated."""
-        return await self._change(vm, {"carried": carried, "at_rest": ""})
+        return await self._change(vm, {"carried": carried, "at_rest": "", "rest_cycle": 0})
 
-    async def rest(self, vm: str, digest: str) -> Replication:
-        """The VM is off, and all of it is over there. Raises NotReplicated."""
-        return await self._change(vm, {"at_rest": digest})
+    async def rest(self, vm: str, digest: str, cycle: int = 0) -> Replication:
+        """The VM is off, and all of it is over there since that cycle. Raises NotReplicated."""
+        return await self._change(vm, {"at_rest": digest, "rest_cycle": cycle})
 
     async def _change(self, vm: str, change: dict[str, object]) -> Replication:
 

@@ -53,6 +53,11 @@ class NothingToReplicate(Conflict):
     id = "replica-no-disks"
 
 
+def digest_of(spec: VmSpec) -> str:
+    """By which a VM that is off is known to be unchanged."""
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Vm:
     """A VM as it is now."""
@@ -186,10 +191,11 @@ class Sender:
 
     async def _rested(self, vm: Vm) -> float | None:
         """The VM is off. Where all of it is over there and nobody changed it, that is current as of now."""
-        digest = hashlib.sha256(vm.spec.model_dump_json().encode()).hexdigest()
+        digest = digest_of(vm.spec)
         if self._all_sent:
             self._all_sent = False
-            self.replication = await self._means.book.rest(vm.id, digest)
+            cycle = self._standing.cycle if self._standing else 0
+            self.replication = await self._means.book.rest(vm.id, digest, cycle)
         if self.replication.at_rest != digest:
             return None
         now = time.monotonic()

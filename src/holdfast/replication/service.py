@@ -129,6 +129,30 @@ class Replications:
             if self._sent.get(vm) is sent:  # it was not disabled meanwhile
                 self._sent[vm] = _Sent(sent.sender, self._task(sent.sender))
 
+    async def send_no_more(self, vm: str) -> None:
+        """End all replication of a VM of this host, by its id; nothing happens where there is none."""
+        async with self._changing:
+            for each in await self._means.book.all():
+                if each.vm == vm:
+                    await self._means.book.remove(vm)
+            await self._end(vm, forget=False)
+
+    def trouble(self, vm: str) -> str:
+        """Why a VM, by its id, is not being sent; empty: it is, as far as is known."""
+        sent = self._sent.get(vm)
+        return sent.sender.progress.error if sent else "it is not replicated"
+
+    def sends(self, vm: str) -> bool:
+        """Whether a link about a VM, by its id, is there."""
+        sent = self._sent.get(vm)
+        return sent is not None and sent.sender.progress.connected
+
+    def wake(self, vm: str) -> None:
+        """The receiver of a VM, by its id, is ready for it now."""
+        sent = self._sent.get(vm)
+        if sent is not None:
+            sent.sender.wake()
+
     async def close(self) -> None:
         for vm in list(self._sent):
             await self._end(vm, forget=False)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from holdfast.spec.model import Frozen
+from holdfast.spec.names import Name
 
 
 class Turn(StrEnum):
@@ -65,5 +66,7 @@ class Failover(Frozen):
 class PlannedFailover(Frozen):
     """Of a VM of this host to the host that holds its replica."""
 
+    peer: Name | None = None
+    """That host; None: the only one."""
     timeout_seconds: float = Field(default=90.0, gt=0, le=3600)
     """That the guest has to shut down."""

@@ -63,6 +63,7 @@ from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
 from fake_replicas import FakeHeld, FakePeers, FakeReplications
+from fake_turns import FakeTurns
 
 T = TypeVar("T")
 structlog.configure(
@@ -535,6 +536,7 @@ class FakeDaemon:
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
         self.peers, self.replications, self.held = FakePeers(), FakeReplications(), FakeHeld()
+        self.turns = FakeTurns(self.operations)
         self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
@@ -557,6 +559,7 @@ class FakeDaemon:
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,
             replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
+            replica_turns=self.turns,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip
