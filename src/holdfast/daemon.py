@@ -50,6 +50,8 @@ from holdfast.replication import reviving
 from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.history import History
+from holdfast.replication.limits import SharedLimits
 from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
@@ -145,6 +147,7 @@ class _Replicas:
     listener: ReplicaListener
     revival: Revival
     turning: Turning
+    limits: SharedLimits
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         replications=replicas.sent,
         held_replicas=replicas.listener,
         replica_turns=replicas.turning,
+        replica_limits=replicas.limits,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -305,15 +309,17 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operati
     means = Means(
         identity, own_name(), peers, sent, dispatch, attachments, events, turns, lambda: listener.port or 0
     )
-    replications = Replications(means, registry, state)
+    replications = Replications(means, registry, state, History(state.replica_history))
     rooms.endings.tell(replications.before_end)
+    limits = SharedLimits(state.replica_limits, dispatch, peers)
+    limits.load()
     asker = TurnAsker(identity, own_name())
     joined = Joined(turns, peers, sent, held, store, listener, replications, revival, asker)
     turning = Turning(joined, rooms, registry, operations)
     for procedure in turning.procedures:
         operations.register(procedure)
-    peering = Peering(identity, peers, listener, held, sent)
-    return _Replicas(peering, replications, listener, revival, turning)
+    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
+    return _Replicas(peering, replications, listener, revival, turning, limits)
 
 
 def _register(
@@ -428,6 +434,7 @@ async def run(config: DaemonConfig) -> None:
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
         asyncio.create_task(made.replicas.sent.keep()),
+        asyncio.create_task(made.replicas.sent.keep_history()),
         asyncio.create_task(made.replicas.listener.keep()),
         asyncio.create_task(made.replicas.revival.keep()),
         asyncio.create_task(made.replicas.turning.keep()),

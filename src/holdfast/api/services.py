@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -54,8 +55,10 @@ from holdfast.spec.replica import (
     ReplicaAccept,
     ReplicaAccepted,
     ReplicaEnable,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
@@ -304,7 +307,17 @@ class Replications(Protocol):
     async def enable(self, name: str, request: ReplicaEnable) -> ReplicaStatus: ...
     async def disable(self, name: str) -> None: ...
     async def show(self, name: str) -> ReplicaStatus: ...
+    async def history(self, name: str, since: timedelta) -> ReplicaHistory: ...
+    async def reset_history(self, name: str) -> None: ...
     async def list(self) -> tuple[ReplicaStatus, ...]: ...
+
+
+class ReplicaLimits(Protocol):
+    """Of what all replications of this host send together."""
+
+    async def show(self) -> ReplicaSharedLimits: ...
+    async def limit_host(self, limit: str) -> ReplicaSharedLimits: ...
+    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits: ...
 
 
 class HeldReplicas(Protocol):
@@ -371,5 +384,6 @@ class Services:
     replications: Replications
     held_replicas: HeldReplicas
     replica_turns: ReplicaTurns
+    replica_limits: ReplicaLimits
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

@@ -203,17 +203,3 @@ def _own(vm: str, name: str, peer: ReplicaPeer) -> TurnRecord:
     return TurnRecord(
         vm=vm, name=name, turn=Turn.PRIMARY, term=FIRST_TERM, peer=peer.fingerprint, since=aware(now())
     )
-
-
-def words(known: TurnRecord | None, *, running: bool) -> str:
-    """What is to be told of a VM that is replicated; empty: nothing."""
-    if known is None or known.turn in RUNS:
-        return ""
-    if known.turn is Turn.HANDING_OVER:
-        return "It is failing over to another host."
-    if running:
-        return (
-            f"It runs here and, since the failover of term {known.term}, on the other host too. Decide which"
-            " of the two is kept: stop this one, or cancel the failover over there."
-        )
-    return f"It failed over to the other host (term {known.term}) and does not start here."

@@ -29,11 +29,13 @@ from holdfast.replication.figures import CycleDone, ReplicationFigures
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address
 from holdfast.replication.pairing import PeerBook
+from holdfast.replication.progress import Fault, Progress
 from holdfast.replication.replication_records import Replication, ReplicationBook
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.turns import FIRST_TERM, TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
-from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
+from holdfast.spec.errors import Conflict, HoldfastError
+from holdfast.spec.turn import Turn
 from holdfast.spec.vm import VmSpec
 
 log = structlog.get_logger(__name__)
@@ -71,21 +73,6 @@ class Vm:
     runtime: Path
     """Short folder for sockets."""
     folder: Path
-
-
-@dataclass
-class Progress:
-    """What is told of a replication besides its figures."""
-
-    connected: bool = False
-    initial: bool = False
-    """All of it is on its way."""
-    comparing: bool = False
-    error: str = ""
-    """Why the last try failed; empty: it did not."""
-    failing_since: float = 0.0
-    """By the monotonic clock."""
-    points: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,27 +114,54 @@ class Sender:
         """What the receiver has for certain beside disks."""
         self._certificate = ""
         """The receiver's."""
+        self.fingerprint = ""
+        """Of it."""
         self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
         self._all_sent = False
         """With that cycle."""
 
+    @property
+    def fenced(self) -> bool:
+        """Whether the VM has failed over to another host."""
+        known = self._means.turns.known(self.replication.vm) if self._means.turns else None
+        return known is not None and known.turn is Turn.FENCED
+
+    @property
+    def runs(self) -> bool:
+        return self._look().machine is not None
+
     def wake(self) -> None:
         """The VM may have started or ended."""
         self._wake.set()
+
+    @property
+    def vm(self) -> Vm:
+        """As it is now."""
+        return self._look()
 
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
             while True:
                 self._wake.clear()
+                self.progress.begins()
                 wait = await self._turn()
+                self.progress.waits(wait)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
         finally:
             self._link.close()
+
+    def measure_anew(self) -> None:
+        """Forget the figures; the newest point stays known."""
+        at = time.monotonic()
+        newest = self.figures.newest
+        self.figures = ReplicationFigures(self.replication.settings.rpo_seconds, at)
+        if newest is not None:
+            self.figures.done(newest)
 
     async def last(self, machine: RunningMachine) -> None:
         """The machine is about to end: send what changed last, and keep its maps for the next one.
@@ -236,7 +250,13 @@ class Sender:
         taken = time.monotonic() - max(0.0, time.time() - captured.taken)
         try:
             await made.require_same(beside, vm.folder)
-            shipped = await self._link.ship(captured, standing.cycle, attachments, compared=standing.compare)
+            shipped = await self._link.ship(
+                captured,
+                standing.cycle,
+                attachments,
+                compared=standing.compare,
+                told=self.progress.moved,
+            )
         except BaseException:
             await asyncio.shield(capture.give_up())
             raise
@@ -245,7 +265,8 @@ class Sender:
         self._sent_at = time.monotonic()
         self._latency = self._sent_at - begun
         self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
-        self.progress.points = shipped.points
+        self.progress.arrived(shipped)
+        self.progress.newest = captured.cycle
         await self._record(shipped)
         await capture.commit(captured.cycle)
 
@@ -288,9 +309,10 @@ class Sender:
             limit=settings.limit,
         )
         self._attached = None
-        self._certificate = peer.certificate
+        self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
         self.progress.connected = True
-        self.progress.points = standing.points
+        self.progress.points, self.progress.lost = standing.points, standing.lost
+        self.progress.newest = standing.cycle
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
             # What an earlier daemon sent: its number is its time.
             age = max(0.0, time.time() - standing.cycle / 1000)
@@ -319,23 +341,19 @@ class Sender:
         self._link.close()
         self._standing = self._machine = None
         self.figures.failed(now)
-        text = error.message if isinstance(error, HoldfastError) else str(error)
-        id_ = error.wire_id if isinstance(error, RemoteError) else getattr(error, "id", "os-error")
-        if not self.progress.error:
-            self.progress.failing_since = now
-            data = {"peer": self.replication.peer, "id": id_, "error": text}
+        fault = Fault.of(error)
+        if self.progress.failed(fault):
+            data = {"peer": self.replication.peer, "id": fault.id, "error": fault.message}
             await self._means.events.emit("replica.failing", self._look().name, data)
-            log.warning("a cycle of replication failed", vm=self.replication.vm, error=text, id=id_)
-        self.progress.error = text
-        self.progress.connected = self.progress.comparing = self.progress.initial = False
+            log.warning(
+                "a cycle of replication failed", vm=self.replication.vm, error=fault.message, id=fault.id
+            )
 
     async def _went_well(self) -> None:
         self._delay = _SOONEST
-        self.progress.comparing = self.progress.initial = False
-        if self.progress.error:
-            self.progress.error = ""
-            seconds = round(time.monotonic() - self.progress.failing_since, 1)
-            data = {"peer": self.replication.peer, "after_seconds": seconds}
+        seconds = self.progress.went_well()
+        if seconds is not None:
+            data = {"peer": self.replication.peer, "after_seconds": round(seconds, 1)}
             await self._means.events.emit("replica.resumed", self._look().name, data)
 
     def _backed_off(self) -> float:

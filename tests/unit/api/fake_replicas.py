@@ -1,6 +1,6 @@
 """Replicas as the API's services give them: what was asked for is remembered."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.spec.errors import Conflict
@@ -13,8 +13,10 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaEnable,
     ReplicaLimits,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory, ReplicaInterval, ReplicaProgress
 
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
@@ -64,6 +66,20 @@ class FakeReplicas:
 
 
 class FakeReplications(FakeReplicas):
+    reset: tuple[str, ...] = ()
+
+    async def history(self, name: str, since: timedelta) -> ReplicaHistory:
+        self.asked.append(since)
+        empty = interval(0, cycles=0, rpo=None)
+        shown = [interval(minute, cycles=60, rpo=1.0 + minute) for minute in (0, 1, 2, 5)]
+        total = empty.model_copy(update={"cycles": 240, "missed": 3, "largest_bytes": 5 << 20})
+        return ReplicaHistory(
+            vm=name, peer="south", total=total, last_sync=TIME, last_test=None, intervals=tuple(shown)
+        )
+
+    async def reset_history(self, name: str) -> None:
+        self.reset += (name,)
+
     async def list(self) -> tuple[ReplicaStatus, ...]:
         return tuple(self.sent.values())
 
@@ -86,6 +102,22 @@ class FakePeers(FakeReplicas):
         )
 
 
+class FakeReplicaLimits:
+    def __init__(self) -> None:
+        self.limits = ReplicaSharedLimits(host="none", peers={})
+
+    async def show(self) -> ReplicaSharedLimits:
+        return self.limits
+
+    async def limit_host(self, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"host": limit})
+        return self.limits
+
+    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"peers": {name: limit}})
+        return self.limits
+
+
 class FakeHeld:
     def __init__(self) -> None:
         self.removed: list[str] = []
@@ -99,6 +131,23 @@ class FakeHeld:
 
     async def remove(self, name: str) -> None:
         self.removed.append(name)
+
+
+def interval(minute: int, *, cycles: int, rpo: float | None) -> ReplicaInterval:
+    return ReplicaInterval(
+        begin=TIME + timedelta(minutes=minute),
+        seconds=60,
+        cycles=cycles,
+        missed=0,
+        errors=0,
+        average_bytes=1000.0 * minute,
+        largest_bytes=2000 * minute,
+        average_latency=0.2,
+        changed_bytes=60_000 * minute,
+        pending_bytes=0,
+        rpo_p50_seconds=rpo,
+        rpo_p99_seconds=rpo,
+    )
 
 
 def status(vm: str, peer: str) -> ReplicaStatus:
@@ -118,4 +167,7 @@ def status(vm: str, peer: str) -> ReplicaStatus:
         cycles=10,
         last_error="",
         findings=("It is late. Wait.",),
+        progress=ReplicaProgress(
+            phase="copying", done_bytes=3 << 20, total_bytes=12 << 20, rate=float(1 << 20), seconds_left=9.0
+        ),
     )

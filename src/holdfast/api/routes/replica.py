@@ -1,6 +1,9 @@
 """Replicas: hosts paired with this one, VMs that are sent, and those that are held for others."""
 
-from fastapi import APIRouter
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from holdfast.api.access import Admin, Operator, Viewer, With
 from holdfast.spec.replica import (
@@ -10,8 +13,11 @@ from holdfast.spec.replica import (
     ReplicaAccept,
     ReplicaAccepted,
     ReplicaEnable,
+    ReplicaLimit,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory
 
 router = APIRouter(tags=["replicas"])
 
@@ -38,6 +44,24 @@ async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
     await services.replica_peers.remove(name)
 
 
+@router.get("/v1/replica/limits")
+async def show_replica_limits(services: With, _: Viewer) -> ReplicaSharedLimits:
+    """What this host may send, and what to a peer; a VM's own limit is among its settings."""
+    return await services.replica_limits.show()
+
+
+@router.put("/v1/replica/limits/host")
+async def limit_replicas_of_host(services: With, _: Admin, request: ReplicaLimit) -> ReplicaSharedLimits:
+    return await services.replica_limits.limit_host(request.limit)
+
+
+@router.put("/v1/replica/limits/peers/{name}")
+async def limit_replicas_to_peer(
+    services: With, _: Admin, name: str, request: ReplicaLimit
+) -> ReplicaSharedLimits:
+    return await services.replica_limits.limit_peer(name, request.limit)
+
+
 @router.get("/v1/replica/status")
 async def list_replications(services: With, _: Viewer) -> tuple[ReplicaStatus, ...]:
     """All VMs of this host that are replicated."""
@@ -59,6 +83,20 @@ async def enable_replication(services: With, _: Operator, name: str, request: Re
 async def disable_replication(services: With, _: Operator, name: str) -> None:
     """What is held over there stays."""
     await services.replications.disable(name)
+
+
+@router.get("/v1/vms/{name}/replica/history")
+async def show_replication_history(
+    services: With, _: Viewer, name: str, since: Annotated[int, Query(ge=60, le=90 * 86400)] = 43200
+) -> ReplicaHistory:
+    """What happened within the last `since` seconds, by minutes for a day, else by hours."""
+    return await services.replications.history(name, timedelta(seconds=since))
+
+
+@router.delete("/v1/vms/{name}/replica/history", status_code=204)
+async def reset_replication_history(services: With, _: Operator, name: str) -> None:
+    """Measure anew from now on."""
+    await services.replications.reset_history(name)
 
 
 @router.get("/v1/replica/held")
