@@ -45,26 +45,10 @@ from holdfast.network.switches import SwitchBoard
 from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
-from holdfast.replication import identity as replica_identity
 from holdfast.replication import reviving
-from holdfast.replication.asking import TurnAsker
-from holdfast.replication.attachments import Attachments
-from holdfast.replication.dispatch import Dispatch
-from holdfast.replication.history import History
-from holdfast.replication.limits import SharedLimits
+from holdfast.replication.composition import Replicas
 from holdfast.replication.link import Address
-from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
-from holdfast.replication.pairing import PeerBook
-from holdfast.replication.peering import Peering, own_name
-from holdfast.replication.replica_records import ReplicaBook
-from holdfast.replication.replication_records import ReplicationBook
-from holdfast.replication.revival import Revival
-from holdfast.replication.sending import Means
-from holdfast.replication.service import Replications
-from holdfast.replication.store.replica import ReplicaStore
-from holdfast.replication.turning import Joined, Turning
-from holdfast.replication.turns import TurnBook
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.appliances.exposure import remove_sockets
@@ -141,16 +125,6 @@ class _Host:
 
 
 @dataclass(frozen=True)
-class _Replicas:
-    peers: Peering
-    sent: Replications
-    listener: ReplicaListener
-    revival: Revival
-    turning: Turning
-    limits: SharedLimits
-
-
-@dataclass(frozen=True)
 class _Composition:
     rooms: Rooms
     registry: VmRegistry
@@ -162,7 +136,7 @@ class _Composition:
     attested_host: AttestedHost
     checkpoints: CheckpointScheduler
     files: SourceFileBook
-    replicas: _Replicas
+    replicas: Replicas
 
 
 def configure_logs() -> None:
@@ -250,7 +224,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    replicas = await _replicas(ground, registry, rooms, operations)
+    replicas = await Replicas.compose(catalog, rooms, registry, operations)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -279,11 +253,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=VmExports(rooms, registry, operations),
-        replica_peers=replicas.peers,
-        replications=replicas.sent,
-        held_replicas=replicas.listener,
-        replica_turns=replicas.turning,
-        replica_limits=replicas.limits,
+        replicas=replicas,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -292,34 +262,6 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     return _Composition(
         rooms, registry, operations, services, facts, schedule, firmware, host, scheduler, files, replicas
     )
-
-
-async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms, operations: Operations) -> _Replicas:
-    catalog, events, state = ground.catalog, ground.events, ground.state
-    identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
-    peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
-    sent = ReplicationBook(catalog, events)
-    store = ReplicaStore(state.replicas)
-    listener = ReplicaListener(identity, own_name(), peers, held, store)
-    origins = ReplicaOrigins(state.replicas)
-    revival = Revival(rooms, registry, operations, store, origins, identity.key)
-    dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
-    turns = TurnBook(catalog, events)
-    await turns.load()
-    means = Means(
-        identity, own_name(), peers, sent, dispatch, attachments, events, turns, lambda: listener.port or 0
-    )
-    replications = Replications(means, registry, state, History(state.replica_history))
-    rooms.endings.tell(replications.before_end)
-    limits = SharedLimits(state.replica_limits, dispatch, peers)
-    limits.load()
-    asker = TurnAsker(identity, own_name())
-    joined = Joined(turns, peers, sent, held, store, listener, replications, revival, asker)
-    turning = Turning(joined, rooms, registry, operations)
-    for procedure in turning.procedures:
-        operations.register(procedure)
-    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
-    return _Replicas(peering, replications, listener, revival, turning, limits)
 
 
 def _register(
@@ -426,18 +368,14 @@ async def run(config: DaemonConfig) -> None:
     await made.operations.launch()
     if config.replica_tcp:
         host, port = config.replica_tcp
-        await made.replicas.listener.listen(Address(host=host, port=port))
+        await made.replicas.held.listen(Address(host=host, port=port))
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(made.rooms.pools.watch()),
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
-        asyncio.create_task(made.replicas.sent.keep()),
-        asyncio.create_task(made.replicas.sent.keep_history()),
-        asyncio.create_task(made.replicas.listener.keep()),
-        asyncio.create_task(made.replicas.revival.keep()),
-        asyncio.create_task(made.replicas.turning.keep()),
+        *(asyncio.create_task(each) for each in made.replicas.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

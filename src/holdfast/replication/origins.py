@@ -14,7 +14,7 @@ from holdfast.spec.attachment import FilePlace, Layer, WindowPlace
 from holdfast.spec.vm import ReplicaOrigin
 from holdfast.storage.volumes import origin_missing
 
-_PASSABLE = 0o711
+_PASSABLE, _CLOSED = 0o711, 0o700
 _SHARED, _PRIVATE = 0o640, 0o600
 
 
@@ -55,6 +55,7 @@ class ReplicaOrigins:
     def revoke(self, replica: str) -> None:
         """No VM may read any of a replica's files. Raises OSError."""
         folder = self._root / replica
+        folder.chmod(_CLOSED)
         for name in ("base", "journal"):
             for path in (folder / name).iterdir():
                 path.chmod(_PRIVATE)

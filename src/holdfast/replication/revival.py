@@ -23,14 +23,16 @@ from holdfast.replication.origins import ReplicaOrigins
 from holdfast.replication.replica_records import HeldVm
 from holdfast.replication.revived_spec import Here, RevivedSpec, read_sent, revived
 from holdfast.replication.reviving import REVIVE, SETTLE
-from holdfast.replication.store.errors import PointLost, PointNotFound
+from holdfast.replication.store.errors import PointLost, PointNotFound, ReplicaInUse
 from holdfast.replication.store.opened import read_opened
 from holdfast.replication.store.points import OpenPoint
 from holdfast.replication.store.record import Point
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.spec.appliance import Finding
 from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
+from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.ids import new_id
+from holdfast.spec.names import MAX_NAME
 from holdfast.spec.operation import Operation
 from holdfast.spec.vm import UefiBoot, VmSpec
 from holdfast.spec.vm_requests import NewNic
@@ -51,12 +53,6 @@ from holdfast.vm.usage import images_of
 log = structlog.get_logger(__name__)
 
 
-class ReplicaInUse(Conflict):
-    """A VM stands on one of its points."""
-
-    id = "replica-in-use"
-
-
 class NoPoints(Conflict):
     id = "replica-no-points"
 
@@ -74,8 +70,13 @@ class Revived:
     vm: str
     """The VM's id on this host."""
     name: str
+    operation: str
+    """Id of the one that makes it."""
     point: Point
     findings: tuple[Finding, ...]
+    """What of the VM is not as on its source."""
+    sent: SentVm
+    """What was sent: what is in it may only be used through `failover_network`."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Revival:
         self._opening = asyncio.Lock()
         """Held from the opening of a point until a record names it."""
 
-    async def revive(self, held: HeldVm, number: int | None, wanted: Wanted) -> Revived:
-        """Make a VM that stands on a point; returns once it is made, and started where that is wanted.
+    async def begin(self, held: HeldVm, number: int | None, wanted: Wanted) -> Revived:
+        """Begin to make a VM that stands on a point, and to start it where that is wanted.
 
         On failure nothing of it is left. Replication goes on meanwhile, and afterwards.
 
@@ -131,25 +132,32 @@ class Revival:
             ReplicaInUse: a VM stands on a point of this replica already.
             ReplicaSpecDamaged, ReplicaFirmwareMissing, RevivedNeedsAttestedHost, ImageNotFound,
             VmIdTaken, VmNameTaken, MacTaken, MemoryShort, ...: no such VM can be made here.
-            RemoteError: what the operation failed by.
         """
         async with self._opening:
             await self._require_unused(held.name)
             replica = await asyncio.to_thread(self._store.replica, held.name)
-            point = _chosen(held.name, replica.points(), number)
+            point = chosen(held.name, replica.points(), number)
             opened = await asyncio.to_thread(replica.open_point, point.number)
             try:
-                made, vm_id, operation = await self._submit(held, opened, wanted)
+                return await self._submit(held, opened, point, wanted)
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(replica.close_point, opened.token))
                 raise
+
+    async def ended(self, begun: Revived) -> None:
+        """Wait until a VM that was begun is made, or not. Raises RemoteError: what that failed by."""
         try:
-            ended = await self._operations.wait(operation.id)
+            ended = await self._operations.wait(begun.operation)
         finally:
             await asyncio.shield(self.sweep())
         if ended.error:
             raise RemoteError(ended.error)
-        return Revived(vm_id, wanted.name, point, made.findings)
+
+    async def revive(self, held: HeldVm, number: int | None, wanted: Wanted) -> Revived:
+        """`begin` and `ended`; raises as both."""
+        begun = await self.begin(held, number, wanted)
+        await self.ended(begun)
+        return begun
 
     async def settle(self, vm: str, actor: str = "") -> Operation:
         """Copy all that a VM still reads from a replica into volumes of its own, running or not.
@@ -189,7 +197,8 @@ class Revival:
 
     def _close_unnamed(self, named: set[tuple[str, str]]) -> None:
         for name in self._store.names():
-            tokens = set(read_opened(self._store.folder(name) / "open"))
+            folder = self._store.folder(name) / "open"
+            tokens = set(read_opened(folder)) if folder.is_dir() else set()
             unnamed = {token for token in tokens if (name, token) not in named}
             for token in unnamed:
                 self._store.replica(name).close_point(token)
@@ -207,14 +216,12 @@ class Revival:
                     f" (`holdfast replica test {replica} --end`).",
                 )
 
-    async def _submit(
-        self, held: HeldVm, point: OpenPoint, wanted: Wanted
-    ) -> tuple[RevivedSpec, str, Operation]:
-        sent = read_sent(point.attachments.get("spec"), held.vm)
+    async def _submit(self, held: HeldVm, opened: OpenPoint, point: Point, wanted: Wanted) -> Revived:
+        sent = read_sent(opened.attachments.get("spec"), held.vm)
         made = revived(
             sent,
-            {disk: each.size for disk, each in point.disks.items()},
-            (held.name, point.token),
+            {disk: each.size for disk, each in opened.disks.items()},
+            (held.name, opened.token),
             await self._here(sent.spec),
             isolated=wanted.isolated,
         )
@@ -223,7 +230,7 @@ class Revival:
             await asyncio.to_thread(require_memory, made.spec.memory)
         spec = await self._with_addresses(made.spec, wanted)
         vm_id = await self._id(held.vm, wanted)
-        state = await self._state(sent, point)
+        state = await self._state(sent, opened)
         spec = _with_tpm(spec, vm_id, state.tpm.identity if state and state.tpm else None)
         kept = await keep_state(self._rooms, state) if state is not None else None
         params = self._params(sent, made, wanted, vm_id, kept)
@@ -240,19 +247,24 @@ class Revival:
             if kept is not None:
                 kept.unlink(missing_ok=True)
             raise
-        return made, vm_id, operation
+        return Revived(vm_id, wanted.name, operation.id, point, made.findings, sent)
 
     @staticmethod
     def _params(
         sent: SentVm, made: RevivedSpec, wanted: Wanted, vm_id: str, kept: Path | None
     ) -> dict[str, Any]:
+        asked, network = datetime.now(UTC), FailoverNetwork() if wanted.isolated else sent.failover
         return {
             "vm": vm_id,
             "full_copies": {},
             "start": wanted.start,
-            "requested": datetime.now(UTC).isoformat(),
-            "source": sent.id,
-            "source_name": sent.name[:200],
+            "requested": asked.isoformat(),
+            "source": {
+                "id": sent.id,
+                "name": sent.name[:MAX_NAME],
+                "failover": network.model_dump(mode="json"),
+                "number": int(asked.timestamp() * 1000),
+            },
             "state": str(kept) if kept is not None else None,
             "uploads": [str(kept)] if kept is not None else [],
             "findings": [each.model_dump(mode="json") for each in made.findings],
@@ -316,7 +328,8 @@ class Revival:
         return state
 
 
-def _chosen(name: str, points: tuple[Point, ...], number: int | None) -> Point:
+def chosen(name: str, points: tuple[Point, ...], number: int | None) -> Point:
+    """The point of that number; None: the newest that is not lost. Raises as `Revival.begin`."""
     if number is None:
         whole = [point for point in points if not point.lost]
         if not whole:

@@ -96,7 +96,7 @@ def revived(
             "cpus": _cpus(spec, here, found),
             "disks": _disks(spec, disks, origin, found),
             "cd_drives": _drives(spec, here, found),
-            "nics": _nics(spec, here, found, isolated=isolated),
+            "nics": _nics(sent, here, found, isolated=isolated),
             "usb": (),
             "template": False,
             "layout": None,
@@ -107,7 +107,7 @@ def revived(
     return RevivedSpec(made, tuple(found))
 
 
-def test_name(name: str) -> str:
+def isolated_name(name: str) -> str:
     """What the isolated VM of a replica of this name is called."""
     end = " - Test"
     return name[: MAX_NAME - len(end)].rstrip(" .") + end
@@ -153,20 +153,21 @@ def _drives(spec: VmSpec, here: Here, found: list[Finding]) -> tuple[CdDrive, ..
     return tuple(made)
 
 
-def _nics(spec: VmSpec, here: Here, found: list[Finding], *, isolated: bool) -> tuple[Nic, ...]:
+def _nics(sent: SentVm, here: Here, found: list[Finding], *, isolated: bool) -> tuple[Nic, ...]:
     known = {name.lower(): name for name in here.switches}
     made = []
-    for nic in spec.nics:
+    for nic in sent.spec.nics:
         plain = Nic(id=nic.id, mac=nic.mac)
+        wanted = sent.failover.switch(nic.switch) if nic.switch is not None else None
         if isolated or nic.unplugged:
             made.append(plain.model_copy(update={"unplugged": True}))
-        elif nic.switch is None:
+        elif wanted is None:
             made.append(plain)
-        elif nic.switch.lower() in known:
-            switch = known[nic.switch.lower()]
-            made.append(plain.model_copy(update={"switch": switch, "vlan": nic.vlan}))
+        elif wanted.lower() in known:
+            made.append(plain.model_copy(update={"switch": known[wanted.lower()], "vlan": nic.vlan}))
         else:
-            text = f"{nic.id} is in no network: this host has no switch {nic.switch[:MAX_NAME]!r}"
+            # A VM that runs without network can be given one; one that was refused cannot.
+            text = f"{nic.id} is in no network: this host has no switch {wanted[:MAX_NAME]!r}"
             _tell(found, "replica-nic-unplugged", text)
             made.append(plain.model_copy(update={"unplugged": True}))
     return tuple(made)

@@ -18,14 +18,15 @@ from holdfast.host.files import own
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.running import RunningMachine
 from holdfast.operations.procedure import Job, Procedure
+from holdfast.replication.failover_network import failover_seed
 from holdfast.spec.attachment import Layer
 from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import HoldfastError
+from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.units import format_size
 from holdfast.spec.vm import Disk, VmSpec
 from holdfast.storage.seed_disc import write_seed_disc
 from holdfast.vm import layers
-from holdfast.vm.cloud_init import seed_files
 from holdfast.vm.create import Forget, MakeParts, PrepareFolder, StartIfWanted
 from holdfast.vm.disk_settling import specs_of
 from holdfast.vm.disk_specs import with_update
@@ -80,18 +81,23 @@ class StandOnPoint(MakeParts):
 
 
 class MakeSourceSeed(RoomsPhase):
-    """As the source's guest knows it: of the same instance, so nothing in it runs anew."""
+    """As the guest knows it from its source, so nothing runs anew but what sets addresses."""
 
     title = "make the cloud-init seed"
     weight = 0.2
 
     async def do(self, job: Job) -> None:
         record = (await self._owner(job)).record
-        if record.spec.cloud_init is None:
-            return
-        files = seed_files(
-            record.spec.cloud_init, job.params["source_name"], job.params["source"], record.spec.nics
+        sent = job.params["source"]
+        files = failover_seed(
+            sent["id"],
+            sent["name"],
+            record.spec,
+            FailoverNetwork.model_validate(sent["failover"]),
+            sent["number"],
         )
+        if files is None:
+            return
         path = self._rooms.state.vm(record.name) / "seed.iso"
         await write_seed_disc(self._rooms.processes, path, files, f"operation:{job.id}")
         identity = self._rooms.identities.of(record.number)

@@ -133,6 +133,7 @@ class Turning:
         ended = await self._operations.wait(begun.id)
         if ended.error:
             raise RemoteError(ended.error)
+        await self._joined.revival.sweep()
 
     async def _local(self, vm: str) -> Local:
         record = (await self._registry.owner(vm)).record

@@ -141,10 +141,12 @@ class Layer(Frozen):
     def path(self) -> Path:
         """Its path on this host. Raises NotALocalFile where it has none of its own."""
         if isinstance(self.place, RbdPlace | WindowPlace):
+            settle = "Let its VM stand on its own first (`holdfast replica settle`)."
+            move = "Move the disk to a pool of another kind first."
             raise NotALocalFile(
                 f"{self.place} is not a file of this host",
                 value=str(self.place),
-                cure="Move the disk to a pool of another kind first.",
+                cure=settle if isinstance(self.place, WindowPlace) else move,
             )
         return self.place.path
 

@@ -110,6 +110,7 @@ async def test_nobody_else_reads_a_replica_and_afterwards_nobody(rig: Rig) -> No
     assert readable(MINE.uid + 1) == {False}
     assert all(path.stat().st_mode & 0o777 == 0o640 and path.stat().st_uid == 0 for path in paths)
     rig.origins.revoke("web")
+    assert (rig.state.replicas / "web").stat().st_mode & 0o777 == 0o700
     assert readable(MINE.uid) == {False}
     await rig.volumes.grant("web", disk, MINE)
     assert readable(MINE.uid) == {True}

@@ -15,17 +15,17 @@ def test_a_failover_names_a_point_or_a_time_or_neither(daemon: Any) -> None:
         (("--point", "12", "--commit"), Failover(point=12, commit=True)),
     ):
         assert run(daemon, "replica", "failover", "web", *options).returncode == 0
-        assert daemon.turns.asked[-1] == ("web", wanted)
+        assert daemon.replicas.turning.asked[-1] == ("web", wanted)
     time = "2026-11-25T13:40:00+00:00"
     assert run(daemon, "replica", "failover", "web", "--point", time).returncode == 0
-    assert daemon.turns.asked[-1] == ("web", Failover(time=datetime.fromisoformat(time)))
+    assert daemon.replicas.turning.asked[-1] == ("web", Failover(time=datetime.fromisoformat(time)))
     assert run(daemon, "replica", "failover", "web", "--point", "newest").returncode == 2
 
 
 def test_a_planned_one_is_of_the_vm_as_it_is(daemon: Any) -> None:
     done = run(daemon, "replica", "failover", "web", "--planned", "--to", "south", "--timeout", "30")
     assert done.returncode == 0, done.stderr
-    assert daemon.turns.asked[-1] == ("web", PlannedFailover(peer="south", timeout_seconds=30))
+    assert daemon.replicas.turning.asked[-1] == ("web", PlannedFailover(peer="south", timeout_seconds=30))
     for option in ("--cancel", "--commit"):
         assert run(daemon, "replica", "failover", "web", "--planned", option).returncode == 2
 
@@ -34,12 +34,12 @@ def test_it_is_taken_back_or_committed(daemon: Any) -> None:
     assert run(daemon, "replica", "failover", "web", "--cancel").returncode == 0
     assert run(daemon, "replica", "failover", "web", "--cancel", "--point", "3").returncode == 2
     assert run(daemon, "replica", "commit", "web").returncode == 0
-    assert daemon.turns.asked == [("web", "cancel"), ("web", "commit")]
+    assert daemon.replicas.turning.asked == [("web", "cancel"), ("web", "commit")]
 
 
 def test_taking_a_vm_back_wants_a_yes(daemon: Any) -> None:
     assert run(daemon, "replica", "reclaim", "web").returncode == 2
-    assert daemon.turns.asked == []
+    assert daemon.replicas.turning.asked == []
     done = run(daemon, "replica", "reclaim", "web", "--yes", "--format", "json")
     assert json.loads(done.stdout)["turn"] == "primary"
 

@@ -4,6 +4,7 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.replica",
-    "accept peer enable disable status history limit list remove failover commit reclaim turns",
+    "accept peer enable disable status history limit list points test tests settle remove "
+    "failover commit reclaim turns",
     "VMs replicated to other hosts, and replicas that this host holds.",
 )
