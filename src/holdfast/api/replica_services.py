@@ -16,6 +16,7 @@ from holdfast.spec.replica import (
     ReplicaStatus,
 )
 from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.seed import SeedExport, SeedFromVm, SeedImport
 from holdfast.spec.turn import Failover, PlannedFailover, TurnView
 
 
@@ -83,6 +84,14 @@ class Turning(Protocol):
     async def reclaim(self, name: str) -> TurnView: ...
 
 
+class Seeds(Protocol):
+    """What an initial copy can begin with."""
+
+    async def export(self, name: str, request: SeedExport, actor: str) -> Operation: ...
+    async def take(self, request: SeedImport, actor: str) -> Operation: ...
+    async def from_vm(self, request: SeedFromVm, actor: str) -> Operation: ...
+
+
 class ReplicaServices(Protocol):
     @property
     def peers(self) -> ReplicaPeers: ...
@@ -98,3 +107,5 @@ class ReplicaServices(Protocol):
     def revival(self) -> Revival: ...
     @property
     def turning(self) -> Turning: ...
+    @property
+    def seeds(self) -> Seeds: ...

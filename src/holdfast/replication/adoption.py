@@ -127,28 +127,27 @@ def procedures(means: Means) -> list[Procedure]:
     def result(job: Job) -> dict[str, Any]:
         return {"vm": job.subject, "replica": job.notes["replica"]}
 
-    return [Procedure(ADOPT, (_CopyDisks(means), _Place(means)), result)]
+    return [Procedure(ADOPT, (CopyDisks(means.rooms), _Place(means)), result)]
 
 
-class _OfVm:
-    title = ""
-    weight = 1.0
+class CopyDisks:
+    """Into `scratch/operation-<id>/replica/base/<disk>`: raw, sparse, and durable.
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
+    Args:
+        shared: the VM may run; what it writes meanwhile is there in part.
+    """
 
-    def folder(self, job: Job) -> Path:
-        return operation_folder(self._means.rooms.state.scratch, job.id)
-
-
-class _CopyDisks(_OfVm):
     title = "copy the disks"
     weight = 10.0
 
+    def __init__(self, rooms: Rooms, *, shared: bool = False) -> None:
+        self._rooms = rooms
+        self._shared = shared
+
     async def do(self, job: Job) -> None:
-        rooms, folder = self._means.rooms, self.folder(job)
-        base = folder / "replica" / "base"
-        await asyncio.to_thread(_emptied, base)
+        rooms = self._rooms
+        base = operation_folder(rooms.state.scratch, job.id) / "replica" / "base"
+        await asyncio.to_thread(emptied, base)
         record = await rooms.records.get(job.params["vm"])
         identity = rooms.identities.of(record.number)
         total, before = sum(disk.size for disk in record.spec.disks) or 1, 0
@@ -168,24 +167,29 @@ class _CopyDisks(_OfVm):
                 owner=f"operation:{job.id}",
                 identity=identity,
                 progress=progress,
+                shared=self._shared,
             )
             await asyncio.to_thread(take_back, target)
             before += disk.size
 
     async def undo(self, job: Job) -> None:
-        await asyncio.to_thread(remove_tree, self.folder(job))
+        await asyncio.to_thread(remove_tree, operation_folder(self._rooms.state.scratch, job.id))
 
 
-class _Place(_OfVm):
+class _Place:
     title = "make them the base of a replica"
     weight = 0.2
 
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
     async def do(self, job: Job) -> None:
-        means, vm, folder = self._means, job.params["vm"], self.folder(job)
+        means, vm = self._means, job.params["vm"]
+        folder = operation_folder(means.rooms.state.scratch, job.id)
         peer = await _required(means.peers, job.params["peer"])
         held = await means.held.adopt(vm, job.subject, peer)
         job.notes["replica"] = held.name
-        await asyncio.to_thread(_private, folder / "replica")
+        await asyncio.to_thread(private, folder / "replica")
         await asyncio.to_thread(means.store.place, held.name, folder / "replica")
         await means.turns.turn(vm, Turn.ADOPTING, {Turn.FENCED})
         await means.send_no_more(vm)
@@ -210,7 +214,8 @@ async def _required(peers: PeerBook, fingerprint: str) -> ReplicaPeer:
     return found
 
 
-def _emptied(base: Path) -> None:
+def emptied(base: Path) -> None:
+    """The folder for disks, made anew."""
     remove_tree(base.parent)
     base.mkdir(parents=True)
     for each in (base.parents[1], base.parent, base):
@@ -218,7 +223,8 @@ def _emptied(base: Path) -> None:
         each.chmod(0o711)
 
 
-def _private(replica: Path) -> None:
+def private(replica: Path) -> None:
+    """Nobody else may read what `emptied` made and was filled."""
     if not replica.exists():
         return  # it was placed before the daemon was killed
     for each in (replica / "base").iterdir():

@@ -8,6 +8,7 @@ from typing import Any, Self
 from holdfast.catalog.store import Catalog
 from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
+from holdfast.replication import seeds
 from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
@@ -40,6 +41,7 @@ class Replicas:
     revival: Revival
     tests: FailoverTests
     turning: Turning
+    seeds: seeds.Seeds
 
     @classmethod
     async def compose(
@@ -69,10 +71,12 @@ class Replicas:
         asker = TurnAsker(identity, own_name())
         joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker)
         turning = Turning(joined, rooms, registry, operations)
-        for procedure in turning.procedures:
+        seed_means = seeds.Means(identity, rooms, peers, held, store)
+        for procedure in (*turning.procedures, *seeds.procedures(seed_means)):
             operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
-        return cls(peering, sent, listener, limits, revival, tests, turning)
+        made = seeds.Seeds(seed_means, registry, operations)
+        return cls(peering, sent, listener, limits, revival, tests, turning, made)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""

@@ -90,6 +90,20 @@ class ReplicaBook:
             lambda session: require_receivable(session, opened.vm, opened.name, peer.fingerprint)
         )
 
+    async def require_free(self, peer: ReplicaPeer, vm: str, name: str) -> None:
+        """Whether a source may have a replica of a VM, by its id and name.
+
+        Raises ReplicaOfAnother, ReplicaFailedOver, ReplicaNotReady.
+        """
+
+        def look(session: Session) -> None:
+            require_receivable(session, vm, name, peer.fingerprint)
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == vm))
+            if row is not None and row.source != peer.fingerprint:
+                raise ReplicaOfAnother(f"VM {name!r} is sent here by another host", value=name)
+
+        await self._catalog.read(look)
+
     async def of_vm(self, vm: str) -> HeldVm | None:
         """The replica of a VM's id, where one is held."""
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from sqlalchemy.orm import Session
 from test_listening import DISK, Host, Hosts, send, vm
 
@@ -20,9 +21,11 @@ from holdfast.replication.taking_over import first
 from holdfast.replication.turn_desk import TurnDesk
 from holdfast.replication.turns import TurnBook, TurnRecord, moved
 from holdfast.replication.wire import (
+    Ask,
     Begin,
     Commit,
     Committed,
+    Digests,
     Kind,
     Open,
     PeerRefused,
@@ -261,3 +264,29 @@ async def test_an_open_link_ends_when_the_turn_comes(rig: Rig) -> None:
     with pytest.raises(PeerRefused):
         await asyncio.to_thread(rig.hosts.connect, rig.opened)
     assert len(rig.hosts.south.store.replica("web").points()) == 1
+
+
+async def test_disks_that_are_placed_are_compared_before_they_count(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    await hosts.pair(ReplicaLimits())
+    opened, south = vm(), hosts.south
+    disk = tmp_path / "content" / "base" / "disk0"
+    disk.parent.mkdir(parents=True)
+    disk.write_bytes(b"\1" * DISK.size)
+    peer = (await south.peers.peers())[0]
+    held = await south.book.adopt(opened.vm, "web", peer)
+    south.store.place(held.name, tmp_path / "content")
+    south.store.place(held.name, tmp_path / "content")  # as after a kill between the two steps
+    link, standing = await asyncio.to_thread(hosts.connect, opened)
+    assert (standing.cycle, standing.compare, standing.points) == (0, True, 0)
+    with pytest.raises(PeerRefused, match="is held"):
+        await asyncio.to_thread(send, link, 5, 4, 2)
+    link.close()
+    link, _ = await asyncio.to_thread(hosts.connect, opened)
+    tell(link, Ask(disk="disk0", offset=0, length=4096, block=4096))
+    assert (await asyncio.to_thread(hear, link, Digests)).digests == blake3(b"\1" * 4096).hexdigest()
+    await asyncio.to_thread(send, link, 5, 0, 2, compared=True)
+    replica = south.store.replica(held.name)
+    assert replica.read(1, "disk0", 0, DISK.size) == b"\2" * 4096 + b"\1" * (DISK.size - 4096)
+    link.close()
+    south.listener.close()

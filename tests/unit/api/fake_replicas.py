@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fake_turns import FakeTurns
+from fake_turns import FakeSeeds, FakeTurns
 
 from holdfast.spec.errors import Conflict
 from holdfast.spec.failover_test import (
@@ -250,3 +250,4 @@ class FakeReplicas:
         self.tests = FakeFailoverTests()
         self.revival = FakeRevival(operations)
         self.turning = FakeTurns(operations)
+        self.seeds = FakeSeeds(operations)

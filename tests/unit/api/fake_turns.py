@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.spec.operation import Operation
+from holdfast.spec.seed import SeedExport, SeedFromVm, SeedImport
 from holdfast.spec.turn import Failover, PlannedFailover, Turn, TurnView
 
 
@@ -31,6 +32,26 @@ class FakeTurns:
     async def reclaim(self, name: str) -> TurnView:
         self.asked.append((name, "reclaim"))
         return _view(name, Turn.PRIMARY)
+
+    def _begin(self, kind: str, name: str, actor: str, asked: Any) -> Operation:
+        self.asked.append((name, asked))
+        begun: Operation = self.operations.begin(kind, name, actor, lambda: None)
+        return begun
+
+
+class FakeSeeds:
+    def __init__(self, operations: Any) -> None:
+        self.operations = operations
+        self.asked: list[Any] = []
+
+    async def export(self, name: str, request: SeedExport, actor: str) -> Operation:
+        return self._begin("replica.export-seed", name, actor, request)
+
+    async def take(self, request: SeedImport, actor: str) -> Operation:
+        return self._begin("replica.import-seed", "web", actor, request)
+
+    async def from_vm(self, request: SeedFromVm, actor: str) -> Operation:
+        return self._begin("replica.seed-from-vm", request.from_vm, actor, request)
 
     def _begin(self, kind: str, name: str, actor: str, asked: Any) -> Operation:
         self.asked.append((name, asked))

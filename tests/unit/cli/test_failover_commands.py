@@ -6,7 +6,10 @@ from typing import Any
 
 from command_line import run
 
+from holdfast.spec.seed import SeedExport, SeedFromVm, SeedImport
 from holdfast.spec.turn import Failover, PlannedFailover
+
+VM = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
 def test_a_failover_names_a_point_or_a_time_or_neither(daemon: Any) -> None:
@@ -48,3 +51,17 @@ def test_turns_are_listed(daemon: Any) -> None:
     assert "fenced" in run(daemon, "replica", "turns").stdout
     (one,) = json.loads(run(daemon, "replica", "turns", "--format", "json").stdout)
     assert (one["name"], one["turn"], one["term"], one["peer"]) == ("web", "fenced", 2, "south")
+
+
+def test_a_seed_is_of_a_folder_or_of_a_vm(daemon: Any) -> None:
+    asked = daemon.replicas.seeds.asked
+    done = run(daemon, "replica", "export-seed", "web", "--peer", "south", "--to", "/media/web")
+    assert done.returncode == 0, done.stderr
+    assert asked[-1] == ("web", SeedExport(peer="south", folder="/media/web"))
+    assert run(daemon, "replica", "import-seed", "/media/web").returncode == 0
+    assert asked[-1] == ("web", SeedImport(folder="/media/web"))
+    other = ("--from-vm", "old", "--peer", "north", "--vm", VM)
+    assert run(daemon, "replica", "import-seed", *other, "--name", "web").returncode == 0
+    assert asked[-1] == ("old", SeedFromVm(from_vm="old", peer="north", vm=VM, name="web"))
+    for options in ((), ("/media/web", *other), other[:2]):
+        assert run(daemon, "replica", "import-seed", *options).returncode == 2

@@ -5,6 +5,6 @@ from holdfast.cli.lazy import group
 app = group(
     "holdfast.cli.replica",
     "accept peer enable disable status history limit list points test tests settle remove "
-    "failover commit reclaim turns",
+    "failover commit reclaim turns export_seed import_seed",
     "VMs replicated to other hosts, and replicas that this host holds.",
 )
