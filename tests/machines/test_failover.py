@@ -1,6 +1,7 @@
 """Two daemons and a guest that writes: it fails over, planned and not, and comes back by differences only."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from test_checkpoint_crash import NAME, WRITER, of_one_instant
 from test_replica import free_port
 
 from holdfast.spec.errors import RemoteError
+from holdfast.spec.operation import Operation, OperationState
 from holdfast.spec.units import MIB
 from holdfast.spec.vm import VmState
 
@@ -157,3 +159,37 @@ def test_a_vm_goes_over_there_and_back_and_nothing_is_lost(two: Two) -> None:
     two.south.wait_state(NAME, VmState.OFF)
     disks = [content(two.south, NAME, disk) for disk in own_specs(two.south, NAME)[0]["disks"]]
     assert of_one_instant(disks) >= before
+
+
+def runs(host: LiveHost) -> bool:
+    """Whether a machine of the VM runs there, whatever is recorded."""
+    return bool(host.qemus())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_planned_failovers_are_done_or_undone_whatever_is_killed(two: Two) -> None:
+    chance = random.Random(int(os.environ.get("HOLDFAST_SEED", "6")))
+    here, there = two.north, two.south
+    gone = 0
+    for _ in range(int(os.environ.get("HOLDFAST_KILLS", "8"))):
+        two.until_sent(here)
+        before = written(here)
+        begun = here.call("POST", f"/v1/vms/{NAME}/replica/failover", {})
+        time.sleep(chance.uniform(0, 8))
+        victim = chance.choice((here, there))
+        victim.kill()
+        assert not (runs(here) and runs(there))
+        victim.start()
+        ended = here.end_of(Operation.model_validate(begun))
+        assert not (runs(here) and runs(there)), ended
+        if ended.state is OperationState.SUCCEEDED:
+            here, there, gone = there, here, gone + 1
+            two.until_turn(there, "replica")
+            two.until_settled(here)
+        here.wait_agent(NAME)
+        assert on_disk(here) >= before
+        run_guest(here)
+    assert gone
+    for host in (two.north, two.south):
+        assert rows(host, "SELECT kind FROM events WHERE kind = 'replica.full-copy-done'") == []

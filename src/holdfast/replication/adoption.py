@@ -78,6 +78,9 @@ class Adoption:
                 except (HoldfastError, OSError) as error:
                     self._later(each.vm)
                     log.warning("a VM could not become a replica", vm=each.name, error=str(error))
+                except Exception:
+                    self._later(each.vm)
+                    log.exception("a VM could not become a replica by a fault of ours", vm=each.name)
             await asyncio.sleep(_ROUND_SECONDS)
 
     def _later(self, vm: str) -> None:

@@ -1,4 +1,4 @@
-"""After a failover that is final: replicate back, let the VM stand on its own, drop what it came from."""
+"""After a failover that is final: let the VM stand on its own, drop what it came from, replicate back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from holdfast.replication.pairing import PeerBook
-from holdfast.replication.replica_records import NoSuchReplica, ReplicaBook
+from holdfast.replication.replica_records import NoSuchReplica
 from holdfast.replication.replication_records import AlreadyReplicated
 from holdfast.replication.turns import TurnBook, TurnRecord
 from holdfast.spec.errors import HoldfastError
@@ -24,7 +24,6 @@ _AGAIN_SECONDS = 20.0
 class Means:
     turns: TurnBook
     peers: PeerBook
-    held: ReplicaBook
     replicate: Callable[[str, ReplicaEnable], Awaitable[object]]
     """A VM, by its id, as people enable it."""
     settle: Callable[[str], Awaitable[None]]
@@ -53,40 +52,54 @@ class Completion:
             await asyncio.sleep(_ROUND_SECONDS)
 
     async def _look(self, known: TurnRecord) -> None:
-        try:
-            await self._back(known)
-        except (HoldfastError, OSError) as error:
-            log.warning("a VM is not replicated back yet", vm=known.name, error=str(error))
         running = self._settling.get(known.vm)
         if running is None or running.done():
-            self._settling[known.vm] = asyncio.create_task(self._settled(known))
+            self._settling[known.vm] = asyncio.create_task(self._completed(known))
 
     async def _back(self, known: TurnRecord) -> None:
         source = await self._means.peers.of(known.peer, PeerRole.SOURCE)
         if source is None or source.port is None:
             return  # it takes no replicas, or is not known any more
         peer = await self._means.peers.turned(source, PeerRole.RECEIVER)
-        held = await self._means.held.of_vm(known.vm)
         asked = ReplicaEnable(peer=peer.name)
-        if held is not None and held.points:
-            asked = asked.model_copy(update={"points": held.points})
+        if known.points:
+            asked = asked.model_copy(update={"points": known.points})
         try:
             await self._means.replicate(known.vm, asked)
         except AlreadyReplicated:
             return
 
-    async def _settled(self, known: TurnRecord) -> None:
+    async def _completed(self, known: TurnRecord) -> None:
+        """First it comes to stand on its own: no cycle can be captured while its disks' layers are copied."""
         try:
             await self._means.settle(known.vm)
-            try:
-                await self._means.drop(known.replica)
-            except NoSuchReplica:
-                log.debug("the replica of a VM was dropped before", vm=known.name)
-            await self._means.turns.decide(
-                known.vm,
-                lambda _session, now: (
-                    now.model_copy(update={"replica": ""}) if now and now.turn is Turn.PRIMARY else None
-                ),
-            )
-        except (HoldfastError, OSError) as error:
-            log.warning("a VM does not stand on its own yet", vm=known.name, error=str(error))
+            await self._dropped(known)
+            own = True
+        except Exception as error:
+            _told(known, "a VM does not stand on its own yet", error)
+            own = False
+        try:
+            await self._back(known)
+        except Exception as error:
+            _told(known, "a VM is not replicated back yet", error)
+            return
+        if own:
+            await self._means.turns.decide(known.vm, _complete)
+
+    async def _dropped(self, known: TurnRecord) -> None:
+        try:
+            await self._means.drop(known.replica)
+        except NoSuchReplica:
+            log.debug("the replica of a VM was dropped before", vm=known.name)
+
+
+def _complete(_: object, now: TurnRecord | None) -> TurnRecord | None:
+    return now.model_copy(update={"replica": ""}) if now and now.turn is Turn.PRIMARY else None
+
+
+def _told(known: TurnRecord, what: str, error: Exception) -> None:
+    """It is tried again; what is no refusal is a fault of ours."""
+    if isinstance(error, HoldfastError | OSError):
+        log.warning(what, vm=known.name, error=str(error))
+    else:
+        log.error(what, vm=known.name, exc_info=error)

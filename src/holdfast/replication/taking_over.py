@@ -2,13 +2,13 @@
 as a whole. Whose turn it is changes first, durably, so that nothing that happens in the midst of it lets the
 VM be received and run at once.
 
-    replica.take-over   receive no more ─▶ make the VM ─▶ failed-over, or primary where it is final
+    replica.take-over   receive no more ─▶ make the VM ─▶ failed-over, or primary if final ─▶ addresses
     replica.take-back   delete the VM ─▶ a replica again
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,6 +19,8 @@ from holdfast.catalog.clock import aware, now
 from holdfast.catalog.tables import VmRow
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
+from holdfast.replication.attachments import SentVm
+from holdfast.replication.guest_addresses import AddressSet
 from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.revived_spec import read_sent
 from holdfast.replication.store.errors import PointLost, PointNotFound
@@ -38,6 +40,10 @@ Halt = Callable[[str], Awaitable[None]]
 """Ends the link about a VM (its id), which is not let in again."""
 Make = Callable[[HeldVm, int, str, bool, str], Awaitable[None]]
 """Makes the VM itself of a held one: point, name, whether to start it, who asks. Undone where it fails."""
+
+
+Address = Callable[[str, SentVm], Awaitable[Sequence[AddressSet]]]
+"""Gives the guest of a VM (its id) the addresses that it has on this host. Does not fail."""
 
 
 class Vms(Protocol):
@@ -88,6 +94,7 @@ class Means:
     vms: Vms
     halt: Halt
     make: Make
+    address: Address
 
 
 class Takeovers:
@@ -131,7 +138,13 @@ class Takeovers:
             wanted = term or max(ours.term, held.term) + 1
             if wanted <= ours.term:
                 raise _wrong(held.name, ours)
-            change = {"term": wanted, "peer": held.source, "replica": held.name, "error": ""}
+            change = {
+                "term": wanted,
+                "peer": held.source,
+                "replica": held.name,
+                "error": "",
+                "points": held.points,
+            }
             return moved(ours, Turn.TAKING_OVER, **change)
 
         def admit(session: Session, _: str) -> None:
@@ -145,6 +158,7 @@ class Takeovers:
             "name": sent.name,
             "start": start,
             "final": final,
+            "sent": sent.model_dump(mode="json"),
         }
         operation = await self._operations.submit(TAKE_OVER, sent.name, params, actor, admit)
         means.turns.learn(held.vm, found[-1])
@@ -214,10 +228,12 @@ def first(held: HeldVm) -> TurnRecord:
 
 def procedures(means: Means) -> list[Procedure]:
     def made(job: Job) -> dict[str, Any]:
-        return {"vm": job.params["name"], "point": job.params["point"], "taken": job.params["taken"]}
+        told = {each: job.params[each] for each in ("point", "taken")}
+        return {"vm": job.params["name"], **told, "addresses": job.notes.get("addresses", [])}
 
+    phases = (_ReceiveNoMore(means), _MakeVm(means), _ItsTurn(means), _SetAddresses(means))
     return [
-        Procedure(TAKE_OVER, (_ReceiveNoMore(means), _MakeVm(means), _ItsTurn(means)), made),
+        Procedure(TAKE_OVER, phases, made),
         Procedure(TAKE_BACK, (_RemoveVm(means),), lambda job: {"replica": job.params["replica"]}),
     ]
 
@@ -289,6 +305,18 @@ class _ItsTurn(_OfTurn):
     async def do(self, job: Job) -> None:
         to = Turn.PRIMARY if job.params["final"] else Turn.FAILED_OVER
         await self._means.turns.turn(job.params["vm"], to, {Turn.TAKING_OVER})
+
+
+class _SetAddresses(_OfTurn):
+    title = "give the guest its addresses"
+    weight = 0.2
+
+    async def do(self, job: Job) -> None:
+        if not job.params["start"]:
+            return
+        sent = SentVm.model_validate(job.params["sent"])
+        found = await self._means.address(job.params["vm"], sent)
+        job.notes["addresses"] = [each.model_dump(mode="json") for each in found]
 
 
 class _RemoveVm(_OfTurn):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from holdfast.host.space import require_memory
+from holdfast.replication.attachments import SentVm
 from holdfast.replication.receiving import Asked
 from holdfast.replication.replica_records import HeldVm, NoSuchReplica, ReplicaBook
 from holdfast.replication.revived_spec import read_sent
@@ -15,8 +16,8 @@ from holdfast.spec.errors import Conflict
 from holdfast.spec.replica import ReplicaPeer
 from holdfast.spec.turn import Turn
 
-RequireFree = Callable[[str, str], Awaitable[None]]
-"""Given a VM's id and name: raises where this host has one of either."""
+RequireReady = Callable[[SentVm], Awaitable[None]]
+"""Raises what stands in the way of running that VM here."""
 Wake = Callable[[str], None]
 """The host that a VM is replicated back to is ready for it."""
 
@@ -34,14 +35,14 @@ class TurnDesk:
         held: ReplicaBook,
         store: ReplicaStore,
         takeovers: Takeovers,
-        require_free: RequireFree,
+        require_ready: RequireReady,
         wake: Wake,
     ) -> None:
         self._turns = turns
         self._held = held
         self._store = store
         self._takeovers = takeovers
-        self._require_free = require_free
+        self._require_ready = require_ready
         self._wake = wake
 
     async def answer(self, peer: ReplicaPeer, asked: Asked) -> TurnIs:
@@ -75,7 +76,7 @@ class TurnDesk:
         if not points or points[-1].lost:
             raise _not_newest(held, 0)
         attached = await asyncio.to_thread(replica.attachments, points[-1].number)
-        await self._require_free(held.vm, read_sent(attached.get("spec"), held.vm).name)
+        await self._require_ready(read_sent(attached.get("spec"), held.vm))
         await asyncio.to_thread(require_memory, asked.memory)
 
     async def _take_over(self, held: HeldVm, asked: TakeOver) -> TurnIs:

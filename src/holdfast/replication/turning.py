@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Procedure
 from holdfast.replication import adoption, completing, handing_over, taking_over
+from holdfast.replication.addressing import Addressing
 from holdfast.replication.asking import TurnAsker
+from holdfast.replication.attachments import SentVm
+from holdfast.replication.failover_network import mapped
 from holdfast.replication.fencing import Fencing, Local
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.pairing import PeerBook
@@ -52,8 +55,9 @@ class Turning:
         self._operations = operations
         self._planner = Planner(rooms)
         turns, peers, held, store = joined.turns, joined.peers, joined.held, joined.store
+        addressing = Addressing(registry.owner)
         vms = taking_over.LocalVms(rooms.records, registry, operations)
-        takes = taking_over.Means(turns, held, store, vms, joined.listener.halt, self._make)
+        takes = taking_over.Means(turns, held, store, vms, joined.listener.halt, self._make, addressing.set)
         gives = handing_over.Means(
             turns, peers, joined.sent, joined.asker, registry.owner, joined.replications.trouble
         )
@@ -69,7 +73,7 @@ class Turning:
             joined.replications.send_no_more,
         )
         completes = completing.Means(
-            turns, peers, held, joined.replications.enable, self._settle, joined.listener.remove
+            turns, peers, joined.replications.enable, self._settle, joined.listener.remove
         )
         self._takeovers = taking_over.Takeovers(takes, operations)
         self._handovers = handing_over.Handovers(gives, registry)
@@ -83,7 +87,7 @@ class Turning:
         )
         rooms.beginnings.ask(self._fencing.before_start)
         joined.listener.desk = TurnDesk(
-            turns, held, store, self._takeovers, self._require_free, joined.replications.wake
+            turns, held, store, self._takeovers, self._require_ready, joined.replications.wake
         )
 
     async def keep(self) -> None:
@@ -140,10 +144,11 @@ class Turning:
         running = record.state not in _DOWN
         return Local(record.name, running, running and self._joined.replications.sends(vm))
 
-    async def _require_free(self, vm: str, name: str) -> None:
-        await self._planner.require_free_name(name)
-        if any(each.id == vm for each in await self._rooms.records.all()):
-            raise VmIdTaken("the receiving host has a VM with that id", value=vm)
+    async def _require_ready(self, sent: SentVm) -> None:
+        await self._planner.require_free_name(sent.name)
+        if any(each.id == sent.id for each in await self._rooms.records.all()):
+            raise VmIdTaken("the receiving host has a VM with that id", value=sent.id)
+        mapped(sent.spec, sent.failover, {each.name for each in await self._rooms.switches.all()})
 
 
 def _view(known: TurnRecord, peer: str) -> TurnView:

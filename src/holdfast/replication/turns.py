@@ -50,6 +50,8 @@ class TurnRecord(Frozen):
     since: datetime
     replica: str = ""
     """Name of the replica that is held here of it, and not dropped yet."""
+    points: str = ""
+    """The plan by which its points were kept here, and are on the way back."""
     committed: bool = False
     """Of a VM that is fenced: over there it is final."""
     error: str = ""

@@ -73,7 +73,7 @@ class Rig:
     async def _local(self, _: str) -> Local:
         return Local("web", self.running, sending=False)
 
-    async def _free(self, *_: str) -> None:
+    async def _free(self, _: SentVm) -> None:
         """Nothing is in the way."""
 
     async def begin(self, held, point, term, *, start, final, actor):  # type: ignore[no-untyped-def]
