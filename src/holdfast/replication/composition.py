@@ -12,6 +12,7 @@ from holdfast.replication import seeds
 from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.explanations import Explanations
 from holdfast.replication.failover_test_records import FailoverTestBook
 from holdfast.replication.failover_testing import FailoverTests
 from holdfast.replication.history import History
@@ -38,6 +39,7 @@ class Replicas:
     sent: Replications
     held: ReplicaListener
     limits: SharedLimits
+    explanations: Explanations
     revival: Revival
     tests: FailoverTests
     turning: Turning
@@ -76,7 +78,8 @@ class Replicas:
             operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
         made = seeds.Seeds(seed_means, registry, operations)
-        return cls(peering, sent, listener, limits, revival, tests, turning, made)
+        explained = Explanations(sent, listener)
+        return cls(peering, sent, listener, limits, explained, revival, tests, turning, made)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""

@@ -75,7 +75,7 @@ async def data_claimed(
         if found is None:
             path = sockets / socket_name()
             found = await exposed(processes, held, path, work, owner=owner, identity=identity)
-    except (HoldfastError, OSError, ValueError):
+    except (HoldfastError, OSError, ValueError, KeyError, TypeError):  # whatever a foreign file made of it
         found = most_held(held.size)
     return max(0, min(found, size))
 
