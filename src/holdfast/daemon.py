@@ -108,6 +108,7 @@ from holdfast.vm.reconcile import DIED, HOST_RESTARTED
 from holdfast.vm.records import VmRecords
 from holdfast.vm.recovery import recover
 from holdfast.vm.registry import VmRegistry
+from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.trust_records import TrustRecords
 from holdfast.vm.usage import VmUsage
@@ -288,7 +289,7 @@ async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Rep
     sent = ReplicationBook(catalog, events)
     listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
     dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
-    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
+    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events, RestingVms(rooms))
     replications = Replications(means, registry, state)
     rooms.endings.tell(replications.before_end)
     return _Replicas(Peering(identity, peers, listener, held, sent), replications, listener)

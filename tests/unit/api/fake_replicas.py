@@ -56,16 +56,17 @@ class FakeReplicas:
         self.sent[name] = status(name, request.peer)
         return self.sent[name]
 
-    async def disable(self, name: str) -> None:
+    async def disable(self, name: str, peer: str | None) -> None:
+        self.asked.append(peer)
         del self.sent[name]
 
-    async def show(self, name: str) -> ReplicaStatus:
+    async def show(self, name: str, peer: str | None) -> ReplicaStatus:
         return self.sent[name]
 
 
 class FakeReplications(FakeReplicas):
-    async def list(self) -> tuple[ReplicaStatus, ...]:
-        return tuple(self.sent.values())
+    async def list(self, vm: str | None) -> tuple[ReplicaStatus, ...]:
+        return tuple(each for each in self.sent.values() if vm in (None, each.vm))
 
 
 class FakePeers(FakeReplicas):

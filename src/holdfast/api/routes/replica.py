@@ -1,6 +1,8 @@
 """Replicas: hosts paired with this one, VMs that are sent, and those that are held for others."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from holdfast.api.access import Admin, Operator, Viewer, With
 from holdfast.spec.replica import (
@@ -14,6 +16,7 @@ from holdfast.spec.replica import (
 )
 
 router = APIRouter(tags=["replicas"])
+Peer = Annotated[str | None, Query(max_length=63)]
 
 
 @router.post("/v1/replica/tokens", status_code=201)
@@ -39,14 +42,17 @@ async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
 
 
 @router.get("/v1/replica/status")
-async def list_replications(services: With, _: Viewer) -> tuple[ReplicaStatus, ...]:
-    """All VMs of this host that are replicated."""
-    return await services.replications.list()
+async def list_replications(
+    services: With, _: Viewer, vm: Annotated[str | None, Query(max_length=63)] = None
+) -> tuple[ReplicaStatus, ...]:
+    """All VMs of this host that are replicated, or one of them: a row for each peer."""
+    return await services.replications.list(vm)
 
 
 @router.get("/v1/vms/{name}/replica")
-async def show_replication(services: With, _: Viewer, name: str) -> ReplicaStatus:
-    return await services.replications.show(name)
+async def show_replication(services: With, _: Viewer, name: str, peer: Peer = None) -> ReplicaStatus:
+    """To a peer; it may be left out where there is one only."""
+    return await services.replications.show(name, peer)
 
 
 @router.post("/v1/vms/{name}/replica", status_code=201)
@@ -56,9 +62,9 @@ async def enable_replication(services: With, _: Operator, name: str, request: Re
 
 
 @router.delete("/v1/vms/{name}/replica", status_code=204)
-async def disable_replication(services: With, _: Operator, name: str) -> None:
-    """What is held over there stays."""
-    await services.replications.disable(name)
+async def disable_replication(services: With, _: Operator, name: str, peer: Peer = None) -> None:
+    """What is held over there stays. A peer may be left out where there is one only."""
+    await services.replications.disable(name, peer)
 
 
 @router.get("/v1/replica/held")

@@ -18,19 +18,15 @@ def command(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show how current the replicas of this host's VMs are, and what is not as it should be."""
-    from urllib.parse import quote
-
     from holdfast.cli.output import print_json, say, show_list
     from holdfast.cli.session import connect
 
-    path = "/v1/replica/status" if vm is None else f"/v1/vms/{quote(vm, safe='')}/replica"
     with connect() as client:
-        found = client.wire("GET", path)
+        found = client.wire("GET", "/v1/replica/status", query={"vm": vm})
     if format_ is Format.JSON:
         print_json(found)
         return
-    items = found if vm is None else [found]
-    show_list(items, _COLUMNS, format_)
-    for each in items:
+    show_list(found, _COLUMNS, format_)
+    for each in found:
         for finding in each["findings"]:
             say(f"{each['vm']}: {finding}")
