@@ -6,6 +6,7 @@ root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── switches/<name>/      dnsmasq          ├── keys/              certificates, host key (0700)
 ├── firmware/             variable stores to copy (0700)
 ├── replicas/<VM name>/   replicas of other hosts' VMs
+├── replica-history.sqlite  what happened to those that are sent
 ├── scratch/              half-made files   └── reserve            room for records on a full disk
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX
 └── vm/<8 hex>/           socket's path has at most 107 bytes (unix(7))
@@ -81,6 +82,14 @@ class StateFolder:
     @property
     def firmware(self) -> Path:
         return self.root / "firmware"
+
+    @property
+    def replica_history(self) -> Path:
+        return self.root / "replica-history.sqlite"
+
+    @property
+    def replica_limits(self) -> Path:
+        return self.root / "replica-limits.json"
 
     @property
     def replicas(self) -> Path:

@@ -7,14 +7,14 @@ asked at once, and answered in that order.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from blake3 import blake3
 
 from holdfast.replication.capture import Captured, CapturedDisk
 from holdfast.replication.link import Link, hear, tell
 from holdfast.replication.nbd import Source
-from holdfast.replication.resync import Compared, HashTree, differences
+from holdfast.replication.resync import LEAF, Compared, HashTree, differences
 from holdfast.replication.wire import Ask, Digests, Extent
 from holdfast.spec.units import KIB, MIB
 
@@ -24,15 +24,19 @@ _MOST_EXTENTS = 1 << 18
 _ANSWER_SECONDS = 120.0
 
 
-def compare(link: Link, captured: Captured, disk: CapturedDisk) -> tuple[list[Extent], int]:
+def compare(
+    link: Link, captured: Captured, disk: CapturedDisk, looked: Callable[[int], None] = lambda _: None
+) -> tuple[list[Extent], int]:
     """Where a captured disk is not what the receiver holds, and how many bytes were looked at; blocks.
 
     The extents are ascending and few; they hold more than what differs where that lies scattered.
 
+    `looked`: told the bytes that were hashed since it was told last, by one thread at a time.
+
     Raises SourceLost, LinkLost, PeerRefused, FrameRefused, WrongAnswer.
     """
     with contextlib.closing(Source(captured.socket, disk.export, None)) as source:
-        return asyncio.run(_compared(_Snapshot(source), _Peer(link, disk.id), disk.size))
+        return asyncio.run(_compared(_Snapshot(source, looked), _Peer(link, disk.id), disk.size))
 
 
 async def _compared(local: "_Snapshot", remote: "_Peer", size: int) -> tuple[list[Extent], int]:
@@ -59,8 +63,9 @@ def joined(extents: Sequence[Extent], gap: int) -> list[Extent]:
 class _Snapshot:
     """This side. `hashes` is called by several threads."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, looked: Callable[[int], None]) -> None:
         self._source = source
+        self._looked = looked
         self._one = threading.Lock()
         self._zeroes: dict[int, bytes] = {}
 
@@ -75,6 +80,9 @@ class _Snapshot:
                 found.append(
                     self._zero(count) if content is None else blake3(content[at : at + count]).digest()
                 )
+            if block == LEAF:  # finer ones are looked at once more
+                with self._one:
+                    self._looked(size)
         return b"".join(found)
 
     def _read(self, start: int, size: int) -> memoryview | None:

@@ -16,9 +16,10 @@ from holdfast.host.processes import Processes
 from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost
+from holdfast.replication.moving import Told
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import Open, Standing
-from holdfast.replication.worker import Answer, Close, Connect, Ship
+from holdfast.replication.worker import Answer, Close, Connect, Limits, Ship, Tune
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.replica import Priority
 
@@ -35,6 +36,9 @@ class Dispatch:
         self.numbers = itertools.count(1)
         """Of links and of tasks."""
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._told: dict[int, Told] = {}
+        self.limits = Limits()
+        """Of all links together."""
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._one = asyncio.Lock()
@@ -43,8 +47,10 @@ class Dispatch:
         """A link that is not connected yet."""
         return DispatchedLink(self, next(self.numbers))
 
-    async def ask(self, task: Connect | Ship) -> Answer:
+    async def ask(self, task: Connect | Ship, told: Told | None = None) -> Answer:
         """Have a task done. Cancelled, its link is closed.
+
+        `told`: how far it is, now and then.
 
         Raises:
             LinkLost: the worker ended.
@@ -53,6 +59,8 @@ class Dispatch:
         writer = await self._started()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[task.task] = answer
+        if told is not None:
+            self._told[task.task] = told
         try:
             writer.write(task.model_dump_json().encode() + b"\n")
             with contextlib.suppress(OSError):  # its end is noticed where it is read
@@ -63,13 +71,23 @@ class Dispatch:
             raise
         finally:
             self._waiting.pop(task.task, None)
+            self._told.pop(task.task, None)
         if found.error is not None:
             raise RemoteError(found.error)
         return found
 
-    def close_link(self, number: int) -> None:
+    def limit(self, limits: Limits) -> None:
+        """What all links may send together, from now on; a worker that begins anew is told as well."""
+        self.limits = limits
+        self.tell(limits)
+
+    def tell(self, task: Close | Limits | Tune) -> None:
+        """What is not answered; of no use where the worker has ended."""
         if self._writer is not None:
-            self._writer.write(Close(link=number).model_dump_json().encode() + b"\n")
+            self._writer.write(task.model_dump_json().encode() + b"\n")
+
+    def close_link(self, number: int) -> None:
+        self.tell(Close(link=number))
 
     async def close(self) -> None:
         """End the worker and with it all links."""
@@ -82,6 +100,7 @@ class Dispatch:
             if self._writer is None:
                 ours, its = socket.socketpair()
                 reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)
+                self.tell(self.limits)
                 for work in (self._run(its), self._read(reader, self._writer)):
                     task = asyncio.create_task(work)
                     self._tasks.add(task)
@@ -101,6 +120,10 @@ class Dispatch:
         try:
             while line := await reader.readline():
                 answer = Answer.model_validate_json(line)
+                if answer.moving is not None:
+                    if told := self._told.get(answer.task):
+                        told(answer.moving)
+                    continue
                 waiting = self._waiting.get(answer.task)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
@@ -151,9 +174,17 @@ class DispatchedLink:
         return answer.standing
 
     async def ship(
-        self, captured: Captured, base: int, attachments: Mapping[str, bytes], *, compared: bool = False
+        self,
+        captured: Captured,
+        base: int,
+        attachments: Mapping[str, bytes],
+        *,
+        compared: bool = False,
+        told: Told | None = None,
     ) -> Shipped:
         """Ship a cycle, and return once the peer holds it whole; see `Shipper.ship`.
+
+        `told`: how far it is, now and then.
 
         Raises as `Dispatch.ask`.
         """
@@ -166,10 +197,14 @@ class DispatchedLink:
             compared=compared,
             attachments=dict(attachments),
         )
-        answer = await self._dispatch.ask(task)
+        answer = await self._dispatch.ask(task, told)
         if answer.shipped is None:
             raise _ended()
         return answer.shipped
+
+    def tune(self, priority: Priority, limit: str) -> None:
+        """Change what `connect` was told; also of a cycle under way. `limit` was parsed before."""
+        self._dispatch.tell(Tune(link=self._number, priority=priority, limit=limit))
 
     def close(self) -> None:
         self._dispatch.close_link(self._number)

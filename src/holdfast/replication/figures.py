@@ -8,10 +8,13 @@ better than. Times are seconds of one monotonic clock, the source's.
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from holdfast.replication.intervals import Interval, joined, spread_of
 
 Rows = NDArray[np.float64]
 
@@ -58,6 +61,8 @@ class Figures:
     """Seconds from a cycle's instant until it was acknowledged."""
     missed_ratio: float
     """Part of the window's targets that were not met."""
+    since_arrived: float | None
+    """Seconds since a cycle was acknowledged."""
 
 
 class _Done:
@@ -94,15 +99,30 @@ class ReplicationFigures:
         """`target`: the RPO that is wanted. `started`: when the replica was first current."""
         self._target = target
         self._window = window
-        self._started = started
+        self.started = started
         self._done = _Done()
         self._errors: deque[float] = deque(maxlen=_MOST)
         self._pending: deque[tuple[float, int]] = deque(maxlen=_MOST)
         """When so many bytes were seen to be waiting."""
+        self._earlier: list[tuple[float, Interval]] = []
+        """When each of what is known of before `started` began; ascending."""
+
+    def recall(self, earlier: Iterable[tuple[float, Interval]]) -> None:
+        """What was kept of the time before `started`, with the time at which each began."""
+        self._earlier = sorted(earlier, key=lambda each: each[0])
 
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
         self._done.append(cycle)
+
+    @property
+    def newest(self) -> CycleDone | None:
+        """The last one that was acknowledged."""
+        rows = self._done.rows
+        if not len(rows):
+            return None
+        taken, acknowledged, changed = rows[-1]
+        return CycleDone(float(taken), float(acknowledged), int(changed))
 
     def failed(self, at: float) -> None:
         self._errors.append(at)
@@ -119,11 +139,13 @@ class ReplicationFigures:
         while self._errors and self._errors[0] <= at - self._window:
             self._errors.popleft()
         rows = self._done.rows
-        within = rows[rows[:, _ACKNOWLEDGED] > at - self._window]
-        segments = self._segments(at)
+        within = self._within(at - self._window)
+        latencies = within[:, _ACKNOWLEDGED] - within[:, _TAKEN]
+        earlier = joined(each for begun, each in self._earlier if begun > at - self._window)
+        cycles = len(within) + earlier.cycles
+        segments = np.concatenate((_weighted(self._segments(at, self._window)), earlier.segments()))
         pending = self._pending[-1][1] if self._pending else 0
         throughput, churn = self._rates(at, pending)
-        latencies = within[:, _ACKNOWLEDGED] - within[:, _TAKEN]
         return Figures(
             rpo_seconds=at - float(rows[-1, _TAKEN]) if len(rows) else None,
             rpo_p50_seconds=percentile(segments, 0.50),
@@ -132,25 +154,50 @@ class ReplicationFigures:
             throughput=throughput,
             churn=churn,
             catch_up_seconds=catch_up(pending, throughput, churn),
-            cycles=len(within),
-            errors=len(self._errors),
-            average_bytes=float(within[:, _CHANGED].mean()) if len(within) else 0.0,
-            largest_bytes=int(within[:, _CHANGED].max()) if len(within) else 0,
-            average_latency=float(latencies.mean()) if len(within) else 0.0,
+            cycles=cycles,
+            errors=len(self._errors) + earlier.errors,
+            average_bytes=(float(within[:, _CHANGED].sum()) + earlier.changed) / max(1, cycles),
+            largest_bytes=max(earlier.largest, int(within[:, _CHANGED].max(initial=0))),
+            average_latency=(float(latencies.sum()) + earlier.latency) / max(1, cycles),
             missed_ratio=part_above(segments, self._target),
+            since_arrived=at - float(rows[-1, _ACKNOWLEDGED]) if len(rows) else None,
         )
 
-    def _segments(self, at: float) -> Rows:
+    def interval(self, since: float, at: float) -> Interval:
+        """What happened after `since` and until `at`, which is now and at most a minute or two later."""
+        within = self._within(since)
+        segments = self._segments(at, at - since)
+        rows = self._done.rows
+        grown = (rows[1:, _ACKNOWLEDGED] - rows[:-1, _TAKEN])[rows[1:, _ACKNOWLEDGED] > since]
+        waited = [count for when, count in self._pending if when > since]
+        return Interval(
+            seconds=float((segments[:, 1] - segments[:, 0]).sum()),
+            cycles=len(within),
+            missed=int((grown > self._target).sum()),
+            errors=sum(each > since for each in self._errors),
+            changed=int(within[:, _CHANGED].sum()),
+            largest=int(within[:, _CHANGED].max(initial=0)),
+            latency=float((within[:, _ACKNOWLEDGED] - within[:, _TAKEN]).sum()),
+            pending=max(waited, default=0),
+            spread=spread_of(segments),
+        )
+
+    def _within(self, since: float) -> Rows:
+        """Cycles that arrived after that."""
+        rows = self._done.rows
+        return rows[rows[:, _ACKNOWLEDGED] > since]
+
+    def _segments(self, at: float, window: float) -> Rows:
         """Stretches in which the RPO only grew: its value at their begin and at their end."""
         rows = self._done.rows
         ends = np.append(rows[1:, _ACKNOWLEDGED], at)[: len(rows)]
-        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - self._window, self._started))
+        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - window, self.started))
         segments = np.stack((begins, ends), axis=1)[begins < ends]
         taken: Rows = rows[begins < ends][:, [_TAKEN]]
         return segments - taken
 
     def _rates(self, at: float, pending: int) -> tuple[float, float]:
-        since = max(at - _RECENT, self._started)
+        since = max(at - _RECENT, self.started)
         length = at - since
         if length <= 0:
             return 0.0, 0.0
@@ -163,10 +210,11 @@ class ReplicationFigures:
 def percentile(segments: Rows, part: float) -> float | None:
     """The value that something was below for `part` of the time.
 
-    `segments`: rows of two values, between which it grew by 1 a second. Exact: the time spent below a value
-    is a sum over segments, which is searched by halving.
+    `segments`: rows of two values, between which it grew evenly, and where there is a third one the seconds
+    that it took to grow by 1; else it took one. Exact: the time spent below a value is a sum over segments,
+    which is searched by halving.
     """
-    total = float((segments[:, 1] - segments[:, 0]).sum())
+    total = float(((segments[:, 1] - segments[:, 0]) * _weights(segments)).sum())
     if total <= 0:
         return None
     low, high = float(segments[:, 0].min()), float(segments[:, 1].max())
@@ -182,10 +230,19 @@ def percentile(segments: Rows, part: float) -> float | None:
 def part_above(segments: Rows, value: float) -> float:
     """For which part of the time, 0 to 1, it was above `value`."""
     lows, highs = segments[:, 0], segments[:, 1]
-    total = float((highs - lows).sum())
+    weights = _weights(segments)
+    total = float(((highs - lows) * weights).sum())
     if total <= 0:
         return 0.0
-    return float(np.maximum(0.0, highs - np.maximum(lows, value)).sum()) / total
+    return float((np.maximum(0.0, highs - np.maximum(lows, value)) * weights).sum()) / total
+
+
+def _weights(segments: Rows) -> Rows:
+    return segments[:, 2] if segments.shape[1] > 2 else np.ones(len(segments))
+
+
+def _weighted(segments: Rows) -> Rows:
+    return np.column_stack((segments, np.ones(len(segments))))
 
 
 def catch_up(pending: int, throughput: float, churn: float) -> float | None:

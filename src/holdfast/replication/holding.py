@@ -56,6 +56,7 @@ class StoredReplica:
             disks=tuple(DiskShape(id=disk, size=size) for disk, size in newest.disks.items()),
             compare=self._confirm is not None or self._replica.must_compare(),
             points=len(points),
+            lost=sum(bool(each.lost) for each in points),
         )
 
     def begin(self, begin: Begin) -> StoredIncoming:

@@ -9,6 +9,8 @@ Python's below 3.14 must not be read and written at once.
 """
 
 import contextlib
+import errno
+import re
 import select
 import socket
 import ssl
@@ -43,6 +45,11 @@ from holdfast.spec.units import KIB
 SILENCE_SECONDS = 30.0
 """How long the other side may say nothing, or take nothing, before a link is given up."""
 _HANDSHAKE_SECONDS = 10.0
+_PARTING_SECONDS = 1.0
+_PARTING_READS = 16
+_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
+_REFUSES_US = re.compile("ALERT.*(UNKNOWN_CA|CERTIFICATE|ACCESS_DENIED)")
+"""Alerts about a client's certificate (RFC 8446, section 6.2), as OpenSSL names them."""
 _SLOWEST = 16 * KIB  # bytes a second at which a frame must come
 
 Buffer = bytes | bytearray | memoryview
@@ -53,6 +60,30 @@ class LinkLost(Failed):
     """The other host cannot be reached, went away, or says nothing."""
 
     id = "replica-link-lost"
+
+
+class HostUnknown(LinkLost):
+    """The peer's name is not known to any resolver of this host."""
+
+    id = "replica-host-unknown"
+
+
+class HostUnreachable(LinkLost):
+    """No way leads to the peer's address, or nothing answers there."""
+
+    id = "replica-host-unreachable"
+
+
+class NobodyListens(LinkLost):
+    """The host is there, and refuses connections to that port."""
+
+    id = "replica-nobody-listens"
+
+
+class NotLetIn(LinkLost):
+    """The other host does not know this one's certificate: it is paired no more."""
+
+    id = "replica-not-let-in"
 
 
 class NotThatPeer(Forbidden):
@@ -174,12 +205,12 @@ def connect(
         peer: fingerprint that the receiver's certificate must have.
 
     Raises:
-        LinkLost
+        HostUnknown, HostUnreachable, NobodyListens, LinkLost
         NotThatPeer: its certificate is another; nothing was sent to it.
     """
     context = client_context(identity)
     with _reported():
-        plain = socket.create_connection((address.host, address.port), _HANDSHAKE_SECONDS)
+        plain = _dialled(address)
         try:
             link = _secured(plain, lambda: context.wrap_socket(plain), silence)
         except BaseException:
@@ -235,11 +266,19 @@ class Door:
         """
         context = server_context(self._identity, self._peers())
         connection.settimeout(_HANDSHAKE_SECONDS)
+
+        def wrap() -> ssl.SSLSocket:
+            secured = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            try:
+                secured.do_handshake()
+            except BaseException:
+                _part(secured)
+                raise
+            return secured
+
         try:
             with _reported():
-                return _secured(
-                    connection, lambda: context.wrap_socket(connection, server_side=True), self._silence
-                )
+                return _secured(connection, wrap, self._silence)
         except BaseException:
             connection.close()
             raise
@@ -302,6 +341,45 @@ def refuse(link: Link, error: HoldfastError) -> None:
     link.close()
 
 
+def _dialled(address: Address) -> socket.socket:
+    """Raises HostUnknown, HostUnreachable, NobodyListens, OSError."""
+    place = f"{address.host[:253]}, port {address.port}"
+    try:
+        return socket.create_connection((address.host, address.port), _HANDSHAKE_SECONDS)
+    except (socket.gaierror, UnicodeError) as error:
+        raise HostUnknown(
+            f"the name {address.host[:253]!r} of the other host is not known here",
+            value=address.host[:253],
+            cure="See that this host's resolver knows it, or pair again by the host's address.",
+        ) from error
+    except ConnectionRefusedError as error:
+        raise NobodyListens(
+            f"nobody listens for replicas at {place}",
+            value=place,
+            cure="See that the other host's daemon runs with --replica-listen for that address and port.",
+        ) from error
+    except OSError as error:
+        if not isinstance(error, TimeoutError) and error.errno not in _NO_WAY:
+            raise
+        raise HostUnreachable(
+            f"the other host cannot be reached at {place}: {error.strerror or 'nothing answers'}",
+            value=place,
+            cure="See that the host is on, and that routes and firewalls between the two let it through.",
+        ) from error
+
+
+def _part(connection: ssl.SSLSocket) -> None:
+    """Close so that why a handshake failed, which was said, is not lost by what was not read."""
+    plain = socket.socket
+    with contextlib.suppress(OSError):
+        plain.shutdown(connection, socket.SHUT_WR)
+        plain.settimeout(connection, _PARTING_SECONDS)
+        for _ in range(_PARTING_READS):
+            if not plain.recv(connection, 64 * KIB):
+                break
+    plain.close(connection)
+
+
 def _secured(plain: socket.socket, wrap: Callable[[], ssl.SSLSocket], silence: float) -> TlsLink:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return TlsLink(wrap(), silence)
@@ -329,7 +407,15 @@ def _decompressed(data: memoryview, size: int) -> memoryview:
 def _reported() -> Iterator[None]:
     try:
         yield
+    except LinkLost:
+        raise
     except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, ssl.SSLError) and _REFUSES_US.search(error.reason or ""):
+            raise NotLetIn(
+                "the other host does not know this one any more",
+                value=error.reason,
+                cure="Pair the hosts again: `holdfast replica accept` there, `replica peer add` here.",
+            ) from error
         raise LinkLost(
             f"the link to the other host was lost: {str(error) or type(error).__name__}",
             value=str(error),

@@ -7,6 +7,7 @@ at a time: a newer one takes the place of one that may hang.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Coroutine
@@ -22,7 +23,7 @@ from holdfast.replication.pairing import PeerBook, serve_pairing
 from holdfast.replication.receiving import serve
 from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.retention import kept, parse_plan
-from holdfast.replication.store.errors import ReplicaBusy, ReplicaNotFound
+from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
 from holdfast.replication.wire import Open, Pair
 from holdfast.spec.errors import Conflict, HoldfastError
@@ -125,8 +126,9 @@ class ReplicaListener:
         return tuple([await asyncio.to_thread(self._view, each) for each in await self._book.held()])
 
     async def remove(self, name: str) -> None:
-        """A replica with all its points. Raises NoSuchReplica, ReplicaBusy."""
+        """A replica with all its points. Raises NoSuchReplica, ReplicaBusy, ReplicaInUse."""
         held = await self._book.get(name)
+        await asyncio.to_thread(self._require_closed, held.name)
 
         def work() -> None:
             served = self._take_over(held.vm, None)
@@ -138,6 +140,15 @@ class ReplicaListener:
 
         await asyncio.to_thread(work)
         await self._book.remove(name)
+
+    def _require_closed(self, name: str) -> None:
+        with contextlib.suppress(ReplicaNotFound):
+            if self._store.replica(name).opened():
+                raise ReplicaInUse(
+                    f"a VM of this host stands on a point of replica {name!r}",
+                    value=name,
+                    cure="Delete that VM, or end the test that it is of, first.",
+                )
 
     def close(self) -> None:
         if self._door is not None:

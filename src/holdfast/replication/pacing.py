@@ -3,11 +3,14 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from holdfast.replication.pace import Bucket, Flow, Limit, Pace, parse_limit
 from holdfast.spec.replica import Priority
+
+_LOOK = 1.0
+"""Seconds after which somebody who waits looks again at which limit holds."""
 
 
 class Pacer:
@@ -33,6 +36,25 @@ class Pacer:
             shared = self._peers.setdefault(peer, Bucket(Limit()))
             return Flow(priority, self._host, shared, Bucket(parse_limit(limit)))
 
+    def tune(self, flow: Flow, priority: Priority, limit: str) -> None:
+        """Change a flow, also while it waits. Raises BadLimit."""
+        with self._changed:
+            flow.vm.limit = parse_limit(limit)
+            flow.priority = priority
+            self._changed.notify_all()
+
+    def limit(self, host: str, peers: Mapping[str, str]) -> None:
+        """What all flows may send together, and all to one peer; to others as much as there is.
+
+        Raises BadLimit.
+        """
+        with self._changed:
+            self._host.limit = parse_limit(host)
+            for peer in {*self._peers, *peers}:
+                bucket = self._peers.setdefault(peer, Bucket(Limit()))
+                bucket.limit = parse_limit(peers.get(peer, "none"))
+            self._changed.notify_all()
+
     def wait(self, flow: Flow, size: int) -> None:
         """Return once a piece of so many bytes may go."""
         with self._changed:
@@ -48,4 +70,5 @@ class Pacer:
                     self._changed.notify_all()  # others look whose turn it is now
                     return
                 if not isinstance(turn, tuple):
-                    self._changed.wait(turn)
+                    # A limit by time of day may end before that.
+                    self._changed.wait(None if turn is None else min(turn, _LOOK))

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -76,12 +77,15 @@ class Peering:
         listener: ReplicaListener,
         held: ReplicaBook,
         sent: ReplicationBook,
+        limit_of: Callable[[str], str] = lambda _: "none",
     ) -> None:
+        """`limit_of`: of what is sent to a peer, by its fingerprint."""
         self._identity = identity
         self._peers = peers
         self._listener = listener
         self._held = held
         self._sent = sent
+        self._limit_of = limit_of
 
     async def accept(self, request: ReplicaAccept) -> ReplicaAccepted:
         """A token by which one host may pair with this one. Raises NotListening, TooManyPairingTokens."""
@@ -141,4 +145,5 @@ class Peering:
             paired=peer.paired,
             limits=None if receiver else peer.limits,
             vms=count,
+            limit=self._limit_of(peer.fingerprint) if receiver else "none",
         )

@@ -116,7 +116,8 @@ def _receive(link: Link, holding: Holding, begin: Begin) -> None:
     try:
         if _Cycle(begin, incoming).whole(link):
             incoming.commit()
-            tell(link, Committed(cycle=begin.cycle, points=holding.standing().points))
+            standing = holding.standing()
+            tell(link, Committed(cycle=begin.cycle, points=standing.points, lost=standing.lost))
     finally:
         incoming.abandon()
 

@@ -30,11 +30,12 @@ from holdfast.replication.figures import CycleDone, ReplicationFigures
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address
 from holdfast.replication.pairing import PeerBook
+from holdfast.replication.progress import Fault, Progress
 from holdfast.replication.replication_records import Replication, ReplicationBook
 from holdfast.replication.resting import RestingCapture, digest_of
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import DiskShape, Open, Standing
-from holdfast.spec.errors import Conflict, HoldfastError, RemoteError
+from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.vm import VmSpec
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rest import Rest, VmNotAtRest
@@ -79,21 +80,6 @@ class Vm:
     rest: Rest
 
 
-@dataclass
-class Progress:
-    """What is told of a replication besides its figures."""
-
-    connected: bool = False
-    initial: bool = False
-    """All of it is on its way."""
-    comparing: bool = False
-    error: str = ""
-    """Why the last try failed; empty: it did not."""
-    failing_since: float = 0.0
-    """By the monotonic clock."""
-    points: int = 0
-
-
 @dataclass(frozen=True)
 class Means:
     """What all replications of this host send by."""
@@ -133,11 +119,13 @@ class Sender:
         """What the receiver has for certain beside disks."""
         self._certificate = ""
         """The receiver's."""
+        self.fingerprint = ""
+        """Of it."""
         self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
-        self._all_sent = False
-        """With that cycle."""
+        self._all_sent = 0
+        """The cycle by which all of it was; 0: it was not, or that is recorded."""
         self._asked = 0.0
         """When the receiver last said what it holds."""
 
@@ -145,29 +133,44 @@ class Sender:
         """The VM may have started or ended."""
         self._wake.set()
 
+    @property
+    def vm(self) -> Vm:
+        """As it is now."""
+        return self._look()
+
     async def run(self) -> None:
         """Until it is cancelled."""
         try:
             while True:
                 self._wake.clear()
+                self.progress.begins()
                 wait = await self._turn()
+                self.progress.waits(wait)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
         finally:
             self._link.close()
 
+    def measure_anew(self) -> None:
+        """Forget the figures; the newest point stays known."""
+        at = time.monotonic()
+        newest = self.figures.newest
+        self.figures = ReplicationFigures(self.replication.settings.rpo_seconds, at)
+        if newest is not None:
+            self.figures.done(newest)
+
     async def last(self, machine: RunningMachine) -> None:
         """The machine is about to end: send what changed last, and keep its maps for the next one.
 
         `run` must have ended. Raises HoldfastError and OSError where the maps are not kept.
         """
-        self._ending, self._all_sent = machine, False
+        self._ending, self._all_sent = machine, 0
         vm = replace(self._look(), machine=machine)
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 await self._cycle(vm, machine)
-            self._all_sent = True
+            self._all_sent = self._standing.cycle if self._standing else 0
         except (HoldfastError, OSError) as error:  # TimeoutError is one, too
             await self._failed(error)
         carried = await self._capture(vm, machine).carry()
@@ -205,13 +208,13 @@ class Sender:
         if any(disk.device for disk in vm.spec.disks if disk.id in self._wanted(vm)):
             return None
         try:
+            digest, cycle = self._digest(vm), self._all_sent
+            if cycle:
+                self.replication = await self._means.book.rest(self.replication, digest, cycle)
+                self._all_sent = 0
             if time.monotonic() - self._asked > _ASKED:
                 self._standing = None
             standing = self._standing = self._standing or await self._connect(vm)
-            digest = self._digest(vm)
-            if self._all_sent:
-                self._all_sent = False
-                self.replication = await self._means.book.rest(self.replication, digest, standing.cycle)
             rests = self.replication.at_rest == digest and self.replication.rest_cycle == standing.cycle
             if not rests or standing.compare:
                 await vm.rest.while_at_rest(lambda record: self._read(vm, record))
@@ -318,13 +321,16 @@ class Sender:
         standing = self._standing or Standing(cycle=0)
         taken = time.monotonic() - max(0.0, time.time() - captured.taken)
         await self._means.attachments.require_same(beside, vm.folder)
-        shipped = await self._link.ship(captured, standing.cycle, attachments, compared=standing.compare)
+        shipped = await self._link.ship(
+            captured, standing.cycle, attachments, compared=standing.compare, told=self.progress.moved
+        )
         shapes = tuple(DiskShape(id=disk.id, size=disk.size) for disk in captured.disks)
         self._standing = Standing(cycle=captured.cycle, disks=shapes, points=shipped.points)
         self._attached = beside
         self._sent_at = self._asked = time.monotonic()
         self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
-        self.progress.points = shipped.points
+        self.progress.arrived(shipped)
+        self.progress.newest = captured.cycle
         await self._record(shipped)
 
     async def _record(self, shipped: Shipped) -> None:
@@ -364,9 +370,10 @@ class Sender:
             limit=settings.limit,
         )
         self._attached, self._asked = None, time.monotonic()
-        self._certificate = peer.certificate
+        self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
         self.progress.connected = True
-        self.progress.points = standing.points
+        self.progress.points, self.progress.lost = standing.points, standing.lost
+        self.progress.newest = standing.cycle
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
             # What an earlier daemon sent: its number is its time.
             age = max(0.0, time.time() - standing.cycle / 1000)
@@ -394,23 +401,19 @@ class Sender:
         self._link.close()
         self._standing = self._machine = None
         self.figures.failed(now)
-        text = error.message if isinstance(error, HoldfastError) else str(error)
-        id_ = error.wire_id if isinstance(error, RemoteError) else getattr(error, "id", "os-error")
-        if not self.progress.error:
-            self.progress.failing_since = now
-            data = {"peer": self.replication.peer, "id": id_, "error": text}
+        fault = Fault.of(error)
+        if self.progress.failed(fault):
+            data = {"peer": self.replication.peer, "id": fault.id, "error": fault.message}
             await self._means.events.emit("replica.failing", self._look().name, data)
-            log.warning("a cycle of replication failed", vm=self.replication.vm, error=text, id=id_)
-        self.progress.error = text
-        self.progress.connected = self.progress.comparing = self.progress.initial = False
+            log.warning(
+                "a cycle of replication failed", vm=self.replication.vm, error=fault.message, id=fault.id
+            )
 
     async def _went_well(self) -> None:
         self._delay = _SOONEST
-        self.progress.comparing = self.progress.initial = False
-        if self.progress.error:
-            self.progress.error = ""
-            seconds = round(time.monotonic() - self.progress.failing_since, 1)
-            data = {"peer": self.replication.peer, "after_seconds": seconds}
+        seconds = self.progress.went_well()
+        if seconds is not None:
+            data = {"peer": self.replication.peer, "after_seconds": round(seconds, 1)}
             await self._means.events.emit("replica.resumed", self._look().name, data)
 
     def _backed_off(self) -> float:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 
@@ -10,14 +12,17 @@ from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.failover_network import require_nics
-from holdfast.replication.health import Facts, ReplicationState, findings, health
+from holdfast.replication.history import History
 from holdfast.replication.pace import parse_limit
+from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
+from holdfast.replication.statuses import status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
+from holdfast.spec.replica_figures import ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
@@ -46,12 +51,13 @@ class _Sent:
 
 
 class Replications:
-    def __init__(self, means: Means, registry: VmRegistry, state: StateFolder) -> None:
+    def __init__(self, means: Means, registry: VmRegistry, state: StateFolder, history: History) -> None:
         self._means = means
         self._registry = registry
         self._state = state
         self._sent: dict[str, _Sent] = {}
         """By the replication's id."""
+        self._recording = Recording(history, self._measured)
         self._changing = asyncio.Lock()
 
     async def keep(self) -> None:
@@ -123,6 +129,33 @@ class Replications:
             await self._means.book.of(one.record.id)  # says so
         return tuple(sorted(found, key=lambda each: (each.vm.lower(), each.peer.lower())))
 
+    async def history(self, name: str, since: timedelta, peer: str | None = None) -> ReplicaHistory:
+        """What happened lately. Raises VmNotFound, NotReplicated, SeveralPeers, BadHistoryTime."""
+        status = await self.show(name, peer)
+        owner = await self._registry.named(name)
+        replication = await self._means.book.of(owner.record.id, peer)
+        kept = await self._recording.read(replication.id, since)
+        return told(status.vm, status.peer, kept, last_sync=status.last_sync, last_test=None)
+
+    async def reset_history(self, name: str, peer: str | None = None) -> None:
+        """Forget what happened, and measure anew from now on.
+
+        Raises VmNotFound, NotReplicated, SeveralPeers.
+        """
+        owner = await self._registry.named(name)
+        replication = await self._means.book.of(owner.record.id, peer)
+        await self._recording.reset(replication.id)
+        if sent := self._sent.get(replication.id):
+            sent.sender.measure_anew()
+
+    async def keep_history(self) -> None:
+        """Write down each minute; for ever."""
+        await self._recording.keep()
+
+    def _measured(self) -> Iterator[Measured]:
+        for each in self._sent.values():
+            yield Measured(each.sender.replication.id, each.sender.figures)
+
     async def before_end(self, vm: str, machine: RunningMachine) -> None:
         """As `endings.BeforeEnd`."""
         sent = [(id_, each) for id_, each in self._sent.items() if each.sender.replication.vm == vm]
@@ -144,10 +177,12 @@ class Replications:
         for each in list(self._sent):
             await self._end(each, forget=False)
         await self._means.dispatch.close()
+        await self._recording.close()
 
     async def _begin(self, replication: Replication) -> None:
         owner = await self._registry.owner(replication.vm)
         sender = Sender(replication, self._means, lambda: self._look(owner))
+        await self._recording.recall(replication.id, sender.figures)
         self._sent[replication.id] = _Sent(sender, self._task(sender))
 
     def _task(self, sender: Sender) -> asyncio.Task[None]:
@@ -198,53 +233,10 @@ class Replications:
         sent = self._sent.get(replication.id)
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
-        sender, at = sent.sender, time.monotonic()
-        progress, figures = sender.progress, sender.figures.now(at)
-        state = _state_of(sender)
-        found = findings(
-            Facts(
-                state=state,
-                target=replication.settings.rpo_seconds,
-                rpo=figures.rpo_seconds,
-                missed=figures.missed_ratio,
-                since_enabled=(aware(now()) - replication.enabled).total_seconds(),
-                cannot_send=progress.error,
-                cannot_send_for=at - progress.failing_since if progress.error else 0.0,
-                catches_up=figures.catch_up_seconds is not None,
-            )
-        )
-        return ReplicaStatus(
-            vm=name,
-            peer=replication.peer,
-            state=state,
-            health=health(found).name.lower(),
-            rpo_seconds=_rounded(figures.rpo_seconds),
-            rpo_p50_seconds=_rounded(figures.rpo_p50_seconds),
-            rpo_p99_seconds=_rounded(figures.rpo_p99_seconds),
-            lag_bytes=figures.lag_bytes,
-            full_copies=sender.replication.full_copies,
-            points=progress.points,
-            target_seconds=replication.settings.rpo_seconds,
-            throughput=round(figures.throughput, 1),
-            cycles=figures.cycles,
-            last_error=progress.error,
-            findings=tuple(f"{each.cause}. {each.cure}" for each in found),
-        )
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
-
-
-def _state_of(sender: Sender) -> ReplicationState:
-    progress = sender.progress
-    if progress.comparing:
-        return ReplicationState.RESYNCHRONISING
-    if progress.initial:
-        return ReplicationState.INITIAL_IN_PROGRESS
-    if not sender.replication.initial:
-        return ReplicationState.READY_FOR_INITIAL
-    return ReplicationState.REPLICATING
+        status = status_of(name, sent.sender, time.monotonic())
+        limits = self._means.dispatch.limits
+        shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
+        return status.model_copy(update=shared)
 
 
 def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:

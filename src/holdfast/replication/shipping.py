@@ -17,6 +17,7 @@ from holdfast.replication import wire
 from holdfast.replication.capture import Captured, CapturedDisk
 from holdfast.replication.comparing import compare
 from holdfast.replication.link import SILENCE_SECONDS, Buffer, Link, LinkLost, hear, refusal, tell
+from holdfast.replication.moving import Meter, Phase, Told
 from holdfast.replication.nbd import Source
 from holdfast.replication.packing import Packing
 from holdfast.replication.wire import Begin, Commit, Committed, DiskShape, Extent, Kind, Refused
@@ -50,6 +51,8 @@ class Shipped(Frozen):
     """Bytes of which both sides were compared first."""
     points: int = 0
     """That the receiver holds now."""
+    lost: int = 0
+    """Of them, that are lost by damage."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,18 @@ class Shipper:
 
     Args:
         pace: told the bytes of each frame before it is sent; it may wait.
+        told: how far a cycle is, now and then.
     """
 
-    def __init__(self, link: Link, pace: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        pace: Callable[[int], None] = lambda _: None,
+        told: Told = lambda _: None,
+    ) -> None:
         self._link = link
         self._pace = pace
+        self._told = told
         self._packing = Packing()
         self._sent = 0
 
@@ -95,15 +105,18 @@ class Shipper:
         """
         begun, before, written, zeroed = time.monotonic(), self._sent, 0, 0
         full = not base and not compared
+        meter = Meter(self._told)
         try:
-            looked = {} if full else self._compare(captured, everything=compared)
+            looked = {} if full else self._compare(captured, meter, everything=compared)
             self._tell(_begin(captured, base, compared=compared))
             known = {number: extents for number, (extents, _) in looked.items()}
+            through = _through(captured, meter, full=full)
             with contextlib.closing(_pieces(captured, known, full=full)) as pieces:
                 for piece in pieces:
                     content, zeroes = _apart(piece)
                     written += self._write(content)
                     zeroed += self._zero(zeroes)
+                    meter.at(through(piece) if full else written + zeroed, self._sent - before)
                     if self._link.waiting():
                         raise refusal(self._link.receive())
             for name, data in attachments.items():
@@ -122,13 +135,19 @@ class Shipper:
             full=full,
             compared=sum(count for _, count in looked.values()),
             points=done.points,
+            lost=done.lost,
         )
 
-    def _compare(self, captured: Captured, *, everything: bool) -> dict[int, tuple[list[Extent], int]]:
+    def _compare(
+        self, captured: Captured, meter: Meter, *, everything: bool
+    ) -> dict[int, tuple[list[Extent], int]]:
+        wanted = {
+            number: disk for number, disk in enumerate(captured.disks) if everything or disk.since is None
+        }
+        meter.begin(Phase.COMPARING, sum(disk.size for disk in wanted.values()))
         return {
-            number: compare(self._link, captured, disk)
-            for number, disk in enumerate(captured.disks)
-            if everything or disk.since is None
+            number: compare(self._link, captured, disk, lambda count: meter.more(count, 0))
+            for number, disk in wanted.items()
         }
 
     def _reason(self, lost: LinkLost) -> Exception:
@@ -173,6 +192,15 @@ def open_vm(link: Link, opened: wire.Open) -> wire.Standing:
     """Say which VM a link is about, and hear what the receiver holds of it. Raises as `hear`."""
     tell(link, opened)
     return hear(link, wire.Standing, SILENCE_SECONDS)
+
+
+def _through(captured: Captured, meter: Meter, *, full: bool) -> Callable[[_Piece], int]:
+    """Begin to send; returns how many bytes of the disks lie before the end of a piece."""
+    before = [0]
+    for disk in captured.disks:
+        before.append(before[-1] + disk.size)
+    meter.begin(*((Phase.COPYING, before[-1]) if full else (Phase.CHANGES, 0)))
+    return lambda piece: before[piece.disk] + sum(piece.extents[-1])
 
 
 def _begin(captured: Captured, base: int, *, compared: bool) -> Begin:

@@ -234,6 +234,8 @@ class Standing(Message):
     """Nothing can be changed by what changed since: the next cycle is `compared`, or a full copy."""
     points: _Count = 0
     """That are held."""
+    lost: _Count = 0
+    """Of them, that are lost by damage."""
 
 
 class Begin(Message):
@@ -266,6 +268,8 @@ class Committed(Message):
     cycle: _Cycle
     points: _Count = 0
     """That are held now."""
+    lost: _Count = 0
+    """Of them, that are lost by damage."""
 
 
 class Ask(Message):

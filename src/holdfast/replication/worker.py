@@ -19,6 +19,8 @@ from pydantic import Base64Bytes, Field, TypeAdapter
 from holdfast.replication.capture import Captured
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet
+from holdfast.replication.moving import Moving
+from holdfast.replication.pace import Flow
 from holdfast.replication.pacing import Pacer
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
 from holdfast.replication.wire import Open, Standing
@@ -69,18 +71,37 @@ class Close(Frozen):
     link: int
 
 
-Task = Annotated[Connect | Ship | Close, Field(discriminator="do")]
+class Limits(Frozen):
+    """What all links may send together. Not answered; holds from now on, also for what is under way."""
+
+    do: Literal["limits"] = "limits"
+    host: str = "none"
+    peers: dict[str, str] = {}
+    """By fingerprint; others have none."""
+
+
+class Tune(Frozen):
+    """Change a link that is connected. Not answered; holds from now on, also for what is under way."""
+
+    do: Literal["tune"] = "tune"
+    link: int
+    priority: Priority
+    limit: str
+
+
+Task = Annotated[Connect | Ship | Close | Limits | Tune, Field(discriminator="do")]
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 
 
 class Answer(Frozen):
-    """To one task: one of the three."""
+    """To one task: one of the first three, and before that any number of the last."""
 
     task: int
     standing: Standing | None = None
     shipped: Shipped | None = None
     error: dict[str, object] | None = None
     """As `HoldfastError.as_dict`."""
+    moving: Moving | None = None
 
 
 class _Line:
@@ -92,10 +113,17 @@ class _Line:
         self._tasks: queue.SimpleQueue[Connect | Ship | None] = queue.SimpleQueue()
         self._link: TlsLink | None = None
         self._shipper: Shipper | None = None
+        self._flow: Flow | None = None
+        self._task = 0
+        """The cycle under way."""
         threading.Thread(target=self._run, name=f"link-{number}", daemon=True).start()
 
     def put(self, task: Connect | Ship) -> None:
         self._tasks.put(task)
+
+    def tune(self, tune: Tune) -> None:
+        if (flow := self._flow) is not None:
+            self._pacer.tune(flow, tune.priority, tune.limit)
 
     def close(self) -> None:
         self._tasks.put(None)
@@ -120,10 +148,12 @@ class _Line:
             greet(link, task.host)
             standing = open_vm(link, task.opened)
             flow = self._pacer.flow(task.peer, task.priority, task.limit)
-            self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size))
+            self._flow = flow
+            self._shipper = Shipper(link, lambda size: self._pacer.wait(flow, size), self._told)
             return Answer(task=task.task, standing=standing)
         if self._shipper is None:
             raise LinkLost("the link is not connected", cure="It is connected again with the next cycle.")
+        self._task = task.task
         try:
             attachments = dict(task.attachments)
             shipped = self._shipper.ship(task.captured, task.base, attachments, compared=task.compared)
@@ -131,6 +161,9 @@ class _Line:
             self._drop()  # in the midst of a cycle nothing else can follow
             raise
         return Answer(task=task.task, shipped=shipped)
+
+    def _told(self, moving: Moving) -> None:
+        self._answers.put(Answer(task=self._task, moving=moving))
 
     def _drop(self) -> None:
         if self._link is not None:
@@ -163,6 +196,13 @@ def main(fd: int) -> None:
             if isinstance(task, Close):
                 if line := lines.pop(task.link, None):
                     line.close()
+                continue
+            if isinstance(task, Limits):
+                pacer.limit(task.host, task.peers)
+                continue
+            if isinstance(task, Tune):
+                if line := lines.get(task.link):
+                    line.tune(task)
                 continue
             if task.link not in lines:
                 lines[task.link] = _Line(task.link, answers, pacer)

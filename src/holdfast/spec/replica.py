@@ -9,6 +9,7 @@ from pydantic import Field
 from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.replica_figures import ReplicaProgress
 from holdfast.spec.units import Size
 
 
@@ -77,6 +78,8 @@ class PeerView(Frozen):
     """Of a source."""
     vms: int
     """That are replicated to it, or held for it."""
+    limit: str = "none"
+    """Of all that is sent to it."""
 
 
 class Priority(StrEnum):
@@ -123,11 +126,54 @@ class ReplicaStatus(Frozen):
     throughput: float
     """Bytes of changes a second that arrive."""
     cycles: int
-    """That arrived within the last twelve hours, since this daemon runs."""
+    """That arrived within the last twelve hours, of which also errors and averages are."""
     last_error: str
     """Why the last try failed; empty: it did not."""
     findings: tuple[str, ...]
     """What is not as it should be, the worst first."""
+    lag_seconds: float | None = None
+    """The RPO while something waits, else 0; None: there is no point yet."""
+    churn: float = 0.0
+    """Bytes a second that the guest changes."""
+    wire_rate: float = 0.0
+    """Bytes a second that went over the link within the last minute."""
+    next_cycle_seconds: float | None = None
+    """None: one is under way, or waits for something to happen."""
+    catch_up_seconds: float | None = None
+    """Until nothing waits, as things go; None: it falls behind further."""
+    progress: ReplicaProgress | None = None
+    """Of a cycle that takes longer than a moment."""
+    errors: int = 0
+    average_bytes: float = 0.0
+    largest_bytes: int = 0
+    average_latency: float = 0.0
+    """Seconds from a cycle's instant until it is whole over there."""
+    missed_ratio: float = 0.0
+    """Part of the time, 0 to 1, in which the RPO was above its target."""
+    last_sync: datetime | None = None
+    last_error_id: str = ""
+    failing_seconds: float = 0.0
+    """Since tries fail; 0: they do not."""
+    attempts: int = 0
+    """That failed, one after another."""
+    priority: Priority = Priority.NORMAL
+    limit: str = "none"
+    """Of the VM."""
+    peer_limit: str = "none"
+    host_limit: str = "none"
+
+
+class ReplicaLimit(Frozen):
+    """Of what is sent: `200Mbit/s`, `none`, also by time of day."""
+
+    limit: str = Field(max_length=1000)
+
+
+class ReplicaSharedLimits(Frozen):
+    host: str
+    """Of all that this host sends together."""
+    peers: dict[str, str]
+    """Of all that is sent to a peer, by its name; to others as much as there is."""
 
 
 class HeldReplica(Frozen):

@@ -14,6 +14,7 @@ from test_link import Pair
 
 from holdfast.replication.dispatch import Dispatch, DispatchedLink
 from holdfast.replication.link import LinkLost, TlsLink
+from holdfast.replication.moving import Moving
 from holdfast.replication.receiving import serve
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.wire import Begin, DiskShape, Open
@@ -91,6 +92,20 @@ async def test_a_worker_that_is_killed_is_begun_again(ends: Ends) -> None:
     await ends.rig.require_current()
 
 
+async def test_how_far_a_cycle_is_comes_from_the_worker(ends: Ends) -> None:
+    pair = ends.pair
+    pair.receive(lambda link: serve(link, "south", lambda _: ends.held))
+    opened = Open(replication=ID, vm=ID, name="web", disks=SHAPES)
+    connected = (pair.address, pair.source, pair.receiver.fingerprint, "north", opened)
+    await ends.link.connect(*connected, limit="800kB/s")
+    await ends.rig.write("disk0", 7, "0", "6M")
+    told = list[Moving]()
+    captured = await ends.rig.begin()
+    await ends.link.ship(captured, 0, {}, told=told.append)
+    assert told and 0 < told[-1].done <= told[-1].total == 2 * SIZE
+    await ends.rig.capture.commit(captured.cycle)
+
+
 async def test_a_peer_that_hangs_is_left_and_the_link_of_use_again(ends: Ends) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -130,4 +145,4 @@ async def test_a_peer_that_is_not_there_is_said_to_be_lost(ends: Ends) -> None:
     ends.pair.door.close()
     with pytest.raises(RemoteError) as caught:
         await ends.connect()
-    assert caught.value.wire_id == "replica-link-lost"
+    assert caught.value.wire_id == "replica-nobody-listens"

@@ -5,6 +5,8 @@ import os
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +17,13 @@ from typing import TypeVar
 import pytest
 
 from holdfast.replication import identity, wire
+from holdfast.replication import link as link_module
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import (
     Address,
     Door,
     LinkLost,
+    NotLetIn,
     NotThatPeer,
     TlsLink,
     connect,
@@ -302,3 +306,50 @@ def test_an_identity_is_made_once_and_its_key_is_ours_alone(tmp_path: Path) -> N
     assert identity.normal(f"# a note\n{pem}\n") == pem
     with pytest.raises(identity.BadPeerCertificate):
         identity.normal("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+
+
+def test_why_a_host_cannot_be_reached_is_told_apart(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dial(host: str, port: int) -> str:
+        with pytest.raises(LinkLost) as caught:
+            connect(Address(host=host, port=port), pair.source, pair.receiver.fingerprint)
+        assert caught.value.cure
+        return caught.value.id
+
+    assert dial("replica.invalid", 8444) == "replica-host-unknown"
+    assert dial("x" * 300, 8444) == "replica-host-unknown"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert dial("127.0.0.1", free.getsockname()[1]) == "replica-nobody-listens"
+    monkeypatch.setattr(link_module, "_HANDSHAKE_SECONDS", 0.3)
+    with contextlib.ExitStack() as opened:
+        full = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # more than it queues: nothing answers any more
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        assert dial("127.0.0.1", full.getsockname()[1]) == "replica-host-unreachable"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="has a network of its own")
+def test_a_host_to_which_no_way_leads_is_unreachable(pair: Pair) -> None:
+    lines = [
+        "from holdfast.replication.link import *",
+        "try: connect(Address(host='192.0.2.1', port=8444), None, '')",
+        "except LinkLost as error: print(error.id)",
+    ]
+    argv = ["unshare", "--net", sys.executable, "-c", "\n".join(lines)]
+    assert (
+        subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        == "replica-host-unreachable\n"
+    )
+
+
+def test_a_source_that_is_not_paired_any_more_is_told_so(pair: Pair) -> None:
+    pair.pinned = ()
+    for _ in range(10):
+        served = pair.receive(lambda link: None)
+        link = pair.connect()
+        with pytest.raises(NotLetIn):
+            greet(link, "north")
+        link.close()
+        assert isinstance(served.exception(), LinkLost)

@@ -10,8 +10,9 @@ from held_in_memory import Held
 from test_capture import DISKS, SIZE, Guest, Rig, numbers, rig
 from test_link import Pair
 
-from holdfast.replication import shipping
+from holdfast.replication import moving, shipping
 from holdfast.replication.link import LinkLost, TlsLink, greet
+from holdfast.replication.moving import Moving, Phase
 from holdfast.replication.nbd import SourceLost
 from holdfast.replication.receiving import serve
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
@@ -115,6 +116,28 @@ async def test_a_disk_whose_map_is_lost_is_compared_and_only_what_differs_sent(e
     assert not shipped.full
     assert shipped.sent < 16 << 10
     await ends.require_current()
+
+
+async def test_how_far_a_cycle_is_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moving, "EACH_SECONDS", 0.0)
+    told = list[Moving]()
+    ends.shipper = Shipper(ends.link, told=told.append)
+    await ends.rig.write("disk0", 1, "0", "1M")
+    await ends.rig.write("disk1", 1, "2M", "2M")
+    await ends.cycle()
+    assert {(each.phase, each.total) for each in told} == {(Phase.COPYING, 2 * SIZE)}
+    done = [each.done for each in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (1 << 20, SIZE + (4 << 20))
+    told.clear()
+    await ends.rig.write("disk0", 2, "0", "1M")
+    await ends.cycle()
+    assert (told[-1].phase, told[-1].done, told[-1].sent > 0) == (Phase.CHANGES, 1 << 20, True)
+    await ends.rig.restart(kill=True)
+    await ends.rig.capture.attach(None)
+    told.clear()
+    await ends.cycle()
+    assert told[-1] == Moving(phase=Phase.COMPARING, done=2 * SIZE, total=2 * SIZE, sent=0)
 
 
 async def test_a_receiver_that_goes_in_mid_cycle_costs_nothing_but_that_cycle(ends: Ends) -> None:

@@ -1,9 +1,18 @@
 """Replicas as the API's services give them: what was asked for is remembered."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.spec.errors import Conflict
+from holdfast.spec.failover_test import (
+    FailoverTest,
+    FailoverTestCreate,
+    FailoverTestPhase,
+    FailoverTestPlan,
+    FailoverVerdict,
+    ReplicaPoint,
+)
+from holdfast.spec.operation import Operation
 from holdfast.spec.replica import (
     HeldReplica,
     PeerAdd,
@@ -13,8 +22,10 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaEnable,
     ReplicaLimits,
+    ReplicaSharedLimits,
     ReplicaStatus,
 )
+from holdfast.spec.replica_figures import ReplicaHistory, ReplicaInterval, ReplicaProgress
 
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
@@ -65,6 +76,20 @@ class FakeReplicas:
 
 
 class FakeReplications(FakeReplicas):
+    reset: tuple[str, ...] = ()
+
+    async def history(self, name: str, since: timedelta, peer: str | None) -> ReplicaHistory:
+        self.asked.append(since)
+        empty = interval(0, cycles=0, rpo=None)
+        shown = [interval(minute, cycles=60, rpo=1.0 + minute) for minute in (0, 1, 2, 5)]
+        total = empty.model_copy(update={"cycles": 240, "missed": 3, "largest_bytes": 5 << 20})
+        return ReplicaHistory(
+            vm=name, peer="south", total=total, last_sync=TIME, last_test=None, intervals=tuple(shown)
+        )
+
+    async def reset_history(self, name: str, peer: str | None) -> None:
+        self.reset += (name,)
+
     async def list(self, vm: str | None) -> tuple[ReplicaStatus, ...]:
         return tuple(each for each in self.sent.values() if vm in (None, each.vm))
 
@@ -87,6 +112,22 @@ class FakePeers(FakeReplicas):
         )
 
 
+class FakeReplicaLimits:
+    def __init__(self) -> None:
+        self.limits = ReplicaSharedLimits(host="none", peers={})
+
+    async def show(self) -> ReplicaSharedLimits:
+        return self.limits
+
+    async def limit_host(self, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"host": limit})
+        return self.limits
+
+    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits:
+        self.limits = self.limits.model_copy(update={"peers": {name: limit}})
+        return self.limits
+
+
 class FakeHeld:
     def __init__(self) -> None:
         self.removed: list[str] = []
@@ -100,6 +141,80 @@ class FakeHeld:
 
     async def remove(self, name: str) -> None:
         self.removed.append(name)
+
+
+def interval(minute: int, *, cycles: int, rpo: float | None) -> ReplicaInterval:
+    return ReplicaInterval(
+        begin=TIME + timedelta(minutes=minute),
+        seconds=60,
+        cycles=cycles,
+        missed=0,
+        errors=0,
+        average_bytes=1000.0 * minute,
+        largest_bytes=2000 * minute,
+        average_latency=0.2,
+        changed_bytes=60_000 * minute,
+        pending_bytes=0,
+        rpo_p50_seconds=rpo,
+        rpo_p99_seconds=rpo,
+    )
+
+
+class FakeFailoverTests:
+    """One test, which has ended when it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.verdict = FailoverVerdict.PASSED
+
+    def _test(self, name: str) -> FailoverTest:
+        return FailoverTest(
+            id="t1",
+            replica=name,
+            vm=f"{name} - Test",
+            vm_id="v1",
+            point=7,
+            taken=TIME,
+            started=TIME,
+            phase=FailoverTestPhase.ENDED,
+            verdict=self.verdict,
+            ready_seconds=4.2,
+            error="" if self.verdict is FailoverVerdict.PASSED else "the check ended with exit code 3",
+            output="hello\n",
+        )
+
+    async def points(self, name: str) -> tuple[ReplicaPoint, ...]:
+        return (ReplicaPoint(number=7, taken=TIME, received=4096, open=True),)
+
+    async def begin(self, name: str, request: FailoverTestCreate, actor: str) -> FailoverTest:
+        self.asked.append(request)
+        return self._test(name)
+
+    async def end(self, name: str) -> FailoverTest:
+        self.asked.append("end")
+        return self._test(name)
+
+    async def show(self, test_id: str) -> FailoverTest:
+        return self._test("web")
+
+    async def tests(self, name: str | None) -> tuple[FailoverTest, ...]:
+        return (self._test(name or "web"),)
+
+    async def plan(self, name: str, plan: FailoverTestPlan | None) -> FailoverTestPlan | None:
+        self.asked.append(plan)
+        return plan
+
+    async def planned(self, name: str) -> FailoverTestPlan | None:
+        return None
+
+
+class FakeRevival:
+    def __init__(self, operations: Any) -> None:
+        self._operations = operations
+
+    async def settle(self, vm: str, actor: str) -> Operation:
+        found: Operation = self._operations.begin("vm.settle", vm, actor, lambda: None)
+        return found
 
 
 def status(vm: str, peer: str) -> ReplicaStatus:
@@ -119,4 +234,17 @@ def status(vm: str, peer: str) -> ReplicaStatus:
         cycles=10,
         last_error="",
         findings=("It is late. Wait.",),
+        progress=ReplicaProgress(
+            phase="copying", done_bytes=3 << 20, total_bytes=12 << 20, rate=float(1 << 20), seconds_left=9.0
+        ),
     )
+
+
+class FakeReplicas:
+    def __init__(self, operations: Any) -> None:
+        self.peers = FakePeers()
+        self.sent = FakeReplications()
+        self.held = FakeHeld()
+        self.limits = FakeReplicaLimits()
+        self.tests = FakeFailoverTests()
+        self.revival = FakeRevival(operations)

@@ -1,10 +1,16 @@
 """`holdfast replica`: what each command asks for and prints."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from command_line import run
+import pytest
+from command_line import RUN, env, run
 
 from holdfast.spec.failover import FailoverNetwork, parse_failover_address
 from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable
@@ -19,7 +25,7 @@ FIXED = {
 def test_a_token_is_printed_alone_with_the_limits_that_were_asked_for(daemon: Any) -> None:
     done = run(daemon, "replica", "accept", "--vms", "3", "--space", "1GiB")
     assert (done.returncode, done.stdout) == (0, TOKEN + "\n")
-    asked = daemon.peers.asked[-1]
+    asked = daemon.replicas.peers.asked[-1]
     assert isinstance(asked, ReplicaAccept)
     assert (asked.limits.vms, asked.limits.space) == (3, 1 << 30)
 
@@ -30,7 +36,7 @@ def test_a_peers_token_comes_from_a_file_or_standard_input(daemon: Any, tmp_path
     url = "https://[2001:db8::7]:8444"
     assert run(daemon, "replica", "peer", "add", "south", url, "--token-file", str(file)).returncode == 0
     assert run(daemon, "replica", "peer", "add", "south", url, typed=TOKEN + "\n").returncode == 0
-    assert daemon.peers.asked[-2:] == [PeerAdd(name="south", address=url, token=TOKEN)] * 2
+    assert daemon.replicas.peers.asked[-2:] == [PeerAdd(name="south", address=url, token=TOKEN)] * 2
 
 
 def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
@@ -42,7 +48,7 @@ def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
     wanted = ReplicaEnable.model_validate(
         {"peer": "south", "rpo_seconds": 900, "priority": "low", "limit": "200Mbit/s", "exclude": ["disk1"]}
     )
-    assert daemon.replications.asked[-1] == wanted
+    assert daemon.replicas.sent.asked[-1] == wanted
     assert run(daemon, "replica", "enable", "web", "--to", "south", "--rpo", "soon").returncode != 0
 
 
@@ -51,7 +57,7 @@ def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
     enable = ("replica", "enable", "web", "--to", "south")
     done = run(daemon, *enable, "--map-switch", "LAN=LAN2", "--failover-address", address)
     assert done.returncode == 0, done.stderr
-    asked = daemon.replications.asked[-1].failover
+    asked = daemon.replicas.sent.asked[-1].failover
     assert asked == FailoverNetwork(switches={"LAN": "LAN2"}, addresses=(parse_failover_address(address),))
     for option, text in (("--map-switch", "LAN"), ("--failover-address", "nic0=192.0.2.10")):
         assert run(daemon, *enable, option, text).returncode == 2
@@ -65,10 +71,77 @@ def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     assert set(one[0]) >= FIXED
     told = run(daemon, "replica", "status")
     assert "replicating" in told.stdout
-    assert "web: It is late." in told.stderr
+    assert "web: It is late." in told.stdout
+    assert "web: copying 3 MiB of 12 MiB (25%), 1 MiB/s, 9.0 s left" in told.stdout
     assert run(daemon, "replica", "disable", "web", "--to", "south").returncode == 0
-    assert daemon.replications.asked[-1] == "south"
+    assert daemon.replicas.sent.asked[-1] == "south"
     assert json.loads(run(daemon, "replica", "status", "--format", "json").stdout) == []
+
+
+def test_limits_are_of_the_host_or_of_a_peer(daemon: Any) -> None:
+    assert run(daemon, "replica", "limit", "--host", "1Gbit/s,22:00-06:00=none").returncode == 0
+    done = run(daemon, "replica", "limit", "--peer", "south", "200Mbit/s", "--format", "json")
+    wanted = {"host": "1Gbit/s,22:00-06:00=none", "peers": {"south": "200Mbit/s"}}
+    assert json.loads(done.stdout) == wanted
+    shown = run(daemon, "replica", "limit").stdout
+    assert "host   1Gbit/s,22:00-06:00=none\nsouth  200Mbit/s\n" in shown
+    for wrong in (["1Gbit/s"], ["--host"], ["--host", "--peer", "south", "1Gbit/s"]):
+        assert run(daemon, "replica", "limit", *wrong).returncode == 2
+
+
+def until(stream: Any, wanted: str) -> str:
+    """What is read until a line with `wanted` came for the second time."""
+    text = ""
+    while text.count(wanted) < 2:
+        text += os.read(stream, 65536).decode()
+    return text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_status_that_is_watched_prints_rows_in_a_pipe_until_ctrl_c(daemon: Any, as_json: bool) -> None:
+    run(daemon, "replica", "enable", "web", "--to", "south")
+    argv = [*RUN, "replica", "status", "--watch", *(["--format", "json"] if as_json else [])]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, env=env(daemon)) as watching:
+        assert watching.stdout is not None
+        text = until(watching.stdout.fileno(), "replicating")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    lines = text.splitlines()
+    if as_json:
+        assert [json.loads(line)[0]["vm"] for line in lines[:2]] == ["web", "web"]
+    else:
+        assert lines[0].startswith("TIME")
+        assert [line.split()[1] for line in lines[1:3]] == ["web", "web"]
+
+
+def test_a_status_that_is_watched_is_written_over_on_a_terminal(daemon: Any) -> None:
+    run(daemon, "replica", "enable", "web", "--to", "south")
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [*RUN, "replica", "status", "web", "--watch"], stdout=its, env=env(daemon)
+    ) as watching:
+        os.close(its)
+        text = until(ours, "replicating")
+        watching.send_signal(signal.SIGINT)
+        watching.wait(10)
+    os.close(ours)
+    first, second = text.split("\x1b[4A", 1)  # a heading, a row, how far it is, and what is wrong
+    assert first.count("RPO") == second.count("RPO") == 1
+
+
+def test_history_is_shown_as_totals_and_charts(daemon: Any) -> None:
+    done = run(daemon, "replica", "history", "web", "--since", "2h")
+    assert done.returncode == 0, done.stderr
+    assert daemon.replicas.sent.asked[-1] == timedelta(hours=2)
+    assert "240 arrived, 3 missed their target" in done.stdout
+    bars = [line for line in done.stdout.splitlines() if "█" in line]
+    assert all(line[-1] == "█" for line in bars if line.startswith("RPO"))
+    assert any("  █" in line for line in bars)  # of two minutes nothing is known
+    found = json.loads(run(daemon, "replica", "history", "web", "--format", "json").stdout)
+    assert [each["rpo_p99_seconds"] for each in found["intervals"]] == [1.0, 2.0, 3.0, 6.0]
+    assert run(daemon, "replica", "history", "web", "--since", "91d").returncode == 2
+    assert run(daemon, "replica", "history", "web", "--reset").returncode == 0
+    assert daemon.replicas.sent.reset == ("web",)
 
 
 def test_peers_and_replicas_are_listed_and_removed(daemon: Any) -> None:
@@ -76,4 +149,4 @@ def test_peers_and_replicas_are_listed_and_removed(daemon: Any) -> None:
     assert "web" in run(daemon, "replica", "list").stdout
     assert run(daemon, "replica", "peer", "remove", "north").returncode == 0
     assert run(daemon, "replica", "remove", "web").returncode == 0
-    assert (daemon.peers.asked[-1], daemon.held.removed) == ("north", ["web"])
+    assert (daemon.replicas.peers.asked[-1], daemon.replicas.held.removed) == ("north", ["web"])

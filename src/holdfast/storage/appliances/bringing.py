@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import NoSpace, free_space
 from holdfast.host.threads import stoppable
-from holdfast.spec.attachment import BlockPlace, FilePlace, Place, RbdPlace
+from holdfast.spec.attachment import BlockPlace, FilePlace, Place
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
 from holdfast.spec.units import GIB, KIB, MIB, format_size
@@ -130,7 +130,7 @@ class Bringing:
                 if digest is not None:
                     group.create_task(stoppable(partial(_verify, held, digest)))
                 group.create_task(self._convert(held, content, target, disk, progress))
-        if disk.format is VolumeFormat.QCOW2 and not isinstance(target, RbdPlace):
+        if disk.format is VolumeFormat.QCOW2 and isinstance(target, FilePlace | BlockPlace):
             await asyncio.to_thread(_require_disk, target, content, disk)
         return done
 

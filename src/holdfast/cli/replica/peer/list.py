@@ -13,4 +13,4 @@ def command(format_: FormatOption = Format.TABLE) -> None:
 
     with connect() as client:
         items = client.wire("GET", "/v1/replica/peers")
-    show_list(items, ("name", "role", "address", "vms", "paired"), format_, {"paired": moment})
+    show_list(items, ("name", "role", "address", "vms", "limit", "paired"), format_, {"paired": moment})
