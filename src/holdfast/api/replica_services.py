@@ -15,7 +15,7 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 
 
 class ReplicaPeers(Protocol):
@@ -44,6 +44,10 @@ class ReplicaLimits(Protocol):
     async def show(self) -> ReplicaSharedLimits: ...
     async def limit_host(self, limit: str) -> ReplicaSharedLimits: ...
     async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits: ...
+
+
+class ReplicaExplanations(Protocol):
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]: ...
 
 
 class HeldReplicas(Protocol):
@@ -80,6 +84,8 @@ class ReplicaServices(Protocol):
     def held(self) -> HeldReplicas: ...
     @property
     def limits(self) -> ReplicaLimits: ...
+    @property
+    def explanations(self) -> ReplicaExplanations: ...
     @property
     def tests(self) -> FailoverTests: ...
     @property

@@ -10,6 +10,7 @@ from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.explanations import Explanations
 from holdfast.replication.failover_test_records import FailoverTestBook
 from holdfast.replication.failover_testing import FailoverTests
 from holdfast.replication.history import History
@@ -35,6 +36,7 @@ class Replicas:
     sent: Replications
     held: ReplicaListener
     limits: SharedLimits
+    explanations: Explanations
     revival: Revival
     tests: FailoverTests
 
@@ -58,7 +60,7 @@ class Replicas:
         limits.load()
         tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
-        return cls(peering, sent, listener, limits, revival, tests)
+        return cls(peering, sent, listener, limits, Explanations(sent, listener), revival, tests)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""

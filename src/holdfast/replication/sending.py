@@ -78,6 +78,8 @@ class Vm:
     started: datetime | None
     """When it was started last."""
     rest: Rest
+    failed: bool = False
+    """Its machine ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -271,16 +273,16 @@ class Sender:
         looked = time.monotonic()
         pending = await capture.pending()
         self.figures.waiting(looked, sum(pending.values()))
-        known = await capture.since()
-        disks = self._require_disks(vm, tuple(each for each in self._wanted(vm) if each in known))
+        since = await capture.since()
+        disks = self._require_disks(vm, tuple(each for each in self._wanted(vm) if each in since))
+        mapped = all(since[disk] is not None for disk in disks)
         standing = self._standing = self._standing or await self._connect(vm)
         beside = await self._look_beside(vm)
-        if self._is_current(standing, disks, pending, beside):
+        if mapped and self._is_current(standing, disks, pending, beside):
             self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return
         whole = standing.compare or not standing.cycle
         attachments = await self._sealed(vm, beside, standing)
-        since = await capture.since()
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
         begun, held = time.monotonic(), {each.id for each in standing.disks}

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
 from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
+from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History
 from holdfast.replication.pace import parse_limit
@@ -18,11 +19,11 @@ from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
-from holdfast.replication.statuses import status_of
+from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
-from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
@@ -129,6 +130,17 @@ class Replications:
             await self._means.book.of(one.record.id)  # says so
         return tuple(sorted(found, key=lambda each: (each.vm.lower(), each.peer.lower())))
 
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]:
+        """Why its replications are as they are, one for each peer. Raises VmNotFound, NotReplicated."""
+        moment = Moment(time.monotonic(), datetime.now().astimezone())
+        owner, found = await self._registry.named(name), []
+        for status in await self.list(name):
+            replication = await self._means.book.of(owner.record.id, status.peer)
+            sender = self._sent[replication.id].sender
+            facts = facts_of(sender, sender.figures.now(moment.monotonic), moment.monotonic)
+            found.append(explain(status, facts, sender.progress, moment))
+        return tuple(found)
+
     async def history(self, name: str, since: timedelta, peer: str | None = None) -> ReplicaHistory:
         """What happened lately. Raises VmNotFound, NotReplicated, SeveralPeers, BadHistoryTime."""
         status = await self.show(name, peer)
@@ -227,6 +239,7 @@ class Replications:
             folder=self._state.vm(record.name),
             started=record.started,
             rest=owner.rest,
+            failed=record.state is VmState.FAILED,
         )
 
     def _status(self, name: str, replication: Replication) -> ReplicaStatus:

@@ -25,7 +25,14 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaHistory, ReplicaInterval, ReplicaProgress
+from holdfast.spec.replica_figures import (
+    ReplicaCause,
+    ReplicaEvidence,
+    ReplicaExplanation,
+    ReplicaHistory,
+    ReplicaInterval,
+    ReplicaProgress,
+)
 
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
@@ -126,6 +133,44 @@ class FakeReplicaLimits:
     async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits:
         self.limits = self.limits.model_copy(update={"peers": {name: limit}})
         return self.limits
+
+
+class FakeExplanations:
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]:
+        cause = ReplicaCause(
+            rule="replica-nobody-listens",
+            severity="critical",
+            side="replica",
+            since=TIME,
+            cause="The receiving host is there, but nobody listens for replicas",
+            cure="Start its daemon.",
+            error_id="replica-nobody-listens",
+            error="nobody listens \x1b[2J",
+        )
+        fine = ReplicaExplanation(
+            vm=name,
+            peer="south",
+            held=False,
+            state="replicating",
+            health="critical",
+            summary=cause.cause,
+            causes=(cause,),
+            tried="3 tries failed.",
+            attempts=3,
+            next_try_seconds=2.0,
+            figures={"rpo_seconds": 75.0, "churn": 2048.0, "points": 3, "allowed": None},
+            evidence=(
+                ReplicaEvidence(
+                    ended=TIME,
+                    seconds=0.5,
+                    changed_bytes=4096,
+                    sent_bytes=100,
+                    error_id="replica-nobody-listens",
+                    error="x",
+                ),
+            ),
+        )
+        return (fine,)
 
 
 class FakeHeld:
@@ -246,5 +291,6 @@ class FakeReplicas:
         self.sent = FakeReplications()
         self.held = FakeHeld()
         self.limits = FakeReplicaLimits()
+        self.explanations = FakeExplanations()
         self.tests = FakeFailoverTests()
         self.revival = FakeRevival(operations)

@@ -78,6 +78,24 @@ def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     assert json.loads(run(daemon, "replica", "status", "--format", "json").stdout) == []
 
 
+def test_an_explanation_says_what_where_since_when_and_what_to_do(daemon: Any) -> None:
+    done = run(daemon, "replica", "explain", "web")
+    assert done.returncode == 0, done.stderr
+    for wanted in (
+        "nobody listens for replicas",
+        "where: replica; critical; since 2030-",
+        "do:    Start its daemon.",
+        "(replica-nobody-listens)",
+        "3 tries failed.",
+        "1 min 15 s",
+        "2 KiB/s",
+    ):
+        assert wanted in done.stdout, done.stdout
+    assert "\x1b" not in done.stdout
+    (found,) = json.loads(run(daemon, "replica", "explain", "web", "--format", "json").stdout)
+    assert (found["vm"], found["causes"][0]["side"]) == ("web", "replica")
+
+
 def test_limits_are_of_the_host_or_of_a_peer(daemon: Any) -> None:
     assert run(daemon, "replica", "limit", "--host", "1Gbit/s,22:00-06:00=none").returncode == 0
     done = run(daemon, "replica", "limit", "--peer", "south", "200Mbit/s", "--format", "json")

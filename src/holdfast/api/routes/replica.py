@@ -17,7 +17,7 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 
 router = APIRouter(tags=["replicas"])
 Peer = Annotated[str | None, Query(max_length=63)]
@@ -43,6 +43,12 @@ async def add_replica_peer(services: With, _: Admin, request: PeerAdd) -> PeerVi
 @router.delete("/v1/replica/peers/{name}", status_code=204)
 async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
     await services.replicas.peers.remove(name)
+
+
+@router.get("/v1/replica/explain/{name}")
+async def explain_replica(services: With, _: Viewer, name: str) -> tuple[ReplicaExplanation, ...]:
+    """Why a VM that is sent, or a replica that is held, is as it is."""
+    return await services.replicas.explanations.explain(name)
 
 
 @router.get("/v1/replica/limits")
