@@ -221,12 +221,12 @@ class ReplicaTokenRow(Table):
 
 
 class ReplicationRow(Table):
-    """A VM of this host that is replicated."""
+    """A VM of this host that is replicated to a peer."""
 
     __tablename__ = "replications"
 
     vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
-    peer: Mapped[str] = mapped_column(_NAME, index=True)
+    peer: Mapped[str] = mapped_column(_NAME, primary_key=True, index=True)
     record: Mapped[dict[str, Any]]
 
 

@@ -30,6 +30,7 @@ from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turning import Joined, Turning
 from holdfast.replication.turns import TurnBook
 from holdfast.vm.registry import VmRegistry
+from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
 
 
@@ -61,7 +62,7 @@ class Replicas:
         turns = TurnBook(catalog, events)
         await turns.load()
         means = Means(
-            *(identity, own_name(), peers, book, dispatch, attachments, events),
+            *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
             receives=lambda: listener.port or 0,
         )

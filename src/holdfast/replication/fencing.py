@@ -45,12 +45,12 @@ class Local:
 
     name: str
     running: bool
-    sending: bool
-    """A link about it is there, so that its receiver is known to be one."""
 
 
 Find = Callable[[str], Awaitable[Local]]
 """From a VM's id. Raises VmNotFound."""
+Sends = Callable[[str], bool]
+"""Whether the link of a replication, by its id, is there, so that its receiver is known to be one."""
 
 
 class Fencing:
@@ -62,6 +62,7 @@ class Fencing:
         asker: TurnAsker,
         events: EventLog,
         find: Find,
+        sends: Sends,
     ) -> None:
         self._turns = turns
         self._peers = peers
@@ -69,11 +70,12 @@ class Fencing:
         self._asker = asker
         self._events = events
         self._find = find
+        self._sends = sends
 
     async def before_start(self, vm: str, name: str) -> None:
         """As `beginnings.MayBegin`. Raises VmFenced."""
         self.require(vm, name)
-        sent = [each for each in await self._book.all() if each.vm == vm]
+        sent = await self._book.all(vm)
         if not sent:
             return
         unanswered = []
@@ -124,7 +126,7 @@ class Fencing:
             if each.peer in silent or (known is not None and known.turn not in _SEEN):
                 continue
             local = await self._find(each.vm)
-            if local.sending and (known is None or known.turn is Turn.PRIMARY):
+            if local.running and self._sends(each.id) and (known is None or known.turn is Turn.PRIMARY):
                 continue
             if not await self._ask(each, local.name, _ASK_SECONDS):
                 silent.add(each.peer)

@@ -22,11 +22,10 @@ from holdfast.replication.asking import TurnAsker
 from holdfast.replication.fencing import VmFenced
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.replication_records import (
-    NotReplicated,
     Replication,
     ReplicationBook,
 )
-from holdfast.replication.sending import digest_of
+from holdfast.replication.resting import digest_of
 from holdfast.replication.turns import FIRST_TERM, TurnBook, TurnRecord, moved
 from holdfast.replication.wire import Prepare, Release, TakeOver, TurnIs
 from holdfast.spec.errors import Conflict, Failed, HoldfastError, TimedOut
@@ -68,7 +67,7 @@ class TakeOverFailed(Failed):
 
 
 Trouble = Callable[[str], str]
-"""Of a VM's id: why it is not being sent now; empty: it is."""
+"""Of a replication's id: why it is not under way; empty: it is."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,17 @@ class Handovers:
         """Hand a VM over to the host that holds its replica.
 
         Raises:
-            VmNotFound, NotReplicated, VmFenced, VmBusy, VmInWrongState
+            VmNotFound, NotReplicated, SeveralPeers, VmFenced, VmBusy, VmInWrongState
             ReplicaNotCurrent: something stands in the way of it on this side.
             PeerRefused, LinkLost: something does over there.
         """
         owner = await self._registry.named(name)
         record, means = owner.record, self._means
-        sent = await sent_to(means.book, record.id, record.name, request.peer)
+        sent = await means.book.of(record.id, request.peer)
         known = means.turns.known(record.id)
         if known is not None and known.turn not in RUNS:
             raise VmFenced(f"VM {record.name!r} is {known.turn} here", value=str(known.turn))
-        trouble = "it has never been there whole" if not sent.initial else means.trouble(record.id)
+        trouble = "it has never been there whole" if not sent.initial else means.trouble(sent.id)
         if trouble or record.spec.require_attested_host:
             raise ReplicaNotCurrent(
                 f"VM {record.name!r} cannot fail over: {trouble or 'it runs on attested hosts only'}",
@@ -141,7 +140,7 @@ class _OfVm:
         return await self._means.peers.get(job.params["peer"])
 
     async def _sent(self, job: Job) -> Replication:
-        return await sent_to(self._means.book, job.params["vm"], job.subject, job.params["peer"])
+        return await self._means.book.of(job.params["vm"], job.params["peer"])
 
     async def undo(self, job: Job) -> None:
         """The fence sees to it."""
@@ -222,8 +221,10 @@ class _AllIsHeld(_OfVm):
 
 def held_cycle(sent: Replication, owner: VmOwner) -> int:
     """The cycle by which all of a VM that is off is over there; 0: it is not."""
-    off = owner.machine is None and owner.record.state in (VmState.OFF, VmState.FAILED)
-    return sent.rest_cycle if off and sent.at_rest == digest_of(owner.record.spec) else 0
+    record = owner.record
+    off = owner.machine is None and record.state in (VmState.OFF, VmState.FAILED)
+    digest = digest_of(record.spec, record.started, sent.settings.exclude)
+    return sent.rest_cycle if off and sent.at_rest == digest else 0
 
 
 class _TakenOver(_OfVm):
@@ -259,25 +260,6 @@ class _TakenOver(_OfVm):
                 cure="See its operations (`holdfast operation list` over there).",
             )
         await fenced(self._means.turns, job.params["vm"], answer.term)
-
-
-async def sent_to(book: ReplicationBook, vm: str, name: str, peer: str | None) -> Replication:
-    """The replication of a VM to that peer, or the only one. Raises NotReplicated, ReplicaNotCurrent."""
-    found = [each for each in await book.all() if each.vm == vm and (peer is None or each.peer == peer)]
-    if not found:
-        to = f" to {peer!r}" if peer else ""
-        raise NotReplicated(
-            f"VM {name!r} is not replicated{to}",
-            value=name,
-            cure="Enable it with `holdfast replica enable VM --to PEER`.",
-        )
-    if len(found) > 1:
-        raise ReplicaNotCurrent(
-            f"VM {name!r} is replicated to several hosts",
-            value=name,
-            cure="Say which of them is to run it, with --to PEER.",
-        )
-    return found[0]
 
 
 async def fenced(turns: TurnBook, vm: str, term: int) -> None:

@@ -221,13 +221,13 @@ RULES: tuple[Rule, ...] = (
         *("machine-failed", Health.WARNING, Side.SOURCE),
         lambda facts: facts.machine_failed and facts.rests_unsent,
         "QEMU ended by itself: what the VM changed last was not sent, and what it changed is not known",
-        "See `holdfast vm log` for why, and start the VM: both sides are compared then, by themselves.",
+        "See `holdfast vm log` for why. Its disks are compared with the replica, by themselves.",
     ),
     Rule(
         *("unsent", Health.WARNING, Side.SOURCE),
         lambda facts: facts.rests_unsent and not facts.machine_failed,
         "The VM does not run, and what it changed last was not sent",
-        "Start it, and it is sent; until then the newest point is older than the VM's disks.",
+        "It is read and sent by itself; disks that are devices of the host's once it runs.",
     ),
 )
 

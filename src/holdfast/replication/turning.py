@@ -77,7 +77,11 @@ class Turning:
         )
         self._takeovers = taking_over.Takeovers(takes, operations)
         self._handovers = handing_over.Handovers(gives, registry)
-        self._fencing = Fencing(turns, peers, joined.sent, joined.asker, rooms.events, self._local)
+        self._fencing = Fencing(
+            *(turns, peers, joined.sent, joined.asker, rooms.events),
+            self._local,
+            joined.replications.sends,
+        )
         self._adoption = adoption.Adoption(adopts, registry, operations)
         self._completion = completing.Completion(completes)
         self.procedures: tuple[Procedure, ...] = (
@@ -141,8 +145,7 @@ class Turning:
 
     async def _local(self, vm: str) -> Local:
         record = (await self._registry.owner(vm)).record
-        running = record.state not in _DOWN
-        return Local(record.name, running, running and self._joined.replications.sends(vm))
+        return Local(record.name, record.state not in _DOWN)
 
     async def _require_ready(self, sent: SentVm) -> None:
         await self._planner.require_free_name(sent.name)

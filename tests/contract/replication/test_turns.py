@@ -64,14 +64,14 @@ class Rig:
         self.book = ReplicationBook(north.catalog, north.events)
         self.running = False
         self.fencing = Fencing(
-            self.north_turns, north.peers, self.book, self.asker, north.events, self._local
+            self.north_turns, north.peers, self.book, self.asker, north.events, self._local, lambda _: False
         )
         south.listener.desk = TurnDesk(
             self.south_turns, south.book, south.store, self, self._free, lambda _: None
         )
 
     async def _local(self, _: str) -> Local:
-        return Local("web", self.running, sending=False)
+        return Local("web", self.running)
 
     async def _free(self, _: SentVm) -> None:
         """Nothing is in the way."""
