@@ -72,6 +72,8 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         cannot_send=progress.error,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
+        fenced=sender.fenced,
+        both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.vm.failed,
@@ -83,6 +85,8 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
 
 def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
+    if sender.fenced:
+        return ReplicationState.FAILED_OVER
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:
