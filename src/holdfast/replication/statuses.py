@@ -75,17 +75,28 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         cannot_send=progress.error,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
+        fenced=sender.fenced,
+        both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.vm.failed,
-        rests_unsent=sender.vm.machine is None and replication.initial and not replication.at_rest,
+        rests_unsent=_rests_unsent(sender),
         churn=figures.churn,
         throughput=figures.throughput,
     )
 
 
+def _rests_unsent(sender: Sender) -> bool:
+    """The VM does not run, and its disks are not known to be as they are over there."""
+    replication = sender.replication
+    rests = sender.vm.machine is None and not sender.fenced
+    return rests and replication.initial and not replication.at_rest
+
+
 def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
+    if sender.fenced:
+        return ReplicationState.FAILED_OVER
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:

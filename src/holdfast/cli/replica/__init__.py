@@ -4,6 +4,7 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.replica",
-    "accept peer enable disable status explain history plan limit list points test tests settle remove",
+    "accept peer enable disable status explain history plan limit list points test tests settle remove "
+    "failover commit reclaim turns export_seed import_seed",
     "VMs replicated to other hosts, and replicas that this host holds.",
 )
