@@ -111,6 +111,10 @@ class ReplicationFigures:
         """What was kept of the time before `started`, with the time at which each began."""
         self._earlier = sorted(earlier, key=lambda each: each[0])
 
+    def aim(self, target: float) -> None:
+        """Another RPO is wanted from now on, and looked at what was before, too."""
+        self._target = target
+
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
         self._done.append(cycle)

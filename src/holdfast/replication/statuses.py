@@ -61,7 +61,7 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
-        target=replication.settings.rpo_seconds,
+        target=sender.target,
         rpo=figures.rpo_seconds,
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
@@ -79,6 +79,8 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
 
 def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
+    if sender.replication.paused:
+        return ReplicationState.SUSPENDED
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:
