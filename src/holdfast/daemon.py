@@ -45,20 +45,10 @@ from holdfast.network.switches import SwitchBoard
 from holdfast.operations import fetch
 from holdfast.operations import images as image_operations
 from holdfast.operations.engine import Operations
-from holdfast.replication import identity as replica_identity
-from holdfast.replication.attachments import Attachments
-from holdfast.replication.dispatch import Dispatch
-from holdfast.replication.history import History
-from holdfast.replication.limits import SharedLimits
+from holdfast.replication import reviving
+from holdfast.replication.composition import Replicas
 from holdfast.replication.link import Address
-from holdfast.replication.listening import ReplicaListener
-from holdfast.replication.pairing import PeerBook
-from holdfast.replication.peering import Peering, own_name
-from holdfast.replication.replica_records import ReplicaBook
-from holdfast.replication.replication_records import ReplicationBook
-from holdfast.replication.sending import Means
-from holdfast.replication.service import Replications
-from holdfast.replication.store.replica import ReplicaStore
+from holdfast.replication.origins import ReplicaOrigins
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.host import CheckLine, HostInventory
 from holdfast.storage.appliances.exposure import remove_sockets
@@ -135,14 +125,6 @@ class _Host:
 
 
 @dataclass(frozen=True)
-class _Replicas:
-    peers: Peering
-    sent: Replications
-    listener: ReplicaListener
-    limits: SharedLimits
-
-
-@dataclass(frozen=True)
 class _Composition:
     rooms: Rooms
     registry: VmRegistry
@@ -154,7 +136,7 @@ class _Composition:
     attested_host: AttestedHost
     checkpoints: CheckpointScheduler
     files: SourceFileBook
-    replicas: _Replicas
+    replicas: Replicas
 
 
 def configure_logs() -> None:
@@ -211,7 +193,7 @@ def _rooms(ground: _Ground, capabilities: CapabilityProbe, attested_host: Attest
         ports=Ports(switches, state),
         images=images,
         pools=pools,
-        volumes=Volumes(images, pools, processes),
+        volumes=Volumes(images, pools, processes, ReplicaOrigins(state.replicas)),
         variables=variables,
         keys=KeyStores(processes, state, variables),
         vtpm=vtpm,
@@ -242,7 +224,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     checked = CheckedHost(
         processes, state.root, rooms.acceleration.verdict, capabilities.get, rooms.host_keys.facts
     )
-    replicas = await _replicas(ground, registry, rooms)
+    replicas = await Replicas.compose(catalog, rooms, registry, operations)
     files = SourceFileBook(uploads := UploadFolder(state.scratch / "uploads"))
     services = Services(
         vms=registry,
@@ -271,10 +253,7 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
         secrets=secrets,
         checkpoints=kept_states,
         exports=VmExports(rooms, registry, operations),
-        replica_peers=replicas.peers,
-        replications=replicas.sent,
-        held_replicas=replicas.listener,
-        replica_limits=replicas.limits,
+        replicas=replicas,
         fingerprint=certificate.fingerprint if certificate else None,
     )
     schedule = AttestSchedule(attestation, trust, registry.boots)
@@ -283,22 +262,6 @@ async def _compose(ground: _Ground, certificate: Certificate | None, reserve: Sp
     return _Composition(
         rooms, registry, operations, services, facts, schedule, firmware, host, scheduler, files, replicas
     )
-
-
-async def _replicas(ground: _Ground, registry: VmRegistry, rooms: Rooms) -> _Replicas:
-    catalog, events, state = ground.catalog, ground.events, ground.state
-    identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
-    peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
-    sent = ReplicationBook(catalog, events)
-    listener = ReplicaListener(identity, own_name(), peers, held, ReplicaStore(state.replicas))
-    dispatch, attachments = Dispatch(ground.processes), Attachments(rooms.firmware)
-    means = Means(identity, own_name(), peers, sent, dispatch, attachments, events)
-    replications = Replications(means, registry, state, History(state.replica_history))
-    rooms.endings.tell(replications.before_end)
-    limits = SharedLimits(state.replica_limits, dispatch, peers)
-    limits.load()
-    peering = Peering(identity, peers, listener, held, sent, limits.of_peer)
-    return _Replicas(peering, replications, listener, limits)
 
 
 def _register(
@@ -320,6 +283,7 @@ def _register(
         *key_work.procedures(rooms, registry.owner),
         *disk_work.procedures(rooms, registry.owner),
         *disk_moving.procedures(rooms, registry.owner),
+        *reviving.procedures(rooms, registry.owner, registry.forget),
         *import_work.procedures(rooms, registry.owner, registry.forget, users.converter),
         *vsphere_work.procedures(vsphere_work.Source(rooms, door, registry.owner), registry.forget),
         *fetch.procedures(rooms.state, Downloader()),
@@ -404,16 +368,14 @@ async def run(config: DaemonConfig) -> None:
     await made.operations.launch()
     if config.replica_tcp:
         host, port = config.replica_tcp
-        await made.replicas.listener.listen(Address(host=host, port=port))
+        await made.replicas.held.listen(Address(host=host, port=port))
     background = [
         asyncio.create_task(made.rooms.acceleration.verdict()),
         asyncio.create_task(made.schedule.keep()),
         asyncio.create_task(made.rooms.pools.watch()),
         asyncio.create_task(made.checkpoints.keep()),
         asyncio.create_task(made.attested_host.keep_attesting()),
-        asyncio.create_task(made.replicas.sent.keep()),
-        asyncio.create_task(made.replicas.sent.keep_history()),
-        asyncio.create_task(made.replicas.listener.keep()),
+        *(asyncio.create_task(each) for each in made.replicas.keep()),
         asyncio.create_task(keep_house(reserve, lambda: _running_folders(made))),
     ]
     ended = asyncio.Event()

@@ -7,6 +7,7 @@ import random
 import struct
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from holdfast.cli.importing import hand_over
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation, OperationState
 
-MIB, GIB = 1 << 20, 1 << 30
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 SECTOR = 512
 
 
@@ -92,6 +93,38 @@ def vast(disk: Path, target: Path) -> Path:
     return target
 
 
+def hollow(disk: Path, target: Path, size: int = 4 * GIB) -> Path:
+    """A qcow2 all of whose clusters are one compressed cluster, whose tables are one table."""
+    raw = target.with_suffix(".one")
+    raw.write_bytes(b"one cluster".ljust(64, b".") * 1024)
+    os.truncate(raw, size)
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", raw, target], check=True)
+    data = bytearray(target.read_bytes())
+    (count,) = struct.unpack_from(">I", data, 36)
+    (l1,) = struct.unpack_from(">Q", data, 40)
+    (entry,) = struct.unpack_from(">Q", data, l1)
+    l2 = entry & 0x00FFFFFFFFFFFE00
+    data[l1 : l1 + 8 * count] = data[l1 : l1 + 8] * count
+    data[l2 : l2 + 64 * 1024] = data[l2 : l2 + 8] * 8192
+    target.write_bytes(data)
+    return target
+
+
+def hollow_vhdx(disk: Path, target: Path) -> Path:
+    """Its block table lists one block 4096 times."""
+    raw = target.with_suffix(".one")
+    raw.write_bytes(b"a" * MIB)
+    os.truncate(raw, 4 * GIB)
+    options = ["-O", "vhdx", "-o", "subformat=dynamic,block_size=1M"]
+    subprocess.run(["qemu-img", "convert", "-f", "raw", *options, raw, target], check=True)
+    data = bytearray(target.read_bytes())
+    guid = uuid.UUID("2dc27766-f623-4200-9d64-115e9bfd4a08").bytes_le
+    (table,) = struct.unpack_from("<Q", data, data.index(guid, 192 * 1024) + 16)
+    data[table : table + 8 * 4096] = data[table : table + 8] * 4096
+    target.write_bytes(data)
+    return target
+
+
 def cut(disk: Path, target: Path) -> Path:
     whole = converted(disk, target, "streamOptimized")
     os.truncate(whole, whole.stat().st_size - 70_000)
@@ -110,6 +143,8 @@ BAD: dict[str, tuple[Made, str, str]] = {
     "two grains in one place": (doubled_grain, "", "image-damaged"),
     "an extent to /etc/shadow": (elsewhere, "", "image-names-other-files"),
     "64 TB in 2 MiB": (vast, "", "disk-expands-absurdly"),
+    "one cluster for all 4 GiB": (hollow, "", "disk-expands-absurdly"),
+    "one block for all 4 GiB": (hollow_vhdx, "", "disk-expands-absurdly"),
     "a stream that was cut off": (cut, "", "image-truncated"),
     "a gzip member that was cut off": (lambda disk, to: packed(disk, to, -5000), GZIP, "gzip-damaged"),
     "a gzip member that is none": (
@@ -201,15 +236,12 @@ def test_an_address_that_drops_in_the_middle_goes_on_where_it_was(
     assert list((shared.state.scratch / "uploads").iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_no_room_in_the_middle_takes_everything_back(disk: Path, tmp_path: Path) -> None:
-    large = tmp_path / "large.raw"
-    large.write_bytes(disk.read_bytes())
-    with large.open("r+b") as file:
-        file.seek(4 * MIB)
-        for _ in range(6):
-            file.write(random.Random(5).randbytes(MIB))
-    host = LiveHost(tmp_path / "host")
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHost]:
+    """A daemon whose whole state lies on 1 GiB, of which it leaves one half to others."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts a file system")
+    host = LiveHost(tmp_path_factory.mktemp("cramped"))
     small = LoopFile.make(host.state.root.parent, "ext4", GIB)
     try:
         small.unmount()
@@ -219,17 +251,57 @@ def test_no_room_in_the_middle_takes_everything_back(disk: Path, tmp_path: Path)
         (small.root / "lost+found").rmdir()
         small.root.chmod(0o711)
         host.start()
-        body = request(host, ova(tmp_path / "a.ova", "full", "vsphere", large, "raw"))
-        begun = Operation.model_validate(host.call("POST", "/v1/imports", body))
-        filler = small.root / "filler"
-        with filler.open("wb") as file:
-            found = os.statvfs(small.root)
-            os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - 4 * MIB)
-        ended = host.end_of(begun)
-        assert ended.error is not None and ended.error["id"] == "no-space", ended
-        filler.unlink()
-        assert check_invariants(host) == []
+        yield host
     finally:
         host.kill()
         small.unmount()  # what is mounted cannot be removed
         host.close()
+
+
+def test_no_room_in_the_middle_takes_everything_back(cramped: LiveHost, disk: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.raw"
+    large.write_bytes(disk.read_bytes())
+    with large.open("r+b") as file:
+        file.seek(4 * MIB)
+        for _ in range(6):
+            file.write(random.Random(5).randbytes(MIB))
+    body = request(cramped, ova(tmp_path / "a.ova", "full", "vsphere", large, "raw"))
+    begun = Operation.model_validate(cramped.call("POST", "/v1/imports", body))
+    filler = cramped.state.root / "filler"
+    with filler.open("wb") as file:
+        found = os.statvfs(filler.parent)
+        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - 4 * MIB)
+    ended = cramped.end_of(begun)
+    assert ended.error is not None and ended.error["id"] == "no-space", ended
+    filler.unlink()
+    assert check_invariants(cramped) == []
+
+
+def test_data_that_a_small_file_claims_is_refused_where_there_is_no_room_for_it(
+    cramped: LiveHost, disk: Path, tmp_path: Path
+) -> None:
+    """Not absurd, only more than there is."""
+    size = 704 * MIB
+    path = wrapped(tmp_path / "a.ova", "claims", hollow(disk, tmp_path / "file", size), size)
+    plan = cramped.call("POST", "/v1/imports/plan", request(cramped, path))
+    assert plan["disks"][0]["data"] == size and plan["disks"][0]["file_size"] < size // 1000
+    (problem,) = [each for each in plan["findings"] if each["severity"] == "error"]
+    assert problem["id"] == "no-space" and "about 768 MiB are needed" in problem["text"], problem
+    assert outcome(cramped, path) == "no-space"
+    assert check_invariants(cramped) == []
+
+
+def test_a_thin_disk_of_a_tebibyte_takes_the_room_of_its_data(
+    cramped: LiveHost, disk: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "thin.raw"
+    raw.write_bytes(disk.read_bytes())
+    os.truncate(raw, TIB)
+    body = request(cramped, raw)
+    plan = cramped.call("POST", "/v1/imports/plan", body)
+    assert plan["importable"] and plan["disks"][0]["data"] < 32 * MIB and plan["space_needed"] < 128 * MIB
+    cramped.do("POST", "/v1/imports", body)
+    volume = cramped.state.vm("thin") / "disk0.qcow2"
+    subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", raw, volume], check=True)
+    cramped.do("DELETE", "/v1/vms/thin")
+    assert check_invariants(cramped) == []

@@ -27,6 +27,18 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveHost]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def pools(shared: LiveHost) -> dict[str, Path]:
+    """Pools of directories, one of them of raw volumes."""
+    made = {}
+    for name, form in (("thin", "qcow2"), ("plain", "raw")):
+        made[name] = shared.state.root.parent / name
+        made[name].mkdir()
+        spec = {"kind": "directory", "path": str(made[name]), "format": form}
+        shared.call("POST", "/v1/pools", {"name": name, "spec": spec})
+    return made
+
+
 def filled(key: int, size: int, seed: int) -> FakeDisk:
     """With data that does not pack at its beginning, some in the middle, and zeros."""
     disk = FakeDisk(key, bytearray(size))
@@ -54,15 +66,18 @@ def begun(host: LiveHost, body: dict[str, Any]) -> Operation:
     return Operation.model_validate(host.call("POST", "/v1/imports/vsphere", body))
 
 
-def require_same(host: LiveHost, vm: FakeVm, folder: Path) -> None:
+def require_same(host: LiveHost, vm: FakeVm, folder: Path, **pools: Path) -> None:
+    """`pools`: those of disks that do not lie in the VM's own folder."""
     for index, disk in enumerate(vm.disks):
-        raw = folder / "expected.raw"
+        pool = pools.get(f"disk{index}")
+        parent = host.state.vm(vm.name) if pool is None else pool / vm.name
+        (volume,) = parent.glob(f"disk{index}.*")
+        form, raw = volume.suffix[1:], folder / "expected.raw"
         raw.write_bytes(disk.content)
-        volume = host.state.vm(vm.name) / f"disk{index}.qcow2"
-        argv = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw), str(volume)]
+        argv = ["qemu-img", "compare", "-f", "raw", "-F", form, str(raw), str(volume)]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert not subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", volume]).returncode
+        assert form == "raw" or not subprocess.run(["qemu-img", "check", "-q", "-f", form, volume]).returncode
 
 
 def forget(host: LiveHost, name: str) -> None:
@@ -109,16 +124,24 @@ def test_a_stranger_and_a_wrong_password_are_refused(shared: LiveHost, tmp_path:
 
 
 def test_a_vm_that_is_off_comes_over_though_the_line_drops_and_the_lease_ends(
-    shared: LiveHost, tmp_path: Path
+    shared: LiveHost, pools: dict[str, Path], tmp_path: Path
 ) -> None:
     vm = FakeVm("vm-8", "cold", [filled(2000, 8 * MIB, 2), filled(2001, 4 * MIB + 512, 3)], running=False)
     with server(tmp_path, vm, drops=1, lease_ends=1) as fake:
-        done = shared.end_of(begun(shared, request(fake, "cold")))
+        body = request(fake, "cold", pools={"disk1": "plain"})
+        plan = shared.call("POST", "/v1/imports/vsphere/plan", body)
+        assert [each["pool"] for each in plan["disks"]] == [None, "plain"]
+        assert {each["pool"] for each in plan["space"]} == {"local", "plain"}
+        done = shared.end_of(begun(shared, body))
         assert done.state is OperationState.SUCCEEDED, done.error
-        require_same(shared, vm, tmp_path)
+        require_same(shared, vm, tmp_path, disk1=pools["plain"])
         assert fake.asked.count("ExportVm") == 2 and fake.trouble == Trouble()
         assert not [each for each in fake.asked if each.startswith("/folder/")]
+        with pytest.raises(RemoteError) as refused:
+            begun(shared, {**request(fake, "cold", pools={"*": "nowhere"}), "name": "again"})
+        assert "pool-not-found" in refused.value.value
     forget(shared, "cold")
+    assert not (pools["plain"] / "cold").exists()
 
 
 def test_a_warm_import_brings_what_changed_and_cuts_over(shared: LiveHost, tmp_path: Path) -> None:
@@ -168,28 +191,29 @@ def test_a_warm_import_reads_all_where_it_must(
 
 
 def test_a_warm_import_goes_on_after_kill_9_and_a_cancelled_one_leaves_nothing(
-    shared: LiveHost, tmp_path: Path
+    shared: LiveHost, pools: dict[str, Path], tmp_path: Path
 ) -> None:
     vm = FakeVm("vm-9", "killed", [filled(2000, 32 * MIB, 7)])
     vm.disks[0].write(0, random.Random(8).randbytes(24 * MIB))
     with server(tmp_path, vm, throttle=0.3) as fake:
         soon = (datetime.now(UTC) + timedelta(seconds=4)).isoformat()
-        operation = begun(shared, request(fake, "killed", warm=True, cut_over_at=soon))
+        operation = begun(shared, request(fake, "killed", warm=True, cut_over_at=soon, pools={"*": "thin"}))
         wait_for(lambda: sum(each.startswith("/folder/") for each in fake.asked) > 4)
         shared.kill()
         shared.start()
         assert shared.end_of(operation).state is OperationState.SUCCEEDED
-        require_same(shared, vm, tmp_path)
+        require_same(shared, vm, tmp_path, disk0=pools["thin"])
         assert not vm.snapshots and not vm.running
         forget(shared, "killed")
         vm.running = True
         fake.asked.clear()
-        operation = begun(shared, request(fake, "killed", warm=True))
+        operation = begun(shared, request(fake, "killed", warm=True, pools={"*": "thin"}))
         wait_for(lambda: any(each.startswith("/folder/") for each in fake.asked))
         shared.call("POST", f"/v1/operations/{operation.id}/cancel")
         assert shared.end_of(operation).state is OperationState.CANCELLED
         assert vm.running and not vm.snapshots
     assert check_invariants(shared) == []
+    assert not (pools["thin"] / "killed").exists()
     assert not list(shared.state.scratch.glob("vsphere-*"))
 
 

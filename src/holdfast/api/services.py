@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
+from holdfast.api.replica_services import ReplicaServices
 from holdfast.spec.access import Principal
 from holdfast.spec.appliance import ImportFetch, ImportPlan, VmImport
 from holdfast.spec.attestation import PolicyAnswer, Schedule, TrustView, VmVerdict
@@ -48,17 +48,6 @@ from holdfast.spec.operation import Operation
 from holdfast.spec.paging import Page, PageQuery
 from holdfast.spec.pool import PoolCreate, PoolSummary, PoolView
 from holdfast.spec.released import SecretAdd, SecretRelease, SecretView
-from holdfast.spec.replica import (
-    HeldReplica,
-    PeerAdd,
-    PeerView,
-    ReplicaAccept,
-    ReplicaAccepted,
-    ReplicaEnable,
-    ReplicaSharedLimits,
-    ReplicaStatus,
-)
-from holdfast.spec.replica_figures import ReplicaHistory
 from holdfast.spec.switch import SwitchSpec
 from holdfast.spec.token import TokenCreate, TokenView
 from holdfast.spec.trust import TrustPolicy
@@ -291,41 +280,6 @@ class VmExports(Protocol):
     async def checkpoint_state(self, name: str, checkpoint: str, request: StateExport) -> bytes: ...
 
 
-class ReplicaPeers(Protocol):
-    """Hosts paired for replication."""
-
-    async def accept(self, request: ReplicaAccept) -> ReplicaAccepted: ...
-    async def add(self, request: PeerAdd) -> PeerView: ...
-    async def remove(self, name: str) -> None: ...
-    async def list(self) -> tuple[PeerView, ...]: ...
-
-
-class Replications(Protocol):
-    """VMs of this host that are replicated."""
-
-    async def enable(self, name: str, request: ReplicaEnable) -> ReplicaStatus: ...
-    async def disable(self, name: str) -> None: ...
-    async def show(self, name: str) -> ReplicaStatus: ...
-    async def history(self, name: str, since: timedelta) -> ReplicaHistory: ...
-    async def reset_history(self, name: str) -> None: ...
-    async def list(self) -> tuple[ReplicaStatus, ...]: ...
-
-
-class ReplicaLimits(Protocol):
-    """Of what all replications of this host send together."""
-
-    async def show(self) -> ReplicaSharedLimits: ...
-    async def limit_host(self, limit: str) -> ReplicaSharedLimits: ...
-    async def limit_peer(self, name: str, limit: str) -> ReplicaSharedLimits: ...
-
-
-class HeldReplicas(Protocol):
-    """Replicas of other hosts' VMs."""
-
-    async def held(self) -> tuple[HeldReplica, ...]: ...
-    async def remove(self, name: str) -> None: ...
-
-
 class Trust(Protocol):
     async def show(self, name: str) -> TrustView: ...
     async def begin(self, name: str, actor: str) -> Operation: ...
@@ -368,9 +322,6 @@ class Services:
     secrets: Secrets
     checkpoints: Checkpoints
     exports: VmExports
-    replica_peers: ReplicaPeers
-    replications: Replications
-    held_replicas: HeldReplicas
-    replica_limits: ReplicaLimits
+    replicas: ReplicaServices
     fingerprint: str | None = None
     """SHA-256 of the TLS certificate, `sha256:` and hex digits; None without a TLS door."""

@@ -242,6 +242,27 @@ class ReplicaRow(Table):
     record: Mapped[dict[str, Any]]
 
 
+class FailoverTestRow(Table):
+    """A test of a replica that this host holds, under way or ended."""
+
+    __tablename__ = "failover_tests"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    replica: Mapped[str] = mapped_column(_NAME, index=True)
+    started: Mapped[datetime]
+    ended: Mapped[bool]
+    record: Mapped[dict[str, Any]]
+
+
+class FailoverTestPlanRow(Table):
+    """When a replica is tested by itself."""
+
+    __tablename__ = "failover_test_plans"
+
+    replica: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    record: Mapped[dict[str, Any]]
+
+
 class FactRow(Table):
     """What was found out once and holds until its key changes (acceleration, capabilities)."""
 

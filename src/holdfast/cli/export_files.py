@@ -7,6 +7,7 @@ Every byte that comes from the daemon is checked against the manifest as it come
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -91,13 +92,17 @@ class Package:
     """What is being written. Used as a context: what is not whole at its end is gone."""
 
     def __init__(self, path: Path) -> None:
-        """Raises FileExists."""
+        """Before anything is made there. Raises FileExists, FileNotWritten."""
         self._path = path
         self._archive = path.suffix.lower() == ".ova"
         self._part = path.with_name(f".{path.name}.part")
         self._state: bytes | None = None
         if path.exists() or path.is_symlink():
             raise FileExists(f"{str(path)!r} exists", value=str(path), cure="Name another one.")
+        folder = path.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            number = errno.EACCES if folder.is_dir() else errno.ENOENT
+            raise not_written(path, OSError(number, os.strerror(number)))
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.cli.uploading import NoSuchFile
 from holdfast.spec.appliance import MAX_FILES
 from holdfast.spec.errors import InvalidInput
 
@@ -47,10 +48,14 @@ def sources_at(path: Path, more: list[Path]) -> list[LocalSource]:
         more: files that belong to it and lie elsewhere.
 
     Raises:
-        NothingToImport: there are none, or no such file.
+        NoSuchFile: it is not there.
+        NothingToImport: there are none.
         TooManyFiles: the folder holds more than one machine can have.
     """
     beside = [(each.name, each) for each in more]
+    for each in (path, *more):
+        if not each.exists():
+            raise NoSuchFile(f"there is no file {str(each)!r}", value=str(each), cure="Check the path.")
     for each in more:
         if not each.is_file():
             raise _nothing(each)

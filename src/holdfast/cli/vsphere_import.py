@@ -73,8 +73,7 @@ def refuse_of_files(*given: object) -> None:
     """Options that only a file or a folder takes. Raises NotFromVsphere where one is given."""
     if any(given):
         raise NotFromVsphere(
-            "--pool, --with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for"
-            " files",
+            "--with, --machine, --checksum, --passphrase-file, --private-key and --same-tpm are for files",
             cure="Leave them out; the VM is named in the address.",
         )
 

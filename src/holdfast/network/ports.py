@@ -15,7 +15,7 @@ from holdfast.network import links
 from holdfast.network.links import NetworkFailed, NetworkNotPermitted
 from holdfast.network.switches import SwitchBoard
 from holdfast.network.user_mode import attach_user_mode
-from holdfast.spec.attachment import NicAttachment, TapAttachment
+from holdfast.spec.attachment import NicAttachment, TapAttachment, UnpluggedAttachment
 from holdfast.spec.switch import SwitchSpec, SwitchType
 from holdfast.spec.vm import Nic
 
@@ -37,6 +37,8 @@ class Ports:
             SwitchMissing: its switch is not there.
             NetworkNotPermitted, NetworkFailed: the host did not let us; nothing is left open.
         """
+        if nic.unplugged:
+            return UnpluggedAttachment(hub=int(nic.id.removeprefix("nic")))
         spec = await self._spec(nic)
         if spec is None:
             return attach_user_mode(vm_name)

@@ -66,6 +66,16 @@ class Facts:
     """Bytes; None: there is no limit."""
     bytes_a_day: float = 0.0
     """That the replica grows by."""
+    ahead: float = 0.0
+    """Seconds by which the newest point is later than this host's clock."""
+    machine_failed: bool = False
+    """QEMU ended by itself."""
+    rests_unsent: bool = False
+    """The VM does not run, and not all that it changed is over there."""
+    churn: float = 0.0
+    """Bytes a second that the guest changes."""
+    throughput: float = 0.0
+    """Bytes a second of changes that arrive."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ _FAILED_OVER = (ReplicationState.FAILED_OVER, ReplicationState.FAILOVER_WAITING)
 _LATE = 3600.0
 """Seconds without a point that are always worth a warning, whatever the target."""
 _DAY = 86400.0
+_SKEW = 5.0
+"""Seconds that clocks may be apart."""
 _RETRIED = 30.0
 """Seconds for which a link that is cut is only a link that is being retried."""
 
@@ -155,7 +167,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         *("falling-behind", Health.WARNING, Side.LINK),
         lambda facts: not facts.catches_up,
-        "The guest changes more than arrives at the replica",
+        "The guest changes more than arrives at the replica: {churn:,.0f} bytes a second, of which "
+        "{throughput:,.0f} arrive",
         "Raise the limit, or wait: the RPO recovers once the guest writes less.",
     ),
     Rule(
@@ -181,6 +194,24 @@ RULES: tuple[Rule, ...] = (
         lambda facts: facts.state is ReplicationState.SUSPENDED,
         "Replication is paused on the source",
         "Resume it.",
+    ),
+    Rule(
+        *("clock-behind", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.ahead > _SKEW,
+        "The newest point is {ahead:.0f} s later than the clock of this host, which was set back",
+        "See that both hosts' clocks are kept (NTP). Points keep their order, but their times mislead.",
+    ),
+    Rule(
+        *("machine-failed", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.machine_failed and facts.rests_unsent,
+        "QEMU ended by itself: what the VM changed last was not sent, and what it changed is not known",
+        "See `holdfast vm log` for why, and start the VM: both sides are compared then, by themselves.",
+    ),
+    Rule(
+        *("unsent", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.rests_unsent and not facts.machine_failed,
+        "The VM does not run, and what it changed last was not sent",
+        "Start it, and it is sent; until then the newest point is older than the VM's disks.",
     ),
 )
 

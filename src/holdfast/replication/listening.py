@@ -7,14 +7,17 @@ at a time: a newer one takes the place of one that may hang.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
 
+from holdfast.replication.explaining import HeldFacts
 from holdfast.replication.holding import StoredReplica
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, Door, LinkLost, NotThatPeer, TlsLink
@@ -22,7 +25,7 @@ from holdfast.replication.pairing import PeerBook, serve_pairing
 from holdfast.replication.receiving import serve
 from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.retention import kept, parse_plan
-from holdfast.replication.store.errors import ReplicaBusy, ReplicaNotFound
+from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
 from holdfast.replication.wire import Open, Pair
 from holdfast.spec.errors import Conflict, HoldfastError
@@ -38,6 +41,7 @@ _MOST_STRANGERS = 32
 """Connections of which it is not known yet whose they are."""
 _UPKEEP_SECONDS = 5.0
 _USED_SECONDS = 30.0
+_REFUSED_LATELY = timedelta(seconds=90)
 
 
 class CannotListen(Conflict):
@@ -73,6 +77,8 @@ class ReplicaListener:
         """By the VM's id."""
         self._used: dict[str, tuple[str, int]] = {}
         """By the replica's name: its source, and the bytes that it took lately."""
+        self._refused: dict[str, tuple[datetime, str, str]] = {}
+        """By the VM's id: when what came of it was refused last, the error's id and words."""
         self._lock = threading.Lock()
         self._links = threading.Semaphore(_MOST_LINKS)
         self._strangers = threading.Semaphore(_MOST_STRANGERS)
@@ -124,9 +130,33 @@ class ReplicaListener:
         """All replicas on this host, by name."""
         return tuple([await asyncio.to_thread(self._view, each) for each in await self._book.held()])
 
-    async def remove(self, name: str) -> None:
-        """A replica with all its points. Raises NoSuchReplica, ReplicaBusy."""
+    async def look(self, name: str) -> tuple[HeldReplica, HeldFacts]:
+        """One replica, and what tells why it is as it is. Raises NoSuchReplica."""
         held = await self._book.get(name)
+        view = await asyncio.to_thread(self._view, held)
+        peer, now = self._pinned.get(held.source), datetime.now(UTC)
+        with self._lock:
+            used = sum(count for source, count in self._used.values() if source == held.source)
+        refused = self._refused.get(held.vm)
+        if refused is not None and now - refused[0] > _REFUSED_LATELY:
+            refused = None  # a source tries more often than that
+        return view, HeldFacts(
+            age=None if view.newest is None else (now - view.newest).total_seconds(),
+            paired=peer is not None,
+            lost=view.lost,
+            room=peer.limits.space if peer else None,
+            used=used,
+            refused=refused,
+        )
+
+    def refused(self, vm: str, error: HoldfastError) -> None:
+        """What came of a VM was refused."""
+        self._refused[vm] = datetime.now(UTC), error.id, error.message
+
+    async def remove(self, name: str) -> None:
+        """A replica with all its points. Raises NoSuchReplica, ReplicaBusy, ReplicaInUse."""
+        held = await self._book.get(name)
+        await asyncio.to_thread(self._require_closed, held.name)
 
         def work() -> None:
             served = self._take_over(held.vm, None)
@@ -138,6 +168,15 @@ class ReplicaListener:
 
         await asyncio.to_thread(work)
         await self._book.remove(name)
+
+    def _require_closed(self, name: str) -> None:
+        with contextlib.suppress(ReplicaNotFound):
+            if self._store.replica(name).opened():
+                raise ReplicaInUse(
+                    f"a VM of this host stands on a point of replica {name!r}",
+                    value=name,
+                    cure="Delete that VM, or end the test that it is of, first.",
+                )
 
     def close(self) -> None:
         if self._door is not None:
@@ -180,19 +219,22 @@ class ReplicaListener:
             return
         opened = _Opened(self, link)
         try:
-            self._reported(link, lambda: serve(link, self._name, opened))
+            self._reported(link, lambda: serve(link, self._name, opened), opened.refused)
         finally:
             opened.close()
             self._links.release()
 
     @staticmethod
-    def _reported(link: TlsLink, work: Any) -> None:
+    def _reported(
+        link: TlsLink, work: Any, refused: Callable[[HoldfastError], None] = lambda _: None
+    ) -> None:
         try:
             work()
         except LinkLost as error:
             log.info("a source of replicas went", error=error.message)
         except HoldfastError as error:
             log.warning("a source of replicas was refused", error=error.message, id=error.id)
+            refused(error)
         except Exception:
             log.exception("a link of replicas failed")
             link.close()
@@ -289,6 +331,7 @@ class ReplicaListener:
             source=peer.name if peer else "",
             connected=served is not None and served.link is not None,
             points=len(points),
+            lost=sum(bool(each.lost) for each in points),
             newest=points[-1].taken if points else None,
             oldest=points[0].taken if points else None,
             used=used,
@@ -302,8 +345,15 @@ class _Opened:
         self._listener = listener
         self._link = link
         self._served: _Served | None = None
+        self._vm = ""
+
+    def refused(self, error: HoldfastError) -> None:
+        # Of a VM that it may not send nothing is remembered: a source could make up any number of them.
+        if self._served is not None:
+            self._listener.refused(self._vm, error)
 
     def __call__(self, opened: Open) -> StoredReplica:
+        self._vm = opened.vm
         self._served, replica = self._listener.open(self._link, opened)
         return replica
 

@@ -66,6 +66,8 @@ class Vm:
     runtime: Path
     """Short folder for sockets."""
     folder: Path
+    failed: bool = False
+    """Its machine ended by itself."""
 
 
 @dataclass(frozen=True)
@@ -207,14 +209,16 @@ class Sender:
         looked = time.monotonic()
         pending = await capture.pending()
         self.figures.waiting(looked, sum(pending.values()))
-        disks = self._disks(vm, await capture.since())
+        since = await capture.since()
+        disks = self._disks(vm, since)
+        mapped = all(since[disk] is not None for disk in disks)
         if self._standing is None:
             self._standing = await self._connect(vm)
         standing = self._standing
         made = self._means.attachments
         failover = self.replication.settings.failover
         beside = await made.look(SentVm(id=vm.id, name=vm.name, spec=vm.spec, failover=failover), vm.folder)
-        if self._is_current(standing, disks, pending, beside):
+        if mapped and self._is_current(standing, disks, pending, beside):
             self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return
         whole = standing.compare or not standing.cycle

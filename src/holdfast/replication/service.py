@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
 from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
+from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History
 from holdfast.replication.pace import parse_limit
@@ -18,11 +19,11 @@ from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
-from holdfast.replication.statuses import status_of
+from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
-from holdfast.spec.replica_figures import ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.registry import VmRegistry
@@ -122,6 +123,15 @@ class Replications:
             found.append(self._status(owner.record.name, each))
         return tuple(sorted(found, key=lambda each: each.vm.lower()))
 
+    async def explain(self, name: str) -> ReplicaExplanation:
+        """Why it is as it is. Raises VmNotFound, NotReplicated."""
+        status = await self.show(name)
+        owner = await self._registry.named(name)
+        sender = self._sent[owner.record.id].sender
+        at = time.monotonic()
+        facts = facts_of(sender, sender.figures.now(at), at)
+        return explain(status, facts, sender.progress, Moment(at, datetime.now().astimezone()))
+
     async def history(self, name: str, since: timedelta) -> ReplicaHistory:
         """What happened lately. Raises VmNotFound, NotReplicated, BadHistoryTime."""
         status = await self.show(name)
@@ -212,6 +222,7 @@ class Replications:
             machine=machine,
             runtime=self._state.vm_runtime(record.id),
             folder=self._state.vm(record.name),
+            failed=record.state is VmState.FAILED,
         )
 
     def _status(self, name: str, replication: Replication) -> ReplicaStatus:

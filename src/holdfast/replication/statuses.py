@@ -1,5 +1,6 @@
 """What is told of one replication now: from a sender's figures and progress to the words of the API. Pure."""
 
+import time
 from datetime import datetime, timedelta
 
 from holdfast.catalog.clock import aware, now
@@ -67,6 +68,12 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         cannot_send=progress.error,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
+        lost_points=progress.lost,
+        ahead=max(0.0, progress.newest / 1000 - time.time()),
+        machine_failed=sender.vm.failed,
+        rests_unsent=sender.vm.machine is None and replication.initial and not replication.at_rest,
+        churn=figures.churn,
+        throughput=figures.throughput,
     )
 
 

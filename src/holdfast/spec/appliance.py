@@ -127,6 +127,8 @@ class PlannedDisk(Frozen):
     """Bytes the guest will see."""
     file_size: int
     """Bytes to be read."""
+    data: int | None = None
+    """Bytes that its volume takes for data, counted by the file's own tables; None: not known."""
     bus: DiskBus
     gzip: bool = False
     pool: str | None = None
@@ -239,6 +241,8 @@ class ImportChoices(Frozen):
     """None: the source's."""
     switches: dict[str, str] = Field(default={}, max_length=64)
     """Name of a network of the source to that of a switch; the key `*` is for all others."""
+    pools: dict[str, str] = Field(default={}, max_length=64)
+    """A disk, by its id in the plan or in the source, to the pool for its volume; `*` is for all others."""
     secure_boot: bool | None = None
     """None: as the source."""
     tpm: bool | None = None
@@ -253,8 +257,6 @@ class VmImport(ImportChoices):
     files: tuple[ImportFile, ...] = Field(min_length=1, max_length=MAX_FILES)
     machine: str | None = Field(default=None, max_length=255)
     """Which one, where the source has several; its name or id."""
-    pools: dict[str, str] = Field(default={}, max_length=64)
-    """A disk, by its id in the plan or in the source, to the pool for its volume; `*` is for all others."""
     passphrase: SecretStr | None = None
     """Opens the firmware state that comes along; without this and the next it is not taken."""
     content_key: SecretStr | None = None

@@ -35,7 +35,15 @@ class SlirpAttachment(Frozen):
     """(host port on 127.0.0.1, guest port), TCP."""
 
 
-NicAttachment = TapAttachment | SlirpAttachment
+class UnpluggedAttachment(Frozen):
+    """A hub of QEMU's own with nothing else in it: the card works, and nobody is there."""
+
+    kind: Literal["unplugged"] = "unplugged"
+    hub: int = Field(ge=0)
+    """Unlike that of every other card of the machine."""
+
+
+NicAttachment = TapAttachment | SlirpAttachment | UnpluggedAttachment
 
 
 class NotALocalFile(Unsupported):
@@ -97,7 +105,23 @@ class RbdPlace(Frozen):
         return f"rbd:{self.pool}/{self.image}"
 
 
-Place = Annotated[FilePlace | BlockPlace | RbdPlace, Field(discriminator="kind")]
+class WindowPlace(Frozen):
+    """What lies in a file of this host from an offset on; it is read only."""
+
+    kind: Literal["window"] = "window"
+    path: Path
+    offset: int = Field(ge=0)
+    """Bytes of the file before it."""
+
+    def protocol(self) -> dict[str, Any]:
+        file = {"driver": "file", "filename": str(self.path), "read-only": True}
+        return {"driver": "raw", "offset": self.offset, "file": file}
+
+    def __str__(self) -> str:
+        return f"{self.path} from byte {self.offset} on"
+
+
+Place = Annotated[FilePlace | BlockPlace | RbdPlace | WindowPlace, Field(discriminator="kind")]
 """Where the bytes of one layer are.
 
 `protocol()` is what QEMU's block layer takes (QAPI BlockdevOptions of qapi/block-core.json);
@@ -115,12 +139,14 @@ class Layer(Frozen):
 
     @property
     def path(self) -> Path:
-        """Its path on this host. Raises NotALocalFile where it has none."""
-        if isinstance(self.place, RbdPlace):
+        """Its path on this host. Raises NotALocalFile where it has none of its own."""
+        if isinstance(self.place, RbdPlace | WindowPlace):
+            settle = "Let its VM stand on its own first (`holdfast replica settle`)."
+            move = "Move the disk to a pool of another kind first."
             raise NotALocalFile(
                 f"{self.place} is not a file of this host",
                 value=str(self.place),
-                cure="Move the disk to a pool of another kind first.",
+                cure=settle if isinstance(self.place, WindowPlace) else move,
             )
         return self.place.path
 

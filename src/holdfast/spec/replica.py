@@ -189,3 +189,5 @@ class HeldReplica(Frozen):
     oldest: datetime | None
     used: int
     """Bytes that it takes here."""
+    lost: int = 0
+    """Points that are lost by damage."""

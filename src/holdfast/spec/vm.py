@@ -127,10 +127,21 @@ class IoLimits(Frozen):
         return self
 
 
+class ReplicaOrigin(Frozen):
+    """A disk of a point of a replica that this host holds, opened to be read."""
+
+    replica: Name
+    """The replica's name on this host."""
+    token: str = Field(pattern=r"^[0-9a-f-]{1,64}$")
+    """Names the opened point in the replica."""
+    disk: Name
+    """The disk's name in the point."""
+
+
 class Disk(Frozen):
     """One disk: a chain of volumes, of which the guest writes to the first only.
 
-    volume ──▶ below[0] ──▶ below[1] ──▶ ... ──▶ image
+    volume ──▶ below[0] ──▶ below[1] ──▶ ... ──▶ image, or origin
     """
 
     id: str
@@ -148,6 +159,8 @@ class Disk(Frozen):
     bus: DiskBus = DiskBus.VIRTIO
     image: str | None = None
     """Digest of the image that the volume is a thin overlay of; None where it stands alone."""
+    origin: ReplicaOrigin | None = None
+    """What it is a thin overlay of instead of an image."""
     device: str | None = None
     """Stable path of the host's block device that carries the disk, raw; it has no volumes then."""
     limits: IoLimits = IoLimits()
@@ -168,6 +181,8 @@ class Nic(Frozen):
     """Name of the switch; None means the user-mode switch."""
     vlan: int | None = Field(default=None, ge=1, le=4094)
     """IEEE 802.1Q VLAN id of the port; None means untagged."""
+    unplugged: bool = False
+    """In no network at all; then there is no switch."""
     cut: bool = False
     """Of a machine under way only: its port is gone, and its guest has yet to let go of the card."""
 

@@ -26,6 +26,8 @@ _SYSTEMS = {
     GuestOs.LINUX: (101, "other5xLinux64Guest", "Linux 64-bit"),
     GuestOs.WINDOWS: (115, "windows2019srv_64Guest", "Windows 64-bit"),
 }
+USER_NETWORK = "user"
+"""What a descriptor calls the network of interfaces that are on no switch."""
 # CIM_ResourceAllocationSettingData.ResourceType
 _OTHER, _CPU, _MEMORY, _SCSI, _ETHERNET, _DISK, _STORAGE = 1, 3, 4, 6, 10, 17, 20
 _ON_A_CONTROLLER = 15
@@ -100,7 +102,7 @@ def descriptor(
 
 
 def _network(switch: str | None) -> str:
-    return switch or "user"
+    return switch or USER_NETWORK
 
 
 def _network_section(networks: Sequence[str]) -> list[str]:

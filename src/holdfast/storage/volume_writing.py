@@ -1,6 +1,6 @@
 """Random writes into a volume that no machine uses: what a copy in several rounds needs.
 
-    daemon ──NBD──▶ qemu-storage-daemon ──▶ volume      qcow2 is written by QEMU alone
+    daemon ──NBD──▶ qemu-storage-daemon ──▶ volume      file, device or image; written by QEMU alone
 
 The program runs as the volume's own user where it has one. What was flushed survives the end of both:
 QEMU orders its tables so that a volume is whole at any moment.
@@ -9,14 +9,19 @@ QEMU orders its tables so that a volume is whole at any moment.
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from holdfast.host.files import in_memory
 from holdfast.host.processes import Completed, Identity, Limits, Processes
+from holdfast.host.space import NoSpace
 from holdfast.host.unix_sockets import listening
+from holdfast.spec.attachment import FilePlace, Layer, Place
 from holdfast.storage.appliances.exposure import socket_name
 from holdfast.storage.nbd import NbdFailed, NbdNoRoom, NbdWriter
+from holdfast.storage.pools.rbd import keys_of
 from holdfast.storage.qemu_img import ConversionFailed, no_room, room_for
 
 _EXPORT = "volume"
@@ -26,9 +31,9 @@ _LAST_WORDS = 2.0
 
 @contextlib.asynccontextmanager
 async def volume_writer(
-    processes: Processes, volume: Path, sockets: Path, *, owner: str, identity: Identity | None
+    processes: Processes, volume: Layer, sockets: Path, *, owner: str, identity: Identity | None
 ) -> AsyncIterator[NbdWriter]:
-    """A writer into a qcow2 volume without a backing file.
+    """A writer into a volume that has nothing below it.
 
     Args:
         sockets: a folder with a short path.
@@ -37,6 +42,7 @@ async def volume_writer(
     Raises:
         NoSpace: the volume can grow no more.
         NbdFailed, ConversionFailed: it cannot be written.
+        CephFailed: there is no key for it.
     """
     path = sockets / socket_name()
     listener = await asyncio.to_thread(listening, path)
@@ -50,10 +56,10 @@ async def volume_writer(
         try:
             yield writer
         except NbdNoRoom as full:
-            raise no_room(volume) from full
+            raise _no_room(volume.place) from full
         except NbdFailed:
             if await _overgrown(serving):
-                raise no_room(volume) from None
+                raise _no_room(volume.place) from None
             raise
         finally:
             await writer.close()
@@ -80,41 +86,64 @@ async def _overgrown(serving: "asyncio.Future[Completed]") -> bool:
 
 
 async def _serve(
-    processes: Processes, volume: Path, listener: int, owner: str, role: str, identity: Identity | None
+    processes: Processes, volume: Layer, listener: int, owner: str, role: str, identity: Identity | None
 ) -> Completed:
     node = {
-        "driver": "qcow2",
+        "driver": volume.format,
         "node-name": "volume",
-        "backing": None,
         "discard": "unmap",
         "detect-zeroes": "unmap",
-        "file": {"driver": "file", "filename": str(volume), "discard": "unmap"},
+        "file": {**volume.place.protocol(), "discard": "unmap"},
+        **({"backing": None} if volume.format == "qcow2" else {}),
     }
-    return await processes.run(
-        [
-            "qemu-storage-daemon",
-            *("--blockdev", json.dumps(node)),
-            *("--nbd-server", f"addr.type=fd,addr.str={listener},max-connections=1"),
-            *("--export", f"type=nbd,id=export,node-name=volume,name={_EXPORT},writable=on"),
-        ],
-        owner=owner,
-        role=role,
-        identity=identity,
-        limits=Limits(file_size=await asyncio.to_thread(_longest, volume)),
-        pass_fds=(listener,),
+    secrets = await keys_of([volume.place])
+    fds = {name: in_memory(name, secret) for name, secret in secrets.items()}
+    try:
+        return await processes.run(
+            [
+                "qemu-storage-daemon",
+                *(f"--object=secret,id={name},file=/dev/fd/{fd}" for name, fd in fds.items()),
+                *("--blockdev", json.dumps(node)),
+                *("--nbd-server", f"addr.type=fd,addr.str={listener},max-connections=1"),
+                *("--export", f"type=nbd,id=export,node-name=volume,name={_EXPORT},writable=on"),
+            ],
+            owner=owner,
+            role=role,
+            identity=identity,
+            limits=Limits(file_size=await asyncio.to_thread(_longest, volume)),
+            pass_fds=(listener, *fds.values()),
+        )
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def _longest(volume: Layer) -> int | None:
+    """Bytes that a file may come to have, what it has included; None: it is none.
+
+    A raw file is as long as its disk from the beginning.
+    """
+    if not isinstance(volume.place, FilePlace):
+        return None
+    length = volume.place.path.stat().st_size
+    return length if volume.format == "raw" else room_for(volume.place.path) + length
+
+
+def _no_room(place: Place) -> NoSpace:
+    if isinstance(place, FilePlace):
+        return no_room(place.path)
+    return NoSpace(
+        f"no room is left for the volume {place}",
+        value=str(place),
+        cure="Give its pool more space, or choose another pool.",
     )
 
 
-def _longest(volume: Path) -> int:
-    """Bytes that a volume may come to have, what it has included."""
-    return room_for(volume) + volume.stat().st_size
-
-
-def _ended(volume: Path, said: bytes) -> ConversionFailed:
-    log = said.decode(errors="replace").strip()[-2000:]
+def _ended(volume: Layer, said: bytes) -> ConversionFailed:
+    log, shown = said.decode(errors="replace").strip()[-2000:], str(volume.place)
     return ConversionFailed(
-        f"{volume.name} could not be opened for writing: {log.splitlines()[-1] if log else 'no word why'}",
-        value=volume.name,
+        f"{shown} could not be opened for writing: {log.splitlines()[-1] if log else 'no word why'}",
+        value=shown,
         cure="See that no other program uses the volume.",
         detail={"log": log},
     )

@@ -1,4 +1,4 @@
-"""Volumes of VMs' disks, in whatever pool: thin over an image, whole copies, blank, cloned, layered.
+"""Volumes of VMs' disks, in whatever pool: thin over an image or a replica, copies, blank, cloned, layered.
 
 Each is made as a draft and published once whole, so what has a volume's name is a volume. QEMU gets
 the chain from `chain`; the backing name in a header is for people who look with qemu-img.
@@ -10,15 +10,16 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.host.file_locks import is_locked
 from holdfast.host.files import sync_folder
 from holdfast.host.processes import Identity, Processes
-from holdfast.spec.attachment import BlockPlace, FilePlace, Layer, Place
+from holdfast.spec.attachment import BlockPlace, FilePlace, Layer, Place, WindowPlace
 from holdfast.spec.disk_requests import own_layers
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.pool import PoolHealth
-from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.spec.vm import Disk, ReplicaOrigin, VolumeFormat
 from holdfast.storage.images import ImageStore
 from holdfast.storage.pools.book import Pools, ids_of
 from holdfast.storage.pools.pool import Pool, VolumeId, VolumesInTheWay, require_room
@@ -43,13 +44,50 @@ class VolumeShrunk(Conflict):
     id = "volume-shrunk"
 
 
+class OriginMissing(Conflict):
+    id = "volume-origin-missing"
+
+
+class Origins(Protocol):
+    """What disks stand on that are thin over a replica's opened point."""
+
+    def layers(self, origin: ReplicaOrigin, disk: str) -> tuple[Layer, ...]:
+        """Top first, named after `disk`; they are read only. Raises OriginMissing."""
+        ...
+
+    def grant(self, origin: ReplicaOrigin, identity: Identity | None) -> None:
+        """Let `identity` read them, and no other VM. Raises OriginMissing, OSError."""
+        ...
+
+
+class NoOrigins:
+    """Where no replicas are held."""
+
+    def layers(self, origin: ReplicaOrigin, disk: str) -> tuple[Layer, ...]:
+        raise origin_missing(origin)
+
+    def grant(self, origin: ReplicaOrigin, identity: Identity | None) -> None:
+        raise origin_missing(origin)
+
+
+def origin_missing(origin: ReplicaOrigin) -> OriginMissing:
+    return OriginMissing(
+        f"the point of replica {origin.replica!r} that a disk stands on is not open any more",
+        value=origin.token,
+        cure="The disk cannot be used without it; put the replica's folder back from a backup.",
+    )
+
+
 class Volumes:
     """Owner of the volumes of one daemon; a VM's owner says when."""
 
-    def __init__(self, images: ImageStore, pools: Pools, processes: Processes) -> None:
+    def __init__(
+        self, images: ImageStore, pools: Pools, processes: Processes, origins: Origins | None = None
+    ) -> None:
         self._images = images
         self._pools = pools
         self._processes = processes
+        self._origins = origins or NoOrigins()
 
     async def create(
         self,
@@ -63,10 +101,12 @@ class Volumes:
     ) -> None:
         """Make a disk: a whole copy of the image digest `copy_of`, thin over `disk.image`, or blank.
 
-        Run again it begins anew and replaces what was there.
+        Thin over an origin it names nothing in its header. Run again it begins anew and replaces what was
+        there.
 
         Raises:
             ImageNotFound: the image is not in the store.
+            OriginMissing: what it stands on is not open.
             PoolNotFound, PoolVanished: its pool is not there.
             NoSpace, ConversionFailed: it could not be made; nothing is left behind.
         """
@@ -90,6 +130,7 @@ class Volumes:
             )
 
         await self._made(pool, volume, disk.size, identity, fill)
+        await self._grant_origin(disk, identity)
 
     async def _made(
         self,
@@ -283,9 +324,14 @@ class Volumes:
         await self._pools.of(disk.pool).grow(ids_of(vm_name, disk)[0], size)
 
     async def grant(self, vm_name: str, disk: Disk, identity: Identity | None) -> None:
-        """Before a start: `identity` may use every layer of a disk. Raises PoolVanished."""
+        """Before a start: `identity` may use every layer of a disk. Raises PoolVanished, OriginMissing."""
         for volume in ids_of(vm_name, disk):
             await self._pools.of(disk.pool).grant(volume, identity)
+        await self._grant_origin(disk, identity)
+
+    async def _grant_origin(self, disk: Disk, identity: Identity | None) -> None:
+        if disk.origin is not None:
+            await asyncio.to_thread(self._origins.grant, disk.origin, identity)
 
     async def secrets(self, vm_name: str, disk: Disk) -> dict[str, bytes]:
         """What QEMU must know to open a disk: secret objects by their ids. Raises CephFailed."""
@@ -294,7 +340,7 @@ class Volumes:
     def chain(self, vm_name: str, disk: Disk) -> tuple[Layer, ...]:
         """The layers of a disk, top first; a host's device that carries one is the only layer.
 
-        Raises PoolNotFound.
+        Raises PoolNotFound, OriginMissing.
         """
         if disk.device is not None:
             return (Layer(place=BlockPlace(path=Path(disk.device)), format="raw", name=disk.id),)
@@ -305,6 +351,8 @@ class Volumes:
         ]
         if disk.image is not None:
             layers.append(Layer.of_file(self._images.content(disk.image), "qcow2", f"{disk.id}.image"))
+        if disk.origin is not None:
+            layers += self._origins.layers(disk.origin, disk.id)
         return tuple(layers)
 
     async def released(self, vm_name: str, disks: Iterable[Disk], limit: float = _RELEASE_SECONDS) -> None:
@@ -334,6 +382,7 @@ class Volumes:
         Raises:
             VolumeMissing: one of the VM's own is not; the value says where it should be.
             ImageChainBroken: the image below is not; the value is its path.
+            OriginMissing: what it stands on is not open.
             PoolNotFound, PoolVanished: the pool is not there.
         """
         pool = self._pools.of(disk.pool)
@@ -346,6 +395,10 @@ class Volumes:
                 value=str(image),
                 cure="Import or pull that image again; its digest must be the same.",
             )
+        if disk.origin is not None:
+            for layer in await asyncio.to_thread(self._origins.layers, disk.origin, disk.id):
+                if isinstance(layer.place, FilePlace | WindowPlace) and not layer.place.path.is_file():
+                    raise origin_missing(disk.origin)
 
     @staticmethod
     async def _require_volume(pool: Pool, volume: VolumeId, disk: Disk) -> None:

@@ -101,6 +101,11 @@ def disk_notices(disk: Disk) -> list[str]:
             f"{disk.id} is on NVMe, whose state QEMU cannot carry over: while the VM runs it cannot be saved,"
             " migrated or kept in a checkpoint with memory, and the disk does not grow"
         )
+    if disk.origin is not None:
+        notices.append(
+            f"{disk.id} stands on a point of the replica {disk.origin.replica!r}; `holdfast replica settle`"
+            " lets it stand on its own"
+        )
     if disk.device is not None:
         notices.append(
             f"{disk.id} is the host's device {disk.device}: it cannot be moved, cloned or kept in checkpoints"

@@ -61,6 +61,8 @@ class GuestWatch:
         self._looked_at = 0.0
         self._read_once = False
         self._task: asyncio.Task[None] | None = None
+        """Meets the agent."""
+        self._telling: set[asyncio.Future[None]] = set()
         self._probe: asyncio.Task[None] = asyncio.create_task(self._look_at_port(machine))
 
     @property
@@ -92,10 +94,12 @@ class GuestWatch:
             self._task = None
         self._view, self._addresses = GuestView(agent=agent), ()
         self._read_once = False
-        self._task = asyncio.create_task(self._seen(self._view, ()))  # type: ignore[arg-type]
+        telling = asyncio.ensure_future(self._seen(self._view, ()))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def close(self) -> None:
-        for task in (self._probe, self._task):
+        for task in (self._probe, self._task, *self._telling):
             if task and task is not asyncio.current_task():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, HoldfastError):

@@ -49,7 +49,7 @@ class ImportAdmission:
         self._operations = operations
         self._planner = Planner(rooms)
 
-    async def host(self, pools: Iterable[str] = ()) -> HostFacts:
+    async def host(self, pools: Iterable[str]) -> HostFacts:
         """`pools`: names of those that are to be asked."""
         everyone = await self._rooms.records.all()
         return HostFacts(

@@ -7,7 +7,6 @@ sees all of it at once.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from holdfast.spec.appliance import (
@@ -29,6 +28,7 @@ from holdfast.spec.units import GIB, MIB, format_size
 from holdfast.spec.vm import MIN_MEMORY, DiskBus, GuestOs
 from holdfast.storage.appliances.boot_look import BootLook
 from holdfast.storage.appliances.driver_look import Drivers
+from holdfast.storage.ovf_writer import USER_NETWORK
 from holdfast.vm.import_room import PoolChoice, PoolFacts, judge_room, room_needed, room_of
 
 _DEFAULT_CPUS = 1
@@ -50,6 +50,8 @@ class DiskFacts:
     boot: BootLook | None = None
     problem: Finding | None = None
     """Why it cannot be taken."""
+    data: int | None = None
+    """Bytes that its volume takes for data, counted by the file's own tables."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,13 @@ def plan_import(
     source: SourceFacts,
     host: HostFacts,
     request: ImportChoices,
-    pools: Mapping[str, str] = MappingProxyType({}),
 ) -> ImportPlan:
-    """What an import would do; `pools` is as `VmImport.pools`."""
+    """What an import would do."""
     notes = _Notes()
     name = _name(appliance, host, request, notes)
     cpus, memory = _size(appliance, host, notes)
     os = _guest_os(appliance, source, notes)
-    choice = PoolChoice(pools, host.pools, notes.found)
+    choice = PoolChoice(request.pools, host.pools, notes.found)
     disks = _disks(appliance, source, os, choice, notes)
     nics = _nics(appliance.nics, host, request, notes)
     state = _state(source.state, host, request, notes)
@@ -257,6 +258,7 @@ def _disks(
                 format=(facts.format if facts else "") or ("blank" if disk.file is None else "unknown"),
                 size=size,
                 file_size=facts.file_size if facts else 0,
+                data=facts.data if facts else None,
                 bus=bus,
                 gzip=disk.gzip,
                 pool=choice.of(f"disk{index}", disk.id),
@@ -284,14 +286,20 @@ def _nics(
     switches = {name.lower(): name for name in host.switches}
     for network, named in request.switches.items():
         if named.lower() not in switches:
-            notes.error("switch-not-found", f"there is no switch {named[:64]!r}")
+            notes.error(
+                "switch-not-found",
+                f"there is no switch {named[:64]!r} (`holdfast switch list` shows them,"
+                " `holdfast switch create` makes one)",
+            )
         if network != _ALL and network not in {nic.network for nic in nics}:
             notes.warning("network-not-in-source", f"the source has no network {network[:64]!r}")
     taken = dict(host.macs)
     for nic in nics:
         wanted = request.switches.get(nic.network or "") or request.switches.get(_ALL) or nic.network or ""
         switch = switches.get(wanted.lower())
-        if switch is None and not request.switches.get(nic.network or ""):
+        if switch is None and wanted == USER_NETWORK:
+            notes.info("network-mapped", f"{nic.id} is on the user-mode network again")
+        elif switch is None and not request.switches.get(nic.network or ""):
             notes.warning(
                 "network-not-mapped",
                 f"no switch is named for the network {nic.network!r}: {nic.id} gets the user-mode network"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from holdfast.spec.appliance import Finding, PlannedDisk, PoolRoom
 from holdfast.spec.pool import LOCAL
 from holdfast.spec.units import MIB, format_size
+from holdfast.storage.appliances.claims import most_held
 from holdfast.storage.appliances.reading import error, info, warning
 
 _OVERHEAD = 64 * MIB
@@ -49,7 +50,8 @@ class PoolChoice:
             if disk != _ALL and disk not in disks:
                 self.findings.append(error("disk-not-in-source", f"the source has no disk {disk[:64]!r}"))
             if facts is None:
-                self.findings.append(error("pool-not-found", f"there is no pool {named[:64]!r}"))
+                text = f"there is no pool {named[:64]!r} (`holdfast pool list` shows them)"
+                self.findings.append(error("pool-not-found", text))
             elif facts.problem:
                 text = f"the pool {facts.name!r} cannot be used now: {facts.problem}"
                 self.findings.append(error("pool-vanished", text))
@@ -68,12 +70,16 @@ def room_needed(disks: Iterable[PlannedDisk], populated: Mapping[str, int | None
         if not disk.file_size:
             continue
         size = disk.size or disk.file_size
-        packed = disk.gzip or disk.format in ("vmdk", "qcow2")
-        guess = populated.get(disk.source) or disk.file_size * (_EXPANSION if packed else 1)
-        total[disk.pool] = total.get(disk.pool, 0) + min(max(guess, disk.file_size), size)
+        taken = disk.data if disk.data is not None else _guess(disk, populated.get(disk.source))
+        total[disk.pool] = total.get(disk.pool, 0) + min(taken, size)
         if disk.gzip:
             total[None] += size
     return total
+
+
+def _guess(disk: PlannedDisk, populated: int | None) -> int:
+    packed = disk.gzip or disk.format in ("vmdk", "qcow2")
+    return max(populated or disk.file_size * (_EXPANSION if packed else 1), disk.file_size)
 
 
 def room_of(
@@ -100,11 +106,11 @@ def judge_room(disks: Sequence[PlannedDisk], rooms: Iterable[PoolRoom]) -> list[
                 )
             )
     for room in rooms:
+        here = [disk for disk in disks if (disk.pool or LOCAL) == room.pool]
+        found += [each for disk in here if (each := _absurd(disk, room.free))]
         if room.free is None:
             continue
         where = "" if room.pool == LOCAL else f" in the pool {room.pool!r}"
-        here = [disk for disk in disks if (disk.pool or LOCAL) == room.pool]
-        found += [_absurd(disk) for disk in here if _is_absurd(disk, room.free)]
         total, reserve = sum(disk.size for disk in here), _RESERVE if room.pool == LOCAL else 0
         if total > room.free:
             found.append(
@@ -125,14 +131,21 @@ def judge_room(disks: Sequence[PlannedDisk], rooms: Iterable[PoolRoom]) -> list[
     return found
 
 
-def _is_absurd(disk: PlannedDisk, free: int) -> bool:
-    return disk.file is not None and disk.size > max(disk.file_size * _MOST_EXPANSION, free)
-
-
-def _absurd(disk: PlannedDisk) -> Finding:
-    return error(
-        "disk-expands-absurdly",
-        f"disk {disk.source!r} has a file of {format_size(disk.file_size)} and shows"
-        f" {format_size(disk.size)}, more than could be held here: make it smaller where it is, or"
-        " bring the other disks and add an empty one afterwards",
-    )
+def _absurd(disk: PlannedDisk, free: int | None) -> Finding | None:
+    """What is wrong with a disk that claims more than its file can honestly hold."""
+    if disk.file is None:
+        return None
+    file = f"disk {disk.source!r} has a file of {format_size(disk.file_size)}"
+    if disk.data is not None and disk.data > most_held(disk.file_size):
+        return error(
+            "disk-expands-absurdly",
+            f"{file}, whose tables list {format_size(disk.data)} of data, more than any real one packs; if"
+            " you trust it, convert it where it was made (`qemu-img convert`)",
+        )
+    if free is not None and disk.size > max(disk.file_size * _MOST_EXPANSION, free):
+        return error(
+            "disk-expands-absurdly",
+            f"{file} and shows {format_size(disk.size)}, more than could be held here: make it smaller"
+            " where it is, or bring the other disks and add an empty one afterwards",
+        )
+    return None

@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,7 @@ class BringDisks(MakeParts):
         bringing = Bringing(self._rooms.processes, state.runtime, self._converter, f"operation:{job.id}")
         digest = Digest(*source["digest"]) if source["digest"] else None
         if not source["gzip"]:
-            content = DiskContent(source["format"], disk.size)
+            content = DiskContent(source["format"], disk.size, source.get("data"))
             done = await bringing.bring(
                 held, content, digest, target, disk, lambda part, _: meter.tell(disk.id, part)
             )
@@ -202,6 +202,9 @@ class BringDisks(MakeParts):
                 whole = HeldFile(disk.id, file.fileno(), 0, os.fstat(file.fileno()).st_size)
                 content = await asyncio.to_thread(examine, whole)
                 _require_fits(content, disk, held)
+                claimed = await bringing.claimed(whole, content)
+                await self._rooms.volumes.require_room(disk.pool, claimed)
+                content = replace(content, data=claimed)
                 await bringing.bring(
                     whole, content, None, target, disk, lambda part, _: meter.tell(disk.id, 0.5 + part / 2)
                 )

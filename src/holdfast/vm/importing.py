@@ -25,6 +25,7 @@ from holdfast.spec.ids import new_id
 from holdfast.spec.operation import Operation
 from holdfast.storage.appliances.boot_look import BootLooker
 from holdfast.storage.appliances.bringing import examine, peek_gzip
+from holdfast.storage.appliances.claims import data_claimed
 from holdfast.storage.appliances.source import HeldFile, Source, read_source
 from holdfast.trust.firmware_state import FirmwareState
 from holdfast.vm.import_admission import ImportAdmission, require_importable
@@ -143,7 +144,7 @@ class Imports:
                 state=seen.facts if seen else None,
             )
             host = await self._admission.host(request.pools.values())
-            plan = plan_import(source.appliance, facts, host, request, request.pools)
+            plan = plan_import(source.appliance, facts, host, request)
             fds = tuple(held.fd for held in handed)
             yield _Looked(source, facts, plan, identities, fds, seen.state if seen else None)
 
@@ -159,33 +160,41 @@ class Imports:
                 held = source.disks.get(disk.id)
                 if held is not None:
                     async with self._rooms.looking:
-                        found[disk.id] = await _facts(held, disk.gzip, looker)
+                        found[disk.id] = await self._facts(held, disk.gzip, looker)
             return found
         finally:
             await asyncio.to_thread(remove_tree, folder)
+
+    async def _facts(self, held: HeldFile, gzip: bool, looker: BootLooker) -> DiskFacts:
+        """What a disk's file is; what is wrong with it is a finding and no refusal, so all of it is told."""
+        try:
+            if gzip:
+                peeked = await asyncio.to_thread(peek_gzip, held)
+                return DiskFacts(held.size, size=peeked.size if peeked else None)
+            content = await asyncio.to_thread(examine, held)
+        except HoldfastError as refused:
+            problem = Finding(
+                id=refused.id,
+                severity=Severity.ERROR,
+                text=f"{held.name!r}: {refused.message}. {refused.cure}"[:1000],
+            )
+            return DiskFacts(held.size, problem=problem)
+        data = await data_claimed(
+            self._rooms.processes,
+            held,
+            content.format,
+            content.size,
+            sockets=self._rooms.state.runtime,
+            owner=f"import:{new_id()}",
+            identity=self._converter,
+        )
+        boot = await looker.look(held, content.format, content.size)
+        return DiskFacts(held.size, content.format, content.size, boot, data=data)
 
 
 def _make_passable(folder: Path) -> None:
     folder.mkdir(mode=0o711)
     folder.chmod(0o711)
-
-
-async def _facts(held: HeldFile, gzip: bool, looker: BootLooker) -> DiskFacts:
-    """What a disk's file is; what is wrong with it is a finding and no refusal, so that all of it is told."""
-    try:
-        if gzip:
-            peeked = await asyncio.to_thread(peek_gzip, held)
-            return DiskFacts(held.size, size=peeked.size if peeked else None)
-        content = await asyncio.to_thread(examine, held)
-    except HoldfastError as refused:
-        problem = Finding(
-            id=refused.id,
-            severity=Severity.ERROR,
-            text=f"{held.name!r}: {refused.message}. {refused.cure}"[:1000],
-        )
-        return DiskFacts(held.size, problem=problem)
-    boot = await looker.look(held, content.format, content.size)
-    return DiskFacts(held.size, content.format, content.size, boot)
 
 
 def _source(planned: PlannedDisk, held: HeldFile, looked: _Looked) -> dict[str, Any]:
@@ -198,5 +207,6 @@ def _source(planned: PlannedDisk, held: HeldFile, looked: _Looked) -> dict[str, 
         "size": held.size,
         "format": None if planned.gzip else planned.format,
         "gzip": planned.gzip,
+        "data": planned.data,
         "digest": [digest.algorithm, digest.value] if digest else None,
     }

@@ -169,7 +169,8 @@ class NicWork:
         if now is None:
             await owner.change(lambda row: _replace(row, wanted), "vm.nic-changed", {"nic": nic_id})
             return ""
-        moved = now.model_copy(update={"switch": wanted.switch, "vlan": wanted.vlan})
+        place = {"switch": wanted.switch, "vlan": wanted.vlan, "unplugged": wanted.unplugged}
+        moved = now.model_copy(update=place)
         if moved != now and (user_mode or await self._rooms.ports.is_user_mode(now)):
             await owner.change(lambda row: _replace(row, wanted), "vm.nic-changed", {"nic": nic_id})
             return (
@@ -262,6 +263,9 @@ def _view(owner: VmOwner, nic: str, seen: bool | None, gone: Nic | None = None) 
 
 
 def _note(now: Nic | None, then: Nic | None, running: bool) -> str:
+    card = now or then
+    if card is not None and card.unplugged:
+        return "It is in no network: its VM was made to be isolated."
     if now is not None and now.cut:
         return (
             "It is cut off from the network. The guest has yet to let go of it, at its restart at the latest."
@@ -276,7 +280,7 @@ def _note(now: Nic | None, then: Nic | None, running: bool) -> str:
 def _wanted(change: NicChange) -> dict[str, Any]:
     update: dict[str, Any] = {}
     if change.switch is not None:
-        update["switch"] = change.switch or None
+        update |= {"switch": change.switch or None, "unplugged": False}
     if change.vlan is not None:
         update["vlan"] = change.vlan or None
     if change.mac is not None:

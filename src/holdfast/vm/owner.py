@@ -403,9 +403,9 @@ class VmOwner:
     async def _guest_reported(self, event: MachineEvent) -> None:
         data = {"id": self.record.id}
         if event.name == "RESET":
-            await self._rooms.events.emit("vm.guest-restarted", self.record.name, data)
             if self.guest:
-                self.guest.forget()
+                self.guest.forget()  # whoever reads of it finds nothing that held before
+            await self._rooms.events.emit("vm.guest-restarted", self.record.name, data)
         elif event.name == "GUEST_PANICKED":
             await self._rooms.events.emit("vm.guest-panicked", self.record.name, data)
         elif event.name == "BLOCK_IO_ERROR":

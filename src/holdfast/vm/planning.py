@@ -169,6 +169,10 @@ class Planner:
             require_volume(source.name, disk)
             await self._require_room(disk.pool, await self._rooms.volumes.stored_size(source.name, disk))
         nics = await self.nics([NewNic(switch=nic.switch, vlan=nic.vlan) for nic in source.spec.nics])
+        nics = tuple(
+            new.model_copy(update={"unplugged": nic.unplugged})
+            for new, nic in zip(nics, source.spec.nics, strict=True)
+        )
         disks = tuple(_cloned(disk, request.full_copy) for disk in source.spec.disks)
         await self._rooms.volumes.require_free(request.name, disks)
         spec = source.spec.model_copy(update={"nics": nics, "disks": disks, "usb": (), "template": False})
@@ -401,9 +405,9 @@ def require_volume(vm_name: str, disk: Disk) -> None:
 
 def _cloned(disk: Disk, full_copy: bool) -> Disk:
     """The disk of a clone: one volume, which is thin only where the source's is one over an image."""
-    whole = full_copy or bool(disk.below)
+    whole = full_copy or bool(disk.below) or disk.origin is not None
     update: dict[str, Any] = {"volume": disk.id, "below": ()}
-    return disk.model_copy(update=update | ({"image": None} if whole else {}))
+    return disk.model_copy(update=update | ({"image": None, "origin": None} if whole else {}))
 
 
 def _free_mac(taken: Iterable[str]) -> str:

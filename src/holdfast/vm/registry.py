@@ -36,7 +36,7 @@ from holdfast.vm.planning import Planner
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.sizing import GuestSize, guest_size, require_room, resize, use
 from holdfast.vm.usage import images_of, pools_of
-from holdfast.vm.view import show
+from holdfast.vm.view import in_user_mode, show
 
 Lines = list[str]  # `list` is a verb of the registry below
 LogSource = Literal["console", "qemu", "swtpm"]
@@ -271,7 +271,7 @@ class VmRegistry:
             record,
             str(self._rooms.state.vm(record.name)),
             self._rooms.acceleration.known,
-            ([user_mode_notice(record.name)] if any(nic.switch is None for nic in record.spec.nics) else [])
+            ([user_mode_notice(record.name)] if any(map(in_user_mode, record.spec.nics)) else [])
             + ([owner.stall.text] if owner.stall else []),
         )
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.spec.host import AccelerationVerdict
-from holdfast.spec.vm import Acceleration, GuestOs, UefiBoot, VmSpec, VmState
+from holdfast.spec.vm import Acceleration, GuestOs, Nic, UefiBoot, VmSpec, VmState
 from holdfast.spec.vm_view import GuestView, VmView
 from holdfast.vm.disk_specs import disk_notices
 from holdfast.vm.records import VmRecord
@@ -40,6 +40,10 @@ def show(
         pending=pending(record.running_spec, record.spec) if alive else {},
         waits=waits(record) if alive else {},
     )
+
+
+def in_user_mode(nic: Nic) -> bool:
+    return nic.switch is None and not nic.unplugged
 
 
 def guest_view(record: VmRecord) -> GuestView:

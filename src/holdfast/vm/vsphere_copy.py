@@ -247,10 +247,10 @@ class Rounds:
         async with gate:
             name = self._owner.record.name
             await self._rooms.volumes.released(name, [disk])  # by what a killed daemon left behind
-            volume = self._rooms.volumes.chain(name, disk)[0].path
+            await self._rooms.volumes.grant(name, disk, self._identity)  # which a restarted host forgot
             async with volume_writer(
                 self._rooms.processes,
-                volume,
+                self._rooms.volumes.chain(name, disk)[0],
                 self._rooms.state.runtime,
                 owner=f"operation:{self._job.id}",
                 identity=self._identity,

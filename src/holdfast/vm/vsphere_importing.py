@@ -96,7 +96,8 @@ class VsphereImports:
             moid, datacenter = await asked(session.find, address.datacenter, address.vm)
             machine = Machine(session, moid, datacenter)
             appliance, by_source = await asked(_described, machine, request.warm)
-        plan = plan_import(appliance, _facts(appliance), await self._admission.host(), request)
+        host = await self._admission.host(request.pools.values())
+        plan = plan_import(appliance, server_facts(appliance), host, request)
         keys = {disk.id: by_source[disk.source] for disk in plan.disks}
         return _Looked(appliance, plan, moid, datacenter, keys)
 
@@ -110,7 +111,7 @@ def _described(machine: "Machine", warm: bool) -> tuple[Appliance, dict[str, int
     return to_appliance(described, warm), keys
 
 
-def _facts(appliance: Appliance) -> SourceFacts:
+def server_facts(appliance: Appliance) -> SourceFacts:
     """What a server says of its disks is all that is known of them."""
     return SourceFacts(
         disks={

@@ -43,6 +43,7 @@ class Host:
         (folder / "replicas").mkdir()
         catalog = Catalog.open(folder / "catalog.sqlite")
         events = EventLog(catalog)
+        self.events = events
         self.identity = identity.load_or_make(folder)
         self.peers = PeerBook(catalog, events)
         self.book = ReplicaBook(catalog, events)

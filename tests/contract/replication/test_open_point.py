@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.replication.store.errors import PointNotFound
 from holdfast.replication.store.points import OpenPoint
 from holdfast.replication.store.record import Cycle
 from holdfast.replication.store.replica import Replica
@@ -86,12 +87,17 @@ def test_an_open_point_stays_as_it_is(replica: Replica, tmp_path: Path) -> None:
     replica.close()
     replica = Replica(tmp_path / "web", largest_file=500 * BLOCK)
     assert replica.opened() == {opened.token: 4}
+    assert replica.reopened(opened.token) == opened
     for _ in range(3):
         source._replica = replica
         source.cycle()
         replica.prune([])
-    assert as_qemu_reads(opened, tmp_path / "raw") == source.sent[4]
+    again = replica.reopened(opened.token)
+    assert again.disks == opened.disks
+    assert as_qemu_reads(again, tmp_path / "raw") == source.sent[4]
     replica.close_point(opened.token)
+    with pytest.raises(PointNotFound):
+        replica.reopened(opened.token)
     replica.prune([])
     assert [each.cycle for each in replica.points()] == [12]
     assert as_qemu_reads(replica.open_point(12), tmp_path / "raw") == source.sent[12]

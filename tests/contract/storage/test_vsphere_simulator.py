@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.spec.appliance import FirmwareKind
+from holdfast.spec.appliance import FirmwareKind, ImportChoices, ImportPlan
+from holdfast.spec.units import TIB
 from holdfast.spec.vsphere import parse_address
 from holdfast.storage.vsphere.certificate import Pins, require_trusted
 from holdfast.storage.vsphere.machine import Machine
 from holdfast.storage.vsphere.mapping import to_appliance
 from holdfast.storage.vsphere.refusals import VsphereLoginRefused, VsphereVmNotFound
 from holdfast.storage.vsphere.session import Session
+from holdfast.vm.import_plan import HostFacts, plan_import
+from holdfast.vm.import_room import PoolFacts
+from holdfast.vm.vsphere_importing import server_facts
 
 sys.path.append(str(Path(__file__).parents[2] / "guests"))
 
@@ -26,6 +30,7 @@ from fake_vsphere import certificate
 
 pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parent / "vcenter" / "main.go"
+HOST = HostFacts((), 8, TIB, TIB, {}, frozenset(), frozenset(), pools={"fast": PoolFacts("fast", TIB)})
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,10 @@ def vcenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         assert running.stdin and running.stdout
         yield f"vsphere://{running.stdout.readline().strip()}", thumbprint
         running.stdin.close()
+
+
+def ids(plan: ImportPlan) -> set[str]:
+    return {each.id for each in plan.findings}
 
 
 def opened(vcenter: tuple[str, str], folder: Path, password: str = "any") -> Session:
@@ -68,6 +77,12 @@ def test_the_inventory_is_listed_and_a_vm_found_and_mapped(vcenter: tuple[str, s
         assert appliance.name == "DC0_H0_VM0" and appliance.firmware is FirmwareKind.BIOS
         assert [disk.bus for disk in appliance.disks] == ["scsi"] and appliance.disks[0].capacity
         assert appliance.nics[0].network == "DC0_DVPG0" and appliance.nics[0].mac
+        choices = ImportChoices(pools={"*": "fast"})
+        plan = plan_import(appliance, server_facts(appliance), HOST, choices)
+        assert [disk.pool for disk in plan.disks] == ["fast"] and "pool-not-found" not in ids(plan)
+        assert {room.pool: room.free for room in plan.space} == {"local": TIB, "fast": TIB}
+        nowhere = choices.model_copy(update={"pools": {"disk0": "nowhere"}})
+        assert "pool-not-found" in ids(plan_import(appliance, server_facts(appliance), HOST, nowhere))
     finally:
         session.close()
 

@@ -22,6 +22,7 @@ from holdfast.host.folders import StateFolder
 from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import NoSpace
 from holdfast.operations.procedure import Job
+from holdfast.spec.attachment import Layer
 from holdfast.storage.convert import VOLUME_OPTIONS
 from holdfast.storage.nbd import NbdFailed, NbdNoRoom, NbdWriter
 from holdfast.storage.remote_disk import Area, Piece, after
@@ -93,8 +94,9 @@ class Volume:
 
     @asynccontextmanager
     async def writer(self) -> AsyncIterator[NbdWriter]:
+        volume = Layer.of_file(self.path, "qcow2")
         async with volume_writer(
-            self.processes, self.path, self.state.runtime, owner="operation:x", identity=self.identity
+            self.processes, volume, self.state.runtime, owner="operation:x", identity=self.identity
         ) as writer:
             yield writer
 

@@ -95,6 +95,9 @@ class Host:
     async def released(self, vm: str, disks: list[Disk]) -> None:
         pass
 
+    async def grant(self, vm: str, disk: Disk, identity: None) -> None:
+        pass
+
     def require_same(self, disk: FakeDisk) -> None:
         raw = self.state.scratch / "raw"
         raw.write_bytes(disk.content)

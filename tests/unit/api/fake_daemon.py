@@ -62,7 +62,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_checkpoints import FakeCheckpoints, FakeVmExports
 from fake_disks import FakeDisks
 from fake_imports import FakeImports, FakeVsphere
-from fake_replicas import FakeHeld, FakePeers, FakeReplicaLimits, FakeReplications
+from fake_replicas import FakeReplicas
 
 T = TypeVar("T")
 structlog.configure(
@@ -534,8 +534,7 @@ class FakeDaemon:
         self.trust = FakeTrust(self.vms, self.operations)
         self.secrets = FakeSecrets(self.vms, self.operations)
         self.checkpoints = FakeCheckpoints(self.vms, self.operations)
-        self.replica_limits = FakeReplicaLimits()
-        self.peers, self.replications, self.held = FakePeers(), FakeReplications(), FakeHeld()
+        self.replicas = FakeReplicas(self.operations)
         self.vm_exports = FakeVmExports(self.vms, self.operations, self.folder)
         self.disks = FakeDisks(self.vms, self.operations)
         self.images = FakeImages(self.operations)
@@ -557,8 +556,7 @@ class FakeDaemon:
             certificates=self.certificates,
             switches=FakeSwitches(), pools=FakePools(),
             events=self.events, host=FakeHost(), tokens=self.tokens,
-            replica_peers=self.peers, replications=self.replications, held_replicas=self.held,
-            replica_limits=self.replica_limits,
+            replicas=self.replicas,
             attesting=FakeAttesting(), verifier=FakeVerifier(), attested_hosts=FakeVerifier(),
             fingerprint=certificate.fingerprint,
         )  # fmt: skip

@@ -4,6 +4,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.spec.errors import Conflict
+from holdfast.spec.failover_test import (
+    FailoverTest,
+    FailoverTestCreate,
+    FailoverTestPhase,
+    FailoverTestPlan,
+    FailoverVerdict,
+    ReplicaPoint,
+)
+from holdfast.spec.operation import Operation
 from holdfast.spec.replica import (
     HeldReplica,
     PeerAdd,
@@ -16,7 +25,14 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaHistory, ReplicaInterval, ReplicaProgress
+from holdfast.spec.replica_figures import (
+    ReplicaCause,
+    ReplicaEvidence,
+    ReplicaExplanation,
+    ReplicaHistory,
+    ReplicaInterval,
+    ReplicaProgress,
+)
 
 TIME = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
@@ -118,6 +134,44 @@ class FakeReplicaLimits:
         return self.limits
 
 
+class FakeExplanations:
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]:
+        cause = ReplicaCause(
+            rule="replica-nobody-listens",
+            severity="critical",
+            side="replica",
+            since=TIME,
+            cause="The receiving host is there, but nobody listens for replicas",
+            cure="Start its daemon.",
+            error_id="replica-nobody-listens",
+            error="nobody listens \x1b[2J",
+        )
+        fine = ReplicaExplanation(
+            vm=name,
+            peer="south",
+            held=False,
+            state="replicating",
+            health="critical",
+            summary=cause.cause,
+            causes=(cause,),
+            tried="3 tries failed.",
+            attempts=3,
+            next_try_seconds=2.0,
+            figures={"rpo_seconds": 75.0, "churn": 2048.0, "points": 3, "allowed": None},
+            evidence=(
+                ReplicaEvidence(
+                    ended=TIME,
+                    seconds=0.5,
+                    changed_bytes=4096,
+                    sent_bytes=100,
+                    error_id="replica-nobody-listens",
+                    error="x",
+                ),
+            ),
+        )
+        return (fine,)
+
+
 class FakeHeld:
     def __init__(self) -> None:
         self.removed: list[str] = []
@@ -150,6 +204,63 @@ def interval(minute: int, *, cycles: int, rpo: float | None) -> ReplicaInterval:
     )
 
 
+class FakeFailoverTests:
+    """One test, which has ended when it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.verdict = FailoverVerdict.PASSED
+
+    def _test(self, name: str) -> FailoverTest:
+        return FailoverTest(
+            id="t1",
+            replica=name,
+            vm=f"{name} - Test",
+            vm_id="v1",
+            point=7,
+            taken=TIME,
+            started=TIME,
+            phase=FailoverTestPhase.ENDED,
+            verdict=self.verdict,
+            ready_seconds=4.2,
+            error="" if self.verdict is FailoverVerdict.PASSED else "the check ended with exit code 3",
+            output="hello\n",
+        )
+
+    async def points(self, name: str) -> tuple[ReplicaPoint, ...]:
+        return (ReplicaPoint(number=7, taken=TIME, received=4096, open=True),)
+
+    async def begin(self, name: str, request: FailoverTestCreate, actor: str) -> FailoverTest:
+        self.asked.append(request)
+        return self._test(name)
+
+    async def end(self, name: str) -> FailoverTest:
+        self.asked.append("end")
+        return self._test(name)
+
+    async def show(self, test_id: str) -> FailoverTest:
+        return self._test("web")
+
+    async def tests(self, name: str | None) -> tuple[FailoverTest, ...]:
+        return (self._test(name or "web"),)
+
+    async def plan(self, name: str, plan: FailoverTestPlan | None) -> FailoverTestPlan | None:
+        self.asked.append(plan)
+        return plan
+
+    async def planned(self, name: str) -> FailoverTestPlan | None:
+        return None
+
+
+class FakeRevival:
+    def __init__(self, operations: Any) -> None:
+        self._operations = operations
+
+    async def settle(self, vm: str, actor: str) -> Operation:
+        found: Operation = self._operations.begin("vm.settle", vm, actor, lambda: None)
+        return found
+
+
 def status(vm: str, peer: str) -> ReplicaStatus:
     return ReplicaStatus(
         vm=vm,
@@ -171,3 +282,14 @@ def status(vm: str, peer: str) -> ReplicaStatus:
             phase="copying", done_bytes=3 << 20, total_bytes=12 << 20, rate=float(1 << 20), seconds_left=9.0
         ),
     )
+
+
+class FakeReplicas:
+    def __init__(self, operations: Any) -> None:
+        self.peers = FakePeers()
+        self.sent = FakeReplications()
+        self.held = FakeHeld()
+        self.limits = FakeReplicaLimits()
+        self.explanations = FakeExplanations()
+        self.tests = FakeFailoverTests()
+        self.revival = FakeRevival(operations)

@@ -104,6 +104,13 @@ def test_what_does_not_come_as_the_manifest_says_leaves_nothing(daemon: Any, her
     assert list(here.iterdir()) == []
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_made(daemon: Any, here: Path) -> None:
+    run(daemon, "vm", "create", "web")
+    done = run(daemon, "vm", "export", "web", "--to", str(here / "none/web.ova"))
+    assert done.returncode == 2 and "file-not-written" in done.stderr
+    assert daemon.vm_exports.asked == []
+
+
 def test_a_key_that_is_not_the_certificates_is_refused_first(daemon: Any, here: Path) -> None:
     run(daemon, "vm", "create", "web")
     private, certificate = signing(here, ec.generate_private_key(ec.SECP256R1()))

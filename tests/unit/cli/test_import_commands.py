@@ -79,6 +79,20 @@ def test_pools_are_for_all_disks_or_for_one(daemon: Any, archives: list[str]) ->
     assert "pool-not-mapped" in run(daemon, "vm", "import", archives[0], "--pool", "=x").stderr
 
 
+def test_a_file_that_is_not_there_is_told_from_one_that_cannot_be_imported(
+    daemon: Any, archives: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, refusal in (
+        ((str(tmp_path / "none.ova"),), "no-such-file"),
+        ((archives[0], "--with", str(tmp_path / "none.vmdk")), "no-such-file"),
+        ((str(tmp_path / "empty"),), "nothing-to-import"),
+    ):
+        done = run(daemon, "vm", "import", *arguments)
+        assert done.returncode == 2 and refusal in done.stderr, done.stderr
+    assert daemon.imports.asked == []
+
+
 @pytest.fixture
 def licensed(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> list[VmImport]:
     """What came with a licence agreement; the requests that were accepted."""

@@ -25,7 +25,7 @@ FIXED = {
 def test_a_token_is_printed_alone_with_the_limits_that_were_asked_for(daemon: Any) -> None:
     done = run(daemon, "replica", "accept", "--vms", "3", "--space", "1GiB")
     assert (done.returncode, done.stdout) == (0, TOKEN + "\n")
-    asked = daemon.peers.asked[-1]
+    asked = daemon.replicas.peers.asked[-1]
     assert isinstance(asked, ReplicaAccept)
     assert (asked.limits.vms, asked.limits.space) == (3, 1 << 30)
 
@@ -36,7 +36,7 @@ def test_a_peers_token_comes_from_a_file_or_standard_input(daemon: Any, tmp_path
     url = "https://[2001:db8::7]:8444"
     assert run(daemon, "replica", "peer", "add", "south", url, "--token-file", str(file)).returncode == 0
     assert run(daemon, "replica", "peer", "add", "south", url, typed=TOKEN + "\n").returncode == 0
-    assert daemon.peers.asked[-2:] == [PeerAdd(name="south", address=url, token=TOKEN)] * 2
+    assert daemon.replicas.peers.asked[-2:] == [PeerAdd(name="south", address=url, token=TOKEN)] * 2
 
 
 def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
@@ -48,7 +48,7 @@ def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
     wanted = ReplicaEnable.model_validate(
         {"peer": "south", "rpo_seconds": 900, "priority": "low", "limit": "200Mbit/s", "exclude": ["disk1"]}
     )
-    assert daemon.replications.asked[-1] == wanted
+    assert daemon.replicas.sent.asked[-1] == wanted
     assert run(daemon, "replica", "enable", "web", "--to", "south", "--rpo", "soon").returncode != 0
 
 
@@ -57,7 +57,7 @@ def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
     enable = ("replica", "enable", "web", "--to", "south")
     done = run(daemon, *enable, "--map-switch", "LAN=LAN2", "--failover-address", address)
     assert done.returncode == 0, done.stderr
-    asked = daemon.replications.asked[-1].failover
+    asked = daemon.replicas.sent.asked[-1].failover
     assert asked == FailoverNetwork(switches={"LAN": "LAN2"}, addresses=(parse_failover_address(address),))
     for option, text in (("--map-switch", "LAN"), ("--failover-address", "nic0=192.0.2.10")):
         assert run(daemon, *enable, option, text).returncode == 2
@@ -75,6 +75,24 @@ def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     assert "web: copying 3 MiB of 12 MiB (25%), 1 MiB/s, 9.0 s left" in told.stdout
     assert run(daemon, "replica", "disable", "web").returncode == 0
     assert json.loads(run(daemon, "replica", "status", "--format", "json").stdout) == []
+
+
+def test_an_explanation_says_what_where_since_when_and_what_to_do(daemon: Any) -> None:
+    done = run(daemon, "replica", "explain", "web")
+    assert done.returncode == 0, done.stderr
+    for wanted in (
+        "nobody listens for replicas",
+        "where: replica; critical; since 2030-",
+        "do:    Start its daemon.",
+        "(replica-nobody-listens)",
+        "3 tries failed.",
+        "1 min 15 s",
+        "2 KiB/s",
+    ):
+        assert wanted in done.stdout, done.stdout
+    assert "\x1b" not in done.stdout
+    (found,) = json.loads(run(daemon, "replica", "explain", "web", "--format", "json").stdout)
+    assert (found["vm"], found["causes"][0]["side"]) == ("web", "replica")
 
 
 def test_limits_are_of_the_host_or_of_a_peer(daemon: Any) -> None:
@@ -131,7 +149,7 @@ def test_a_status_that_is_watched_is_written_over_on_a_terminal(daemon: Any) -> 
 def test_history_is_shown_as_totals_and_charts(daemon: Any) -> None:
     done = run(daemon, "replica", "history", "web", "--since", "2h")
     assert done.returncode == 0, done.stderr
-    assert daemon.replications.asked[-1] == timedelta(hours=2)
+    assert daemon.replicas.sent.asked[-1] == timedelta(hours=2)
     assert "240 arrived, 3 missed their target" in done.stdout
     bars = [line for line in done.stdout.splitlines() if "█" in line]
     assert all(line[-1] == "█" for line in bars if line.startswith("RPO"))
@@ -140,7 +158,7 @@ def test_history_is_shown_as_totals_and_charts(daemon: Any) -> None:
     assert [each["rpo_p99_seconds"] for each in found["intervals"]] == [1.0, 2.0, 3.0, 6.0]
     assert run(daemon, "replica", "history", "web", "--since", "91d").returncode == 2
     assert run(daemon, "replica", "history", "web", "--reset").returncode == 0
-    assert daemon.replications.reset == ("web",)
+    assert daemon.replicas.sent.reset == ("web",)
 
 
 def test_peers_and_replicas_are_listed_and_removed(daemon: Any) -> None:
@@ -148,4 +166,4 @@ def test_peers_and_replicas_are_listed_and_removed(daemon: Any) -> None:
     assert "web" in run(daemon, "replica", "list").stdout
     assert run(daemon, "replica", "peer", "remove", "north").returncode == 0
     assert run(daemon, "replica", "remove", "web").returncode == 0
-    assert (daemon.peers.asked[-1], daemon.held.removed) == ("north", ["web"])
+    assert (daemon.replicas.peers.asked[-1], daemon.replicas.held.removed) == ("north", ["web"])

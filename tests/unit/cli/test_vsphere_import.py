@@ -28,12 +28,14 @@ def test_a_vm_is_imported_with_what_was_said(daemon: Any, password: Path) -> Non
         daemon,
         *("--password-file", str(password), "--thumbprint", "AA:BB", "--name", "here", "--warm"),
         *("--switch", "VM Network=lan", "--cut-over-at", "2030-01-02T03:04:05", "--no-tpm", "--start"),
+        *("--pool", "fast", "--pool", "disk1=slow"),
     )
     assert code == 0 and wire["kind"] == "vm.import-vsphere"
     (request,) = daemon.vsphere.asked
     assert request.source.password.get_secret_value() == "very secret"
     assert (request.source.user, request.source.thumbprint) == ("me", "AA:BB")
     assert (request.name, request.warm, request.tpm, request.start) == ("here", True, False, True)
+    assert request.pools == {"*": "fast", "disk1": "slow"}
     assert request.switches == {"VM Network": "lan"} and request.cut_over_at.tzinfo is not None
 
 

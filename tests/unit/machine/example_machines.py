@@ -14,6 +14,8 @@ from holdfast.spec.attachment import (
     SlirpAttachment,
     TapAttachment,
     TpmAttachment,
+    UnpluggedAttachment,
+    WindowPlace,
 )
 from holdfast.spec.vm import Acceleration, DiskBus, GuestOs, KernelBoot, Layout, Nic, VmSpec
 
@@ -29,6 +31,23 @@ def _layers(folder: Path, *names: str) -> tuple[Layer, ...]:
 def _disk(folder: Path, number: int, bus: DiskBus, *below: str, discard: bool = True) -> DiskAttachment:
     name = f"disk{number}"
     return DiskAttachment(id=name, bus=bus, layers=_layers(folder, name, *below), discard=discard)
+
+
+def _over_a_point(folder: Path) -> dict[str, object]:
+    """Disks as `replication.origins` gives them, windows of one file over raw ones; cards in no network."""
+
+    def disk(number: int) -> DiskAttachment:
+        name = f"disk{number}"
+        window = WindowPlace(path=folder / "journal", offset=(1 + number) << 20)
+        layers = (
+            *_layers(folder, name),
+            Layer(place=window, format="qcow2", name=f"{name}.point0"),
+            Layer.of_file(folder / f"{name}.base", "raw", f"{name}.base"),
+        )
+        return DiskAttachment(id=name, bus=DiskBus.VIRTIO, layers=layers)
+
+    cards = tuple(_card(number, UnpluggedAttachment(hub=number)) for number in (0, 2))
+    return {"disks": (disk(0), disk(1)), "nics": cards}
 
 
 def _card(number: int, attachment: NicAttachment) -> tuple[Nic, NicAttachment]:
@@ -104,6 +123,7 @@ def machines(
             VmSpec(cpus=3, memory=1 << 30, layout=Layout(nic_ports=8, disk_ports=16, max_cpus=8)),
             nics=tuple(_card(number, SlirpAttachment(host_name="web")) for number in range(8)),
         ),
+        "over-a-point": made(VmSpec(cpus=1, memory=256 << 20), **_over_a_point(folder)),
         "large": made(VmSpec(cpus=288, memory=16 << 30)),
     }
 

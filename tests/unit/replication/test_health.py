@@ -25,6 +25,9 @@ CASES = {
     ),
     "no-reverse": replace(WELL, state=ReplicationState.FAILED_OVER, reverse_enabled=False),
     "source-paused": replace(WELL, state=ReplicationState.SUSPENDED),
+    "clock-behind": replace(WELL, ahead=6.0),
+    "machine-failed": replace(WELL, rests_unsent=True, machine_failed=True),
+    "unsent": replace(WELL, rests_unsent=True),
 }
 
 

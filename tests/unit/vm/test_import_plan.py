@@ -193,7 +193,9 @@ POOLS = {
 def test_pools_are_there_and_have_room(pools: dict[str, str], errors: set[str]) -> None:
     source = read("ovftool-six-disks.ovf")
     host = replace(HOST, pools=POOLS)
-    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    plan = plan_import(
+        source.appliance, facts_of(source, UEFI), host, REQUEST.model_copy(update={"pools": pools})
+    )
     assert ids(plan) == errors
     assert plan.space_needed == sum(each.needed for each in plan.space)
 
@@ -203,7 +205,9 @@ def test_each_disk_goes_where_it_is_told_and_room_is_told_by_pool() -> None:
     host = replace(HOST, pools=POOLS)
     named = source.appliance.disks[2].id
     pools = {"disk1": "fast", named: "mute"}
-    plan = plan_import(source.appliance, facts_of(source, UEFI), host, REQUEST, pools)
+    plan = plan_import(
+        source.appliance, facts_of(source, UEFI), host, REQUEST.model_copy(update={"pools": pools})
+    )
     assert [disk.pool for disk in plan.disks] == [None, "Fast", "mute", None, None, None]
     assert {each.pool: each.free for each in plan.space} == {
         "local": HOST.space_free,
@@ -226,6 +230,30 @@ def test_each_disk_goes_where_it_is_told_and_room_is_told_by_pool() -> None:
 )
 def test_a_name_that_cannot_be_is_made_one_that_can(wanted: str, name: str) -> None:
     assert usable_name(wanted) == name
+
+
+def test_an_interface_on_no_switch_comes_back_without_a_warning() -> None:
+    source = read("vsphere-uefi.ovf")
+    nics = tuple(nic.model_copy(update={"network": "user"}) for nic in source.appliance.nics)
+    appliance = source.appliance.model_copy(update={"nics": nics})
+    plan = plan_import(appliance, facts_of(source, UEFI), HOST, REQUEST)
+    assert "network-not-mapped" not in ids(plan, Severity.WARNING)
+    assert [nic.switch for nic in plan.nics] == [None] * len(nics)
+
+
+@pytest.mark.parametrize(
+    ("file_size", "data", "found"),
+    [
+        (GIB, 200 * GIB, set[str]()),
+        (GIB, 202 * GIB, {"disk-expands-absurdly"}),
+        (20 * GIB, 2 * TIB, {"no-space"}),
+    ],
+)
+def test_what_the_tables_list_is_the_room_that_is_needed(file_size: int, data: int, found: set[str]) -> None:
+    source = read("vsphere-uefi.ovf")
+    facts = SourceFacts({"vmdisk1": DiskFacts(file_size, "qcow2", 2 * TIB, UEFI, data=data)})
+    plan = plan_import(source.appliance, facts, HOST, REQUEST)
+    assert ids(plan) == found and data < plan.space_needed < data + GIB
 
 
 @pytest.mark.parametrize(

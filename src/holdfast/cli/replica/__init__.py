@@ -4,6 +4,6 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.replica",
-    "accept peer enable disable status history limit list remove",
+    "accept peer enable disable status explain history limit list points test tests settle remove",
     "VMs replicated to other hosts, and replicas that this host holds.",
 )

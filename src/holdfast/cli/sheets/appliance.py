@@ -18,6 +18,12 @@ def _signed(signature: dict[str, Any] | None) -> str:
     return f"{signature['subject']} (issued by {signature['issuer']}), {known} here; the signature {state}"
 
 
+def _disk(disk: dict[str, Any]) -> list[object]:
+    data = None if disk["data"] is None else format_size(disk["data"])
+    described = (disk[key] for key in ("id", "source", "file", "format"))
+    return [*described, format_size(disk["size"]), data, disk["bus"], disk["pool"]]
+
+
 def plan_sheet(plan: dict[str, Any]) -> str:
     """An ImportPlan in wire form."""
     sheet = Sheet()
@@ -43,16 +49,8 @@ def plan_sheet(plan: dict[str, Any]) -> str:
     sheet.line("Time", f"about {plan['seconds']} s")
     sheet.rows(
         "Disks",
-        ("id", "source", "file", "format", "size", "bus", "pool"),
-        (
-            [
-                *(each[key] for key in ("id", "source", "file", "format")),
-                format_size(each["size"]),
-                each["bus"],
-                each["pool"],
-            ]
-            for each in plan["disks"]
-        ),
+        ("id", "source", "file", "format", "size", "data", "bus", "pool"),
+        map(_disk, plan["disks"]),
     )
     sheet.rows(
         "Networks",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.cli.output import columns_of, escape
+from holdfast.cli.sheets.sheet import Sheet
 from holdfast.cli.sheets.words import duration, moment
 from holdfast.spec.units import format_size
 
@@ -65,6 +66,52 @@ def progress(moving: Wire) -> str:
     if moving["seconds_left"] is not None:
         words.append(f"{duration(moving['seconds_left'])} left")
     return ", ".join(words)
+
+
+def explanation_text(found: Wire) -> str:
+    """What is wrong, since when, where, what was tried, what to do; then figures and the last cycles."""
+    sheet = Sheet()
+    what = "replica held for" if found["held"] else "replicated to"
+    sheet.line("VM", f"{found['vm']}, {what} {found['peer'] or 'nobody that is paired'}")
+    sheet.line("state", f"{found['state']}, {found['health']}")
+    sheet.line("in short", found["summary"])
+    sheet.line_if("tried", found["tried"])
+    for number, cause in enumerate(found["causes"], 1):
+        since = moment(cause["since"])
+        lines = [
+            cause["cause"],
+            f"where: {cause['side']}; {cause['severity']}" + (f"; since {since}" if since else ""),
+            f"do:    {cause['cure']}",
+        ]
+        if cause["error"]:
+            lines.append(f"error: {cause['error']} ({cause['error_id']})")
+        sheet.list(f"cause {number}", lines)
+    figures = [(key.replace("_", " "), _figure(key, value)) for key, value in found["figures"].items()]
+    sheet.rows("figures", ("what", "value"), figures)
+    cycles = [
+        (
+            moment(each["ended"]),
+            duration(each["seconds"]),
+            format_size(each["changed_bytes"]),
+            format_size(each["sent_bytes"]),
+            each["error_id"] or "arrived",
+        )
+        for each in found["evidence"]
+    ]
+    sheet.rows("last cycles", ("ended", "took", "changed", "on the link", "result"), cycles)
+    return sheet.text()
+
+
+def _figure(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key.endswith("_seconds") or key == "average_latency":
+        return duration(value) or "-"
+    if key in ("churn", "throughput", "wire_rate"):
+        return f"{format_size(round(value))}/s"
+    if key.endswith("_bytes") or key in ("used", "allowed", "used_of_source"):
+        return format_size(round(value))
+    return f"{value:.1%}" if key.endswith("_ratio") else str(value)
 
 
 def history_text(history: Wire, width: int, *, blocks: bool) -> str:

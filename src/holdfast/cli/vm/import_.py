@@ -152,6 +152,7 @@ def command(
         "name": name,
         "machine": machine,
         "switches": _switches(switch or []),
+        "pools": _pools(pool or []),
         "secure_boot": secure_boot,
         "tpm": tpm,
         "accept_eulas": accept_eulas,
@@ -159,11 +160,11 @@ def command(
     }
     options = VsphereOptions(user, password_file, thumbprint, list_, warm, cut_over_at)
     if is_vsphere(source):
-        refuse_of_files(pool, with_, machine, checksum, passphrase_file, private_key, same_tpm)
+        refuse_of_files(with_, machine, checksum, passphrase_file, private_key, same_tpm)
         import_from_vsphere(source, options, body, plan, no_wait, format_)
         return
     options.require_none()
-    body |= {"same_tpm": same_tpm, "pools": _pools(pool or [])}
+    body["same_tpm"] = same_tpm
     if passphrase_file is not None:
         body["passphrase"] = passphrase(passphrase_file)
     importer = Importer(connect, body, format_, checksum=checksum, private_key=private_key)

@@ -5,7 +5,7 @@ from typing import Any
 
 from holdfast.machine.devices.ports import NIC_PORTS
 from holdfast.machine.devices.quoting import option
-from holdfast.spec.attachment import NicAttachment, TapAttachment
+from holdfast.spec.attachment import NicAttachment, TapAttachment, UnpluggedAttachment
 from holdfast.spec.vm import Nic
 
 
@@ -51,5 +51,7 @@ def _network(attachment: NicAttachment) -> dict[str, Any]:
     if isinstance(attachment, TapAttachment):
         vhost = {} if attachment.vhost_fd is None else {"vhost": True, "vhostfd": str(attachment.vhost_fd)}
         return {"type": "tap", "fd": str(attachment.fd), **vhost}
+    if isinstance(attachment, UnpluggedAttachment):
+        return {"type": "hubport", "hubid": attachment.hub}
     forwards = [{"str": f"tcp:127.0.0.1:{host}-:{guest}"} for host, guest in attachment.forwards]
     return {"type": "user", "hostname": attachment.host_name, "hostfwd": forwards}

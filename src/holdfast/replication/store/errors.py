@@ -39,6 +39,12 @@ class ReplicaBusy(Conflict):
     id = "replica-busy"
 
 
+class ReplicaInUse(Conflict):
+    """A VM stands on one of its points."""
+
+    id = "replica-in-use"
+
+
 class ReplicaFull(Insufficient):
     """More than the receiver allows this replica."""
 

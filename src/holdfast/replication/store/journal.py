@@ -21,6 +21,11 @@ LARGEST = 4 * TIB
 """Bytes from which on a new file is begun; ext4 ends at 16 TiB."""
 
 
+def file_of(folder: Path, place: int) -> Path:
+    """The file that a place is in."""
+    return folder / f"{place >> FILE_SHIFT:06x}"
+
+
 class Journal:
     """Of one replica. Writing goes on beside freeing."""
 
@@ -38,7 +43,7 @@ class Journal:
         return self._end
 
     def path(self, place: int) -> Path:
-        return self._folder / f"{place >> FILE_SHIFT:06x}"
+        return file_of(self._folder, place)
 
     def settle(self, end: int, needed: Iterable[int]) -> None:
         """After a start: forget what lies at or beyond `end`, and files that are not needed."""

@@ -17,8 +17,8 @@ import numpy as np
 from holdfast.replication.store.errors import PointLost, PointNotFound, TooManyOpenPoints
 from holdfast.replication.store.holdings import NEW, Holdings
 from holdfast.replication.store.index import BLOCK, FILE_SHIFT, NO_RANGES, PLACE_MASK, Changes, merged
-from holdfast.replication.store.journal import SLOTS
-from holdfast.replication.store.opened import Opened, OpenLayer, Region
+from holdfast.replication.store.journal import SLOTS, file_of
+from holdfast.replication.store.opened import Opened, OpenedDisk, OpenLayer, Region
 from holdfast.replication.store.qcow2_tables import Tables
 from holdfast.replication.store.record import reason_lost
 from holdfast.replication.store.view import View
@@ -53,6 +53,19 @@ class OpenDisk:
         return node
 
 
+def disks_of(folder: Path, opened: Opened) -> dict[str, OpenDisk]:
+    """What the disks of an open point are made of, in a replica's folder. Reads nothing."""
+    found = {}
+    for disk in opened.disks:
+        layers = tuple(
+            Layer(file_of(folder / "journal", each.region.place), each.slot * BLOCK)
+            for each in opened.layers
+            if each.disk == disk.name
+        )
+        found[disk.name] = OpenDisk(disk.size, folder / "base" / disk.name if disk.based else None, layers)
+    return found
+
+
 def _file(path: Path) -> dict[str, Any]:
     return {"driver": "file", "filename": str(path), "read-only": True}
 
@@ -85,20 +98,42 @@ def open_point(holdings: Holdings, number: int) -> OpenPoint:
                 value=number,
                 cure="Choose another point, or compare with the source and use a later one.",
             )
-        opening = _Opening(holdings, Opened(token=new_id(), number=number))
-        disks = {disk: opening.disk(view, disk, size) for disk, size in head.disks.items()}
+        opening = _Opening(holdings, Opened(token=new_id(), number=number, taken=head.taken))
+        for disk, size in head.disks.items():
+            opening.disk(view, disk, size)
         opening.record()
-        return OpenPoint(opening.opened.token, number, head.taken, disks, holdings.attachments(number))
+        return _described(holdings, opening.opened)
+
+
+def reopened(holdings: Holdings, token: str) -> OpenPoint:
+    """A point that is open, as `open_point` gave it. Raises PointNotFound."""
+    with holdings.reading():
+        return _described(holdings, _found(holdings, token))
+
+
+def _described(holdings: Holdings, opened: Opened) -> OpenPoint:
+    return OpenPoint(
+        token=opened.token,
+        number=opened.number,
+        taken=opened.taken,
+        disks=disks_of(holdings.folder, opened),
+        attachments=holdings.attachments(opened.number),
+    )
+
+
+def _found(holdings: Holdings, token: str) -> Opened:
+    opened = holdings.opened.get(token)
+    if opened is None:
+        raise PointNotFound(
+            f"no point is open as {token[:36]!r}", value=token[:36], cure="It is closed already."
+        )
+    return opened
 
 
 def close_point(holdings: Holdings, token: str) -> None:
     """Nobody reads the point any more. Raises PointNotFound, OSError."""
     with holdings.upkeep:
-        opened = holdings.opened.get(token)
-        if opened is None:
-            raise PointNotFound(
-                f"no point is open as {token[:36]!r}", value=token[:36], cure="It is closed already."
-            )
+        opened = _found(holdings, token)
         path = holdings.folder / "open" / opened.token
         holdings.files.remove(path)
         holdings.files.sync_folder(path.parent)
@@ -115,23 +150,22 @@ class _Opening:
         self._holdings = holdings
         self.opened = opened
 
-    def disk(self, view: View, disk: str, size: int) -> OpenDisk:
+    def disk(self, view: View, disk: str, size: int) -> None:
         changes, _ = merged(view.spans(disk))
         base = self._holdings.base_path(disk)
-        fits = base.exists() and base.stat().st_size == size
+        based = base.exists()
+        fits = based and base.stat().st_size == size
         numbers = [int(each) for each in np.unique(changes.entries["at"] >> FILE_SHIFT)]
         if not numbers and (len(changes.zeros) or not fits):
             numbers = [self._holdings.journal.end >> FILE_SHIFT]
-        layers: list[Layer] = []
-        for number in numbers:
+        for at, number in enumerate(numbers):
             mine = changes.entries[changes.entries["at"] >> FILE_SHIFT == number]
             # What reads as zeroes hides the base; the lowest layer is enough for that.
-            layers.append(
-                self._layer(disk, size, number, Changes(NO_RANGES if layers else changes.zeros, mine))
-            )
-        return OpenDisk(size, base if base.exists() else None, tuple(layers))
+            self._layer(disk, size, number, Changes(NO_RANGES if at else changes.zeros, mine))
+        made = OpenedDisk(name=disk, size=size, based=based)
+        self.opened = self.opened.model_copy(update={"disks": (*self.opened.disks, made)})
 
-    def _layer(self, disk: str, size: int, number: int, changes: Changes) -> Layer:
+    def _layer(self, disk: str, size: int, number: int, changes: Changes) -> None:
         journal = self._holdings.journal
         tables = Tables(size, changes.entries, changes.zeros)
         slot, count = self._slot(number), tables.blocks
@@ -141,7 +175,6 @@ class _Opening:
         journal.write(place, rest)
         journal.write((number << FILE_SHIFT) | slot, header)
         self.opened = self.opened.model_copy(update={"layers": (*self.opened.layers, layer)})
-        return Layer(journal.path(place), slot * BLOCK)
 
     def _slot(self, number: int) -> int:
         taken = {

@@ -25,7 +25,7 @@ from holdfast.replication.store.holdings import Holdings
 from holdfast.replication.store.incoming import BaseIncoming, Incoming, JournalIncoming
 from holdfast.replication.store.index import BLOCK
 from holdfast.replication.store.journal import LARGEST
-from holdfast.replication.store.points import OpenPoint, close_point, open_point
+from holdfast.replication.store.points import OpenPoint, close_point, open_point, reopened
 from holdfast.replication.store.pruning import Pruned, prune
 from holdfast.replication.store.record import Cycle, Damage, Point, points_of
 from holdfast.replication.store.verifying import verify
@@ -120,6 +120,10 @@ class Replica:
         """Make a point a chain that QEMU opens, and keep it. See `points.open_point`."""
         return open_point(self._holdings, number)
 
+    def reopened(self, token: str) -> OpenPoint:
+        """A point that is open, as `open_point` gave it, also after a restart. Raises PointNotFound."""
+        return reopened(self._holdings, token)
+
     def close_point(self, token: str) -> None:
         close_point(self._holdings, token)
 
@@ -177,6 +181,10 @@ class ReplicaStore:
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self._root.iterdir() if path.is_dir())
+
+    def folder(self, vm: str) -> Path:
+        """Where a replica of that name lies, or would."""
+        return self._root / check_name(vm)
 
     def create(self, vm: str, room: int | None = None) -> Replica:
         """An empty replica. Raises BadName, ReplicaExists, OSError."""

@@ -20,11 +20,12 @@ from typing import Any
 from holdfast.host.processes import Identity, Processes
 from holdfast.host.space import NoSpace, free_space
 from holdfast.host.threads import stoppable
-from holdfast.spec.attachment import BlockPlace, FilePlace, Place, RbdPlace
+from holdfast.spec.attachment import BlockPlace, FilePlace, Place
 from holdfast.spec.errors import InvalidInput
 from holdfast.spec.image import ImageKind
-from holdfast.spec.units import GIB, KIB, MIB, format_size
+from holdfast.spec.units import KIB, MIB, format_size
 from holdfast.spec.vm import Disk, VolumeFormat
+from holdfast.storage.appliances.claims import data_claimed, most_held
 from holdfast.storage.appliances.exposure import exposed, socket_name
 from holdfast.storage.appliances.manifest import Digest
 from holdfast.storage.appliances.source import HeldFile
@@ -41,8 +42,6 @@ _CHUNK = 4 * MIB
 _PACKED_CHUNK = 256 * KIB
 _SMALLEST_MEMBER = 4 * KIB
 """Bytes that the members of a gzip file have on average at least: each takes time, an empty one too."""
-_MOST_EXPANSION = 200
-"""Times its size that a compressed disk may become. Zeros take no room, and real data packs far less well."""
 _RESERVE = 512 * MIB
 """Bytes of the file system that are left to others."""
 
@@ -63,6 +62,8 @@ class DiskContent:
     """QEMU's name; `vpc` is VHD."""
     size: int
     """Bytes that the guest sees."""
+    data: int | None = None
+    """Bytes that its volume may come to hold, as `claims.data_claimed` counted them; None: any."""
 
 
 def examine(held: HeldFile) -> DiskContent:
@@ -87,10 +88,13 @@ def peek_gzip(held: HeldFile) -> DiskContent | None:
     return None
 
 
-def most_written(held: HeldFile, virtual_size: int) -> int:
-    """Bytes that the volume of a disk may come to: all that it shows, or what its file can honestly hold."""
-    honest = held.size * _MOST_EXPANSION + GIB
-    return min(virtual_size + virtual_size // 512 + 64 * MIB, honest)
+def most_written(held: HeldFile, virtual_size: int, data: int | None = None) -> int:
+    """Bytes that the volume of a disk may come to: its data and tables, or what its file can honestly hold.
+
+    `data`: bytes, by the file's own tables; None: all that the disk shows.
+    """
+    tables = virtual_size // 512 + 64 * MIB
+    return min((virtual_size if data is None else data) + tables, most_held(held.size))
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Bringing:
                 if digest is not None:
                     group.create_task(stoppable(partial(_verify, held, digest)))
                 group.create_task(self._convert(held, content, target, disk, progress))
-        if disk.format is VolumeFormat.QCOW2 and not isinstance(target, RbdPlace):
+        if disk.format is VolumeFormat.QCOW2 and isinstance(target, FilePlace | BlockPlace):
             await asyncio.to_thread(_require_disk, target, content, disk)
         return done
 
@@ -175,10 +179,22 @@ class Bringing:
             target.unlink(missing_ok=True)
             raise
 
+    async def claimed(self, held: HeldFile, content: DiskContent) -> int:
+        """As `claims.data_claimed`."""
+        return await data_claimed(
+            self.processes,
+            held,
+            content.format,
+            content.size,
+            sockets=self.sockets,
+            owner=self.owner,
+            identity=self.identity,
+        )
+
     async def _convert(
         self, held: HeldFile, content: DiskContent, target: Place, disk: Disk, progress: Progress
     ) -> None:
-        largest = most_written(held, disk.size)
+        largest = most_written(held, disk.size, content.data)
         has_room = isinstance(target, FilePlace) and free_space(target.path.parent)[0] - _RESERVE > largest
 
         async def use(node: dict[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""Everything of replication on this host, joined over the rooms below it."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Self
+
+from holdfast.catalog.store import Catalog
+from holdfast.operations.engine import Operations
+from holdfast.replication import identity as replica_identity
+from holdfast.replication.attachments import Attachments
+from holdfast.replication.dispatch import Dispatch
+from holdfast.replication.explanations import Explanations
+from holdfast.replication.failover_test_records import FailoverTestBook
+from holdfast.replication.failover_testing import FailoverTests
+from holdfast.replication.history import History
+from holdfast.replication.limits import SharedLimits
+from holdfast.replication.listening import ReplicaListener
+from holdfast.replication.origins import ReplicaOrigins
+from holdfast.replication.pairing import PeerBook
+from holdfast.replication.peering import Peering, own_name
+from holdfast.replication.replica_records import ReplicaBook
+from holdfast.replication.replication_records import ReplicationBook
+from holdfast.replication.revival import Revival
+from holdfast.replication.sending import Means
+from holdfast.replication.service import Replications
+from holdfast.replication.store.replica import ReplicaStore
+from holdfast.vm.registry import VmRegistry
+from holdfast.vm.rooms import Rooms
+
+
+@dataclass(frozen=True)
+class Replicas:
+    peers: Peering
+    sent: Replications
+    held: ReplicaListener
+    limits: SharedLimits
+    explanations: Explanations
+    revival: Revival
+    tests: FailoverTests
+
+    @classmethod
+    async def compose(
+        cls, catalog: Catalog, rooms: Rooms, registry: VmRegistry, operations: Operations
+    ) -> Self:
+        events, state = rooms.events, rooms.state
+        identity = await asyncio.to_thread(replica_identity.load_or_make, state.keys)
+        peers, held = PeerBook(catalog, events), ReplicaBook(catalog, events)
+        book = ReplicationBook(catalog, events)
+        store = ReplicaStore(state.replicas)
+        listener = ReplicaListener(identity, own_name(), peers, held, store)
+        origins = ReplicaOrigins(state.replicas)
+        revival = Revival(rooms, registry, operations, store, origins, identity.key)
+        dispatch, attachments = Dispatch(rooms.processes), Attachments(rooms.firmware)
+        means = Means(identity, own_name(), peers, book, dispatch, attachments, events)
+        sent = Replications(means, registry, state, History(state.replica_history))
+        rooms.endings.tell(sent.before_end)
+        limits = SharedLimits(state.replica_limits, dispatch, peers)
+        limits.load()
+        tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
+        peering = Peering(identity, peers, listener, held, book, limits.of_peer)
+        return cls(peering, sent, listener, limits, Explanations(sent, listener), revival, tests)
+
+    def keep(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on for as long as the daemon runs."""
+        kept = (self.sent, self.held, self.revival, self.tests)
+        return [*(each.keep() for each in kept), self.sent.keep_history()]
