@@ -22,6 +22,7 @@ from holdfast.replication.peering import Peering, own_name
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
+from holdfast.replication.scrubbing import Scrubbing
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
@@ -38,6 +39,7 @@ class Replicas:
     explanations: Explanations
     revival: Revival
     tests: FailoverTests
+    scrubbing: Scrubbing
 
     @classmethod
     async def compose(
@@ -59,9 +61,11 @@ class Replicas:
         limits.load()
         tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
-        return cls(peering, sent, listener, limits, Explanations(sent, listener), revival, tests)
+        scrubbing = Scrubbing(held, store, events)
+        explanations = Explanations(sent, listener)
+        return cls(peering, sent, listener, limits, explanations, revival, tests, scrubbing)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
-        kept = (self.sent, self.held, self.revival, self.tests)
+        kept = (self.sent, self.held, self.revival, self.tests, self.scrubbing)
         return [*(each.keep() for each in kept), self.sent.keep_history()]
