@@ -25,6 +25,7 @@ from holdfast.replication.planning import Planning
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
+from holdfast.replication.scrubbing import Scrubbing
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
@@ -47,6 +48,7 @@ class Replicas:
     tests: FailoverTests
     turning: Turning
     seeds: seeds.Seeds
+    scrubbing: Scrubbing
 
     @classmethod
     async def compose(
@@ -84,9 +86,11 @@ class Replicas:
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
         made = seeds.Seeds(seed_means, registry, operations)
         explained, planned = Explanations(sent, listener), Planning(sent)
-        return cls(peering, sent, listener, limits, explained, planned, revival, tests, turning, made)
+        scrubbing = Scrubbing(held, store, events)
+        sending = (peering, sent, listener, limits, explained, planned)
+        return cls(*sending, revival, tests, turning, made, scrubbing)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
-        kept = (self.sent, self.held, self.revival, self.tests, self.turning)
+        kept = (self.sent, self.held, self.revival, self.tests, self.turning, self.scrubbing)
         return [*(each.keep() for each in kept), self.sent.keep_history()]

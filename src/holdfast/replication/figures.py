@@ -116,6 +116,10 @@ class ReplicationFigures:
         """What was kept of the time before `started`, with the time at which each began."""
         self._folded.extend(earlier)
 
+    def aim(self, target: float) -> None:
+        """Another RPO is wanted from now on, and looked at what was before, too."""
+        self._target = target
+
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
         self._done.append(cycle)

@@ -68,7 +68,7 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
-        target=replication.settings.rpo_seconds,
+        target=sender.target,
         rpo=figures.rpo_seconds,
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
@@ -97,6 +97,8 @@ def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
     if sender.fenced:
         return ReplicationState.FAILED_OVER
+    if sender.replication.paused:
+        return ReplicationState.SUSPENDED
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:
