@@ -205,10 +205,7 @@ def _tried(status: ReplicaStatus, progress: Progress, now: Moment) -> str:
         if status.next_cycle_seconds is None
         else f"the next one begins in {status.next_cycle_seconds:.1f} s"
     )
-    return (
-        f"{count} failed since {since}; {following}. They go on by themselves, "
-        "after 30 s at most."
-    )
+    return f"{count} failed since {since}; {following}. They go on by themselves, after 30 s at most."
 
 
 def _evidence(each: Try, now: Moment) -> ReplicaEvidence:
