@@ -12,6 +12,7 @@ forgotten.
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from holdfast.replication.pairing import PeerBook
 from holdfast.replication.progress import Fault, Progress
 from holdfast.replication.replication_records import Replication, ReplicationBook
 from holdfast.replication.resting import RestingCapture, digest_of
+from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.turns import FIRST_TERM, TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
@@ -108,7 +110,7 @@ class Sender:
     def __init__(self, replication: Replication, means: Means, look: Callable[[], Vm]) -> None:
         self.replication = replication
         self.progress = Progress()
-        self.figures = ReplicationFigures(replication.settings.rpo_seconds, time.monotonic())
+        self.figures = ReplicationFigures(self.target, time.monotonic())
         self._means = means
         self._look = look
         self._tag = tag_of(replication.id)
@@ -133,6 +135,8 @@ class Sender:
         """One that has sent its last cycle."""
         self._all_sent = 0
         """The cycle by which all of it was; 0: it was not, or that is recorded."""
+        self._changed = False
+        """Settings, since the receiver was told of them."""
         self._asked = 0.0
         """When the receiver last said what it holds."""
 
@@ -169,7 +173,7 @@ class Sender:
         """Forget the figures; the newest point stays known."""
         at = time.monotonic()
         newest = self.figures.newest
-        self.figures = ReplicationFigures(self.replication.settings.rpo_seconds, at)
+        self.figures = ReplicationFigures(self.target, at)
         if newest is not None:
             self.figures.done(newest)
 
@@ -180,14 +184,20 @@ class Sender:
         """
         self._ending, self._all_sent = machine, 0
         vm = replace(self._look(), machine=machine)
+        if self._held_back() > 0:
+            await self._wait(vm, 0.0)
+        else:
+            await self._send_last(vm, machine)
+        carried = await self._capture(vm, machine).carry()
+        self.replication = await self._means.book.carry(self.replication, carried)
+
+    async def _send_last(self, vm: Vm, machine: RunningMachine) -> None:
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 await self._cycle(vm, machine)
             self._all_sent = self._standing.cycle if self._standing else 0
         except (HoldfastError, OSError) as error:  # TimeoutError is one, too
             await self._failed(error)
-        carried = await self._capture(vm, machine).carry()
-        self.replication = await self._means.book.carry(self.replication, carried)
 
     async def forget(self) -> None:
         """Replication is over: the machine keeps no maps. `run` must have ended."""
@@ -198,20 +208,74 @@ class Sender:
     async def _turn(self) -> float | None:
         """One try; returns the seconds until the next, None: until something is told."""
         vm = self._look()
-        if vm.machine is None or vm.machine is self._ending:
+        if vm.machine is self._ending and vm.machine is not None:
             self._machine = None
-            return await self._rested(vm) if vm.machine is None else None
+            return None
+        if (held_back := self._held_back()) > 0:
+            return await self._wait(vm, held_back)
+        if self._changed:
+            self._changed, self._standing = False, None  # the receiver is told when it is connected
+        if vm.machine is None:
+            self._machine = None
+            return await self._rested(vm)
         begun = time.monotonic()
         try:
             await self._cycle(vm, vm.machine)
         except (HoldfastError, OSError) as error:
             if self._look().machine is not vm.machine:
-                return 0.0  # the machine ended in the midst of it
+                self._link.close()  # in the midst of a cycle
+                self._standing = None
+                return 0.0
             await self._failed(error)
             return self._backed_off()
         await self._went_well()
         wanted = 0.9 * self.replication.settings.rpo_seconds - 1.5 * self._latency
         return max(_SHORTEST, begun + wanted - time.monotonic())
+
+    def _held_back(self) -> float:
+        """Seconds for which nothing is to be sent; 0: a cycle may begin."""
+        if self.replication.paused:
+            return math.inf
+        settings, now = self.replication.settings, datetime.now()
+        wait = parse_schedule(settings.schedule).opens_in(now)
+        if not self.replication.initial:
+            enabled = self.replication.enabled.astimezone().replace(tzinfo=None)
+            wait = max(wait, (initial_from(settings.initial, enabled) - now).total_seconds())
+        return wait
+
+    async def _wait(self, vm: Vm, seconds: float) -> float:
+        """Nothing is sent for so long; what the guest writes is entered in its maps all the same."""
+        if self._standing is not None:
+            self._link.close()
+            self._standing, self.progress.connected = None, False
+        self.progress.went_well()
+        if vm.machine is None:
+            self._machine = None
+        else:
+            try:
+                capture = self._capture(vm, vm.machine)
+                await self._attach(capture, vm.machine)
+                self.figures.waiting(time.monotonic(), sum((await capture.pending()).values()))
+            except (HoldfastError, OSError) as error:
+                self._machine = None
+                log.info("the maps of a VM were not looked at", vm=vm.id, error=str(error))
+        return max(_SHORTEST, min(seconds, _ASKED))
+
+    def changed(self, replication: Replication) -> None:
+        """Its settings are others, or it was paused or resumed; takes hold with the next cycle.
+
+        What it may send, and its priority, hold at once. `run` must have ended where it was paused.
+        """
+        self.replication, self._changed = replication, True
+        self.figures.aim(self.target)
+        self._link.tune(replication.settings.priority, replication.settings.limit)
+        self.wake()
+
+    @property
+    def target(self) -> float:
+        """Seconds that the newest point may be old, while its schedule lets nothing pass, too."""
+        settings = self.replication.settings
+        return settings.rpo_seconds + parse_schedule(settings.schedule).longest_gap()
 
     async def _rested(self, vm: Vm) -> float | None:
         """The VM is off. Where all of it is over there and nobody changed it, that is current as of now.

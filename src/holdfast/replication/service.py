@@ -18,11 +18,12 @@ from holdfast.replication.pace import parse_limit
 from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
+from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
-from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
+from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaStatus
 from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
@@ -88,10 +89,7 @@ class Replications:
                 value=peer.name,
                 cure="Pair the other way round: `holdfast replica accept` there, `replica peer add` here.",
             )
-        parse_plan(request.points)
-        parse_limit(request.limit)
-        _require_disks(owner, request)
-        require_nics(owner.record.spec, request.failover)
+        _require_usable(owner, request)
         replication = Replication(
             id=new_id(),
             vm=owner.record.id,
@@ -113,6 +111,44 @@ class Replications:
             replication = await self._means.book.of(owner.record.id, peer)
             await self._means.book.remove(replication)
             await self._end(replication.id, forget=True)
+
+    async def set(self, name: str, request: ReplicaChange, peer: str | None = None) -> ReplicaStatus:
+        """Change settings, from the next cycle on; a limit and a priority hold at once.
+
+        Raises:
+            VmNotFound, NotReplicated, SeveralPeers
+            BadRetention, BadLimit, BadSchedule, NoSuchDisk, NicNotFound, NothingToReplicate
+        """
+        owner = await self._registry.named(name)
+        async with self._changing:
+            replication = await self._means.book.of(owner.record.id, peer)
+            given = {key: getattr(request, key) for key in request.model_fields_set}
+            wanted = {key: value for key, value in given.items() if value is not None}
+            settings = replication.settings.model_copy(update=wanted)
+            _require_usable(owner, settings)
+            replication = await self._means.book.set(replication, settings)
+            self._sent[replication.id].sender.changed(replication)
+        return await self.show(name, replication.peer)
+
+    async def pause(self, name: str, peer: str | None = None, *, paused: bool) -> ReplicaStatus:
+        """Send nothing until it is resumed, or resume; what changes meanwhile stays known.
+
+        Raises VmNotFound, NotReplicated, SeveralPeers.
+        """
+        owner = await self._registry.named(name)
+        async with self._changing:
+            replication = await self._means.book.of(owner.record.id, peer)
+            if replication.paused is not paused:
+                replication = await self._means.book.pause(replication, paused=paused)
+                await self._paused(self._sent[replication.id], replication)
+        return await self.show(name, replication.peer)
+
+    async def _paused(self, sent: _Sent, replication: Replication) -> None:
+        """A cycle under way is given up."""
+        sent.task.cancel()
+        await asyncio.wait({sent.task})
+        sent.sender.changed(replication)
+        self._sent[replication.id] = _Sent(sent.sender, self._task(sent.sender))
 
     async def show(self, name: str, peer: str | None = None) -> ReplicaStatus:
         """Of a VM to a peer, or to its only one. Raises VmNotFound, NotReplicated, SeveralPeers."""
@@ -273,6 +309,15 @@ class Replications:
         limits = self._means.dispatch.limits
         shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
         return status.model_copy(update=shared)
+
+
+def _require_usable(owner: VmOwner, settings: ReplicaEnable) -> None:
+    parse_plan(settings.points)
+    parse_limit(settings.limit)
+    parse_schedule(settings.schedule)
+    initial_from(settings.initial, datetime.now())
+    _require_disks(owner, settings)
+    require_nics(owner.record.spec, settings.failover)
 
 
 def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:

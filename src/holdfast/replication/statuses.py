@@ -51,6 +51,10 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         failing_seconds=facts.cannot_send_for,
         attempts=progress.attempts,
         findings=tuple(f"{each.cause}. {each.cure}" for each in found),
+        counted_cycles=progress.cycles,
+        counted_failures=progress.failures,
+        counted_changed_bytes=progress.changed,
+        counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
     )
@@ -61,7 +65,7 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
-        target=replication.settings.rpo_seconds,
+        target=sender.target,
         rpo=figures.rpo_seconds,
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
@@ -83,6 +87,8 @@ def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
     if sender.fenced:
         return ReplicationState.FAILED_OVER
+    if sender.replication.paused:
+        return ReplicationState.SUSPENDED
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:

@@ -22,6 +22,7 @@ from holdfast.spec.replica import (
     PeerView,
     ReplicaAccept,
     ReplicaAccepted,
+    ReplicaChange,
     ReplicaEnable,
     ReplicaLimits,
     ReplicaSharedLimits,
@@ -79,6 +80,14 @@ class FakeReplicas:
     async def disable(self, name: str, peer: str | None) -> None:
         self.asked.append(peer)
         del self.sent[name]
+
+    async def set(self, name: str, request: ReplicaChange, peer: str | None) -> ReplicaStatus:
+        self.asked.append((request, peer))
+        return self.sent[name]
+
+    async def pause(self, name: str, peer: str | None, *, paused: bool) -> ReplicaStatus:
+        self.asked.append((paused, peer))
+        return self.sent[name]
 
     async def show(self, name: str, peer: str | None) -> ReplicaStatus:
         return self.sent[name]

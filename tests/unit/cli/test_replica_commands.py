@@ -63,6 +63,31 @@ def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
         assert run(daemon, *enable, option, text).returncode == 2
 
 
+def test_only_what_is_said_is_changed(daemon: Any) -> None:
+    run(
+        daemon,
+        "replica",
+        "enable",
+        "web",
+        "--to",
+        "south",
+        "--schedule",
+        "22:00-06:00",
+        "--initial",
+        "at 22:00",
+    )
+    asked = daemon.replicas.sent.asked[-1]
+    assert (asked.schedule, asked.initial) == ("22:00-06:00", "at 22:00")
+    done = run(daemon, "replica", "set", "web", "--to", "south", "--rpo", "15m", "--exclude", "none")
+    assert done.returncode == 0, done.stderr
+    change, peer = daemon.replicas.sent.asked[-1]
+    assert (change.model_dump(exclude_unset=True), peer) == ({"rpo_seconds": 900.0, "exclude": ()}, "south")
+    assert run(daemon, "replica", "set", "web").returncode == 2
+    for verb, paused in (("pause", True), ("resume", False)):
+        assert run(daemon, "replica", verb, "web").returncode == 0
+        assert daemon.replicas.sent.asked[-1] == (paused, None)
+
+
 def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     run(daemon, "replica", "enable", "web", "--to", "south")
     one = json.loads(run(daemon, "replica", "status", "web", "--format", "json").stdout)

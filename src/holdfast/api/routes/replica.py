@@ -12,6 +12,7 @@ from holdfast.spec.replica import (
     PeerView,
     ReplicaAccept,
     ReplicaAccepted,
+    ReplicaChange,
     ReplicaEnable,
     ReplicaLimit,
     ReplicaSharedLimits,
@@ -87,6 +88,25 @@ async def show_replication(services: With, _: Viewer, name: str, peer: Peer = No
 async def enable_replication(services: With, _: Operator, name: str, request: ReplicaEnable) -> ReplicaStatus:
     """Replicate a VM from now on."""
     return await services.replicas.sent.enable(name, request)
+
+
+@router.patch("/v1/vms/{name}/replica")
+async def change_replication(
+    services: With, _: Operator, name: str, request: ReplicaChange, peer: Peer = None
+) -> ReplicaStatus:
+    """Change settings while it goes on. A peer may be left out where there is one only."""
+    return await services.replicas.sent.set(name, request, peer)
+
+
+@router.post("/v1/vms/{name}/replica/pause")
+async def pause_replication(services: With, _: Operator, name: str, peer: Peer = None) -> ReplicaStatus:
+    """Send nothing until it is resumed; what changes meanwhile stays known."""
+    return await services.replicas.sent.pause(name, peer, paused=True)
+
+
+@router.post("/v1/vms/{name}/replica/resume")
+async def resume_replication(services: With, _: Operator, name: str, peer: Peer = None) -> ReplicaStatus:
+    return await services.replicas.sent.pause(name, peer, paused=False)
 
 
 @router.delete("/v1/vms/{name}/replica", status_code=204)
