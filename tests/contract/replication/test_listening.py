@@ -41,9 +41,8 @@ class Host:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "replicas").mkdir()
-        catalog = Catalog.open(folder / "catalog.sqlite")
-        events = EventLog(catalog)
-        self.events = events
+        catalog = self.catalog = Catalog.open(folder / "catalog.sqlite")
+        events = self.events = EventLog(catalog)
         self.identity = identity.load_or_make(folder)
         self.peers = PeerBook(catalog, events)
         self.book = ReplicaBook(catalog, events)
