@@ -52,6 +52,6 @@ class Metrics:
         self._trust.clear()
         for vm, passed in (await services.trust.passed()).items():
             self._trust.labels(vm).set(passed)
-        self._replicas.sent = await services.replicas.sent.list()
+        self._replicas.sent = await services.replicas.sent.list(None)
         self._replicas.held = await services.replicas.held.held()
         return generate_latest(self._registry)

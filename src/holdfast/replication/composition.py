@@ -24,6 +24,7 @@ from holdfast.replication.peering import Peering, own_name
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
+from holdfast.replication.scrubbing import Scrubbing
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
@@ -45,6 +46,7 @@ class Replicas:
     tests: FailoverTests
     turning: Turning
     seeds: seeds.Seeds
+    scrubbing: Scrubbing
 
     @classmethod
     async def compose(
@@ -79,10 +81,10 @@ class Replicas:
             operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
         made = seeds.Seeds(seed_means, registry, operations)
-        explained = Explanations(sent, listener)
-        return cls(peering, sent, listener, limits, explained, revival, tests, turning, made)
+        explained, scrubbing = Explanations(sent, listener), Scrubbing(held, store, events)
+        return cls(peering, sent, listener, limits, explained, revival, tests, turning, made, scrubbing)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
-        kept = (self.sent, self.held, self.revival, self.tests, self.turning)
+        kept = (self.sent, self.held, self.revival, self.tests, self.turning, self.scrubbing)
         return [*(each.keep() for each in kept), self.sent.keep_history()]

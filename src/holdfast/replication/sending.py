@@ -223,7 +223,9 @@ class Sender:
             await self._cycle(vm, vm.machine)
         except (HoldfastError, OSError) as error:
             if self._look().machine is not vm.machine:
-                return 0.0  # the machine ended in the midst of it
+                self._link.close()  # in the midst of a cycle
+                self._standing = None
+                return 0.0
             await self._failed(error)
             return self._backed_off()
         await self._went_well()

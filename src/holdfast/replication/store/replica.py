@@ -10,7 +10,7 @@ Everything here blocks: call it in a thread. A cycle may arrive while another th
 """
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from holdfast.host.files import remove_tree, sync_folder
@@ -27,7 +27,7 @@ from holdfast.replication.store.index import BLOCK
 from holdfast.replication.store.journal import LARGEST
 from holdfast.replication.store.points import OpenPoint, close_point, open_point, reopened
 from holdfast.replication.store.pruning import Pruned, prune
-from holdfast.replication.store.record import Cycle, Damage, Point, points_of
+from holdfast.replication.store.record import Cycle, Damage, Point, points_of, reason_lost
 from holdfast.replication.store.verifying import verify
 from holdfast.replication.store.view import View
 from holdfast.spec.names import check_name
@@ -68,9 +68,16 @@ class Replica:
         return self._holdings.damages
 
     def must_compare(self) -> bool:
-        """Whether the newest state is damaged or missing, so that only a comparison with the source helps."""
-        points = self.points()
-        return not points or bool(points[-1].lost)
+        """Whether changes to what is here would be of no use, so that only a comparison helps.
+
+        The newest state is damaged, or missing.
+        """
+        with self._holdings.lock:
+            heads, damages = self._holdings.heads, self._holdings.damages
+            if not heads:
+                return True
+            following = heads[-1].model_copy(update={"last": self._holdings.next_number})
+            return bool(reason_lost(following, damages))
 
     def begun(self) -> bool:
         """Whether something of an initial copy came that was cut off."""
@@ -127,9 +134,9 @@ class Replica:
     def close_point(self, token: str) -> None:
         close_point(self._holdings, token)
 
-    def verify(self) -> tuple[Damage, ...]:
-        """Read the whole journal and look for damage."""
-        return verify(self._holdings)
+    def verify(self, rest: Callable[[float], None] = lambda _: None) -> tuple[Damage, ...]:
+        """Read the whole journal and look for damage; see `verifying.verify`."""
+        return verify(self._holdings, rest)
 
     def hashes(self, disk: str, offset: int, length: int, block: int) -> bytes:
         """BLAKE3 of each `block` bytes of a disk in its newest state. See `View.hashes`.
