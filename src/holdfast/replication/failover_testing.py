@@ -8,6 +8,7 @@ in between takes each test up where it was: one whose VM was not made yet has fa
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -43,6 +44,7 @@ from holdfast.vm.registry import VmRegistry
 log = structlog.get_logger(__name__)
 
 _TICK = 2.0  # seconds between two looks at whose time is over
+_LOOK = 15.0  # seconds between two looks at what is due
 _ACTOR = "schedule"
 _SHELLS = {GuestOs.LINUX: ("/bin/sh", "-c"), GuestOs.WINDOWS: ("cmd.exe", "/c")}
 _Phase, _Verdict = FailoverTestPhase, FailoverVerdict
@@ -160,14 +162,17 @@ class FailoverTests:
 
     async def keep(self) -> None:
         """Take up tests of an earlier daemon, end those whose time is over, begin those due; for ever."""
+        looked = -_LOOK
         while True:
             try:
                 self._tasks = {each: task for each, task in self._tasks.items() if not task.done()}
                 for test in await self._book.under_way():
                     with contextlib.suppress(NoFailoverTest):  # it was refused meanwhile
                         await self._tend(test)
-                for name, plan in (await self._book.plans()).items():
-                    await self._look(name, plan)
+                if time.monotonic() - looked >= _LOOK:
+                    looked = time.monotonic()
+                    for name, plan in (await self._book.plans()).items():
+                        await self._look(name, plan)
             except Exception:
                 log.exception("tests of failovers could not be looked after")
             await asyncio.sleep(_TICK)
