@@ -35,7 +35,10 @@ def test_a_sealed_value_opens_in_the_test_of_a_replica(hosts: tuple[LiveHost, Li
     source, receiver = hosts
     source.do("POST", "/v1/vms", debian_vm(NAME, cpus=1))
     source.wait_agent(NAME)
-    source.run_in(NAME, "cloud-init status --wait >/dev/null || true; sync", limit=300)
+    deadline = time.monotonic() + 300
+    while "running" in source.run_in(NAME, "cloud-init status || true"):
+        assert time.monotonic() < deadline, source.console(NAME)
+        time.sleep(3)
     assert in_guest(source, NAME, "seal", PCRS, VALUE, FILE) == "sealed"
     known = source.run_in(NAME, f"sync; {_WHO}")
     assert source.vm(NAME).id in known
