@@ -81,7 +81,7 @@ class Replicas:
         joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker)
         turning = Turning(joined, rooms, registry, operations)
         seed_means = seeds.Means(identity, rooms, peers, held, store)
-        for procedure in (*turning.procedures, *seeds.procedures(seed_means)):
+        for procedure in (*turning.procedures, *seeds.procedures(seed_means, registry.owner)):
             operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
         made = seeds.Seeds(seed_means, registry, operations)
