@@ -24,7 +24,7 @@ class Writer:
         """`rate`: bytes a second; 0: as fast as they are done."""
         argv = [sys.executable, "-m", "bench._writer", str(path)]
         argv += [str(each) for each in (size, block, rate, seconds, seed)]
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def result(self) -> dict:
         """Once it has ended."""

@@ -242,6 +242,15 @@ class ReplicaRow(Table):
     record: Mapped[dict[str, Any]]
 
 
+class ReplicaTurnRow(Table):
+    """Whose turn it is to run a VM that is, or was, replicated from or to this host."""
+
+    __tablename__ = "replica_turns"
+
+    vm: Mapped[str] = mapped_column(String(36), primary_key=True)
+    record: Mapped[dict[str, Any]]
+
+
 class FailoverTestRow(Table):
     """A test of a replica that this host holds, under way or ended."""
 

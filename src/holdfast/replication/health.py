@@ -58,6 +58,10 @@ class Facts:
     """Seconds since that began."""
     catches_up: bool = True
     """False: churn exceeds what the link takes."""
+    fenced: bool = False
+    """The VM has failed over to the other host."""
+    both_run: bool = False
+    """It has, and still runs here."""
     replica_paused: bool = False
     reverse_enabled: bool = True
     """After a failover: whether changes flow back."""
@@ -112,6 +116,18 @@ _RETRIED = 30.0
 """Seconds for which a link that is cut is only a link that is being retried."""
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        *("both-run", Health.CRITICAL, Side.SOURCE),
+        lambda facts: facts.both_run,
+        "The VM has failed over and runs on the other host, and it runs here too",
+        "Decide which of the two is kept: stop this one, or cancel the failover over there.",
+    ),
+    Rule(
+        *("failed-over", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.fenced and not facts.both_run,
+        "The VM has failed over to the other host and does not start here",
+        "Nothing; once that is committed this host becomes its replica.",
+    ),
     Rule(
         *("cannot-send", Health.CRITICAL, Side.LINK),
         lambda facts: bool(facts.cannot_send) and facts.cannot_send_for > _RETRIED,

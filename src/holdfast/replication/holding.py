@@ -63,7 +63,7 @@ class StoredReplica:
         if begin.taken_us > _LATEST:
             raise CycleRefused("the source sent a cycle of no time", value=begin.taken_us)
         whole = begin.compared or not begin.base
-        if self._confirm is not None and not whole:
+        if not whole and (self._confirm is not None or self._replica.must_compare()):
             raise CycleRefused(
                 "the source sent changes to what it has not compared",
                 value=begin.base,

@@ -38,8 +38,10 @@ from holdfast.replication.replication_records import Replication, ReplicationBoo
 from holdfast.replication.resting import RestingCapture, digest_of
 from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.shipping import Shipped
+from holdfast.replication.turns import FIRST_TERM, TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
 from holdfast.spec.errors import Conflict, HoldfastError
+from holdfast.spec.turn import Turn
 from holdfast.spec.vm import VmSpec
 from holdfast.vm.quiesce import Quiesce
 from holdfast.vm.records import VmRecord
@@ -101,6 +103,9 @@ class Means:
     attachments: Attachments
     events: EventLog
     resting: RestingVms
+    turns: TurnBook | None = None
+    receives: Callable[[], int] = lambda: 0
+    """TCP port at which this host takes replicas; 0: it does not."""
 
 
 class Sender:
@@ -139,6 +144,12 @@ class Sender:
         """Settings, since the receiver was told of them."""
         self._asked = 0.0
         """When the receiver last said what it holds."""
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the VM has failed over to another host."""
+        known = self._means.turns.known(self.replication.vm) if self._means.turns else None
+        return known is not None and known.turn is Turn.FENCED
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -217,7 +228,9 @@ class Sender:
             await self._cycle(vm, vm.machine)
         except (HoldfastError, OSError) as error:
             if self._look().machine is not vm.machine:
-                return 0.0  # the machine ended in the midst of it
+                self._link.close()  # in the midst of a cycle
+                self._standing = None
+                return 0.0
             await self._failed(error)
             return self._backed_off()
         await self._went_well()
@@ -337,7 +350,9 @@ class Sender:
     async def _cycle(self, vm: Vm, machine: RunningMachine) -> None:
         capture = self._capture(vm, machine)
         await self._attach(capture, machine)
-        await self._consistent.let_go(self, vm.quiesce)
+        ends = machine is self._ending  # its guest, and its owner, do nothing any more
+        if not ends:
+            await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
         pending = await capture.pending()
         self.figures.waiting(looked, sum(pending.values()))
@@ -346,7 +361,7 @@ class Sender:
         mapped = all(since[disk] is not None for disk in disks)
         standing = self._standing = self._standing or await self._connect(vm)
         beside = await self._look_beside(vm)
-        due = self._consistent.due(self.replication)
+        due = not ends and self._consistent.due(self.replication)
         if mapped and not due and self._is_current(standing, disks, pending, beside):
             self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return
@@ -432,6 +447,8 @@ class Sender:
                 DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
             ),
             points=settings.points,
+            term=self._means.turns.term(vm.id) if self._means.turns else FIRST_TERM,
+            receives=self._means.receives(),
         )
         standing = await self._link.connect(
             Address(host=peer.host or "", port=peer.port or 0),

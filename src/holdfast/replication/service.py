@@ -222,6 +222,29 @@ class Replications:
             if self._sent.get(id_) is sent:  # it was not disabled meanwhile
                 self._sent[id_] = _Sent(sent.sender, self._task(sent.sender))
 
+    async def send_no_more(self, vm: str) -> None:
+        """End all replication of a VM of this host, by its id; nothing happens where there is none."""
+        async with self._changing:
+            for each in await self._means.book.all(vm):
+                await self._means.book.remove(each)
+                await self._end(each.id, forget=False)
+
+    def trouble(self, id_: str) -> str:
+        """Why a replication is not under way; empty: it is, as far as is known."""
+        sent = self._sent.get(id_)
+        return sent.sender.progress.error if sent else "it is not replicated"
+
+    def sends(self, id_: str) -> bool:
+        """Whether a replication's link is there."""
+        sent = self._sent.get(id_)
+        return sent is not None and sent.sender.progress.connected
+
+    def wake(self, vm: str) -> None:
+        """A receiver of a VM, by its id, is ready for it now."""
+        for each in self._sent.values():
+            if each.sender.replication.vm == vm:
+                each.sender.wake()
+
     async def close(self) -> None:
         for each in list(self._sent):
             await self._end(each, forget=False)

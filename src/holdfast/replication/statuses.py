@@ -51,6 +51,10 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         failing_seconds=facts.cannot_send_for,
         attempts=progress.attempts,
         findings=tuple(f"{each.cause}. {each.cure}" for each in found),
+        counted_cycles=progress.cycles,
+        counted_failures=progress.failures,
+        counted_changed_bytes=progress.changed,
+        counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
     )
@@ -69,6 +73,8 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
         not_consistent=progress.not_consistent,
+        fenced=sender.fenced,
+        both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.vm.failed,
@@ -80,6 +86,8 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
 
 def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
+    if sender.fenced:
+        return ReplicationState.FAILED_OVER
     if sender.replication.paused:
         return ReplicationState.SUSPENDED
     if progress.comparing:

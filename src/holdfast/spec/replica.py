@@ -189,6 +189,12 @@ class ReplicaStatus(Frozen):
     priority: Priority = Priority.NORMAL
     limit: str = "none"
     """Of the VM."""
+    counted_cycles: int = 0
+    """That arrived since this daemon runs, of which also the following are."""
+    counted_failures: int = 0
+    counted_changed_bytes: int = 0
+    counted_sent_bytes: int = 0
+    """On the link."""
     peer_limit: str = "none"
     host_limit: str = "none"
 

@@ -180,6 +180,7 @@ class VmOwner:
         """Off, failed or saved to running. On failure the VM is what it was before."""
         if not self.admits(Verb.START, operation):
             return
+        await self._rooms.beginnings.require(self.record.id, self.record.name)
         before = self.record.state
         image = MemoryImage(self._rooms.state.vm(self.record.name))
         restore = before is VmState.SAVED

@@ -179,6 +179,7 @@ async def test_where_it_fails_is_told_and_it_goes_on_once_that_is_mended(
         await web.mended()
 
     await web.hosts.south.peering.remove("north")
+    await web.rig.write("disk0", 2, "0", "64k")
     found = await web.until("replica-not-let-in")
     assert "paired no more" in found.summary
     assert (await web.held()).causes[0].rule == "source-not-paired"

@@ -17,6 +17,7 @@ from holdfast.replication.pairing import PairingToken, PeerBook
 from holdfast.replication.peering import NotListening, Peering
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
+from holdfast.replication.scrubbing import Scrubbing
 from holdfast.replication.shipping import open_vm
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.wire import (
@@ -41,9 +42,9 @@ class Host:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "replicas").mkdir()
-        catalog = Catalog.open(folder / "catalog.sqlite")
-        events = EventLog(catalog)
-        self.events = events
+        self.folder = folder
+        catalog = self.catalog = Catalog.open(folder / "catalog.sqlite")
+        events = self.events = EventLog(catalog)
         self.identity = identity.load_or_make(folder)
         self.peers = PeerBook(catalog, events)
         self.book = ReplicaBook(catalog, events)
@@ -189,3 +190,28 @@ async def test_who_does_not_listen_makes_no_tokens_and_a_taken_port_is_said(host
         await hosts.north.listener.listen(Address(host="127.0.0.1", port=hosts.south.listener.port or 0))
     token = (await hosts.south.peering.accept(ReplicaAccept())).token
     assert PairingToken.parse(token).fingerprint == hosts.south.identity.fingerprint
+
+
+async def test_damage_is_found_and_healed_by_comparing(hosts: Hosts) -> None:
+    await hosts.pair(ReplicaLimits())
+    opened = vm()
+    link, _ = await asyncio.to_thread(hosts.connect, opened)
+    await asyncio.to_thread(send, link, 1, 0, 1)
+    await asyncio.to_thread(send, link, 2, 1, 2)
+    south = hosts.south
+    (path,) = (south.folder / "replicas/web/journal").iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(bytes([2]) * BLOCK, bytes([2]) * (BLOCK - 1) + b"!"))
+    scrubbing = Scrubbing(south.book, south.store, south.events)
+    await scrubbing.scrub("web")
+    await scrubbing.scrub("web")
+    told = await south.events.recent(100)
+    assert [each.subject for each in told if each.kind == "replica.damaged"] == ["web"]
+    with pytest.raises(PeerRefused, match="not compared"):
+        await asyncio.to_thread(send, link, 3, 2, 3)
+    link, standing = await asyncio.to_thread(hosts.connect, opened)
+    assert (standing.cycle, standing.compare) == (2, True)
+    assert (await asyncio.to_thread(send, link, 3, 2, 3, compared=True)).cycle == 3
+    assert not hosts.south.store.replica("web").must_compare()
+    await asyncio.to_thread(send, link, 4, 3, 4)
+    link.close()

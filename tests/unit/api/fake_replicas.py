@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fake_turns import FakeSeeds, FakeTurns
+
 from holdfast.spec.errors import Conflict
 from holdfast.spec.failover_test import (
     FailoverTest,
@@ -303,3 +305,5 @@ class FakeReplicas:
         self.explanations = FakeExplanations()
         self.tests = FakeFailoverTests()
         self.revival = FakeRevival(operations)
+        self.turning = FakeTurns(operations)
+        self.seeds = FakeSeeds(operations)

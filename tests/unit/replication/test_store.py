@@ -386,8 +386,9 @@ def test_the_newest_index_damaged_is_a_missing_cycle(tmp_path: Path) -> None:
     damage(max((tmp_path / "index").glob("*-*")), 0)
     replica = Replica(tmp_path)
     assert [each.number for each in replica.points()] == [1, 2, 3]
-    assert lost(replica) == []
+    assert lost(replica) == [] and replica.must_compare()
     mend(replica, source)
+    assert not replica.must_compare()
     assert [each.number for each in replica.points()] == [1, 2, 3, 5]
     all_same(replica, source)
 

@@ -45,6 +45,9 @@ class Files(Protocol):
     def read(self, path: Path, offset: int, length: int) -> bytes:
         """Fewer bytes where the file ends; none where there is no file."""
 
+    def is_hole(self, path: Path, offset: int, length: int) -> bool:
+        """Whether the range takes no room, so that `read` would give zeroes or nothing."""
+
     def close(self) -> None: ...
 
 
@@ -105,6 +108,14 @@ class HostFiles:
             parts.append(part)
             length, offset = length - len(part), offset + len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def is_hole(self, path: Path, offset: int, length: int) -> bool:
+        try:
+            return os.lseek(self._fd(path, create=False), offset, os.SEEK_DATA) >= offset + length
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            return error.errno == errno.ENXIO  # only a hole is left
 
     def close(self) -> None:
         with self._lock:

@@ -10,10 +10,10 @@ Everything here blocks: call it in a thread. A cycle may arrive while another th
 """
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from holdfast.host.files import remove_tree
+from holdfast.host.files import remove_tree, sync_folder
 from holdfast.replication.store.errors import (
     CycleRefused,
     ReplicaBusy,
@@ -27,7 +27,7 @@ from holdfast.replication.store.index import BLOCK
 from holdfast.replication.store.journal import LARGEST
 from holdfast.replication.store.points import OpenPoint, close_point, open_point, reopened
 from holdfast.replication.store.pruning import Pruned, prune
-from holdfast.replication.store.record import Cycle, Damage, Point, points_of
+from holdfast.replication.store.record import Cycle, Damage, Point, points_of, reason_lost
 from holdfast.replication.store.verifying import verify
 from holdfast.replication.store.view import View
 from holdfast.spec.names import check_name
@@ -68,9 +68,16 @@ class Replica:
         return self._holdings.damages
 
     def must_compare(self) -> bool:
-        """Whether the newest state is damaged or missing, so that only a comparison with the source helps."""
-        points = self.points()
-        return not points or bool(points[-1].lost)
+        """Whether changes to what is here would be of no use, so that only a comparison helps.
+
+        The newest state is damaged, or missing.
+        """
+        with self._holdings.lock:
+            heads, damages = self._holdings.heads, self._holdings.damages
+            if not heads:
+                return True
+            following = heads[-1].model_copy(update={"last": self._holdings.next_number})
+            return bool(reason_lost(following, damages))
 
     def begun(self) -> bool:
         """Whether something of an initial copy came that was cut off."""
@@ -127,9 +134,9 @@ class Replica:
     def close_point(self, token: str) -> None:
         close_point(self._holdings, token)
 
-    def verify(self) -> tuple[Damage, ...]:
-        """Read the whole journal and look for damage."""
-        return verify(self._holdings)
+    def verify(self, rest: Callable[[float], None] = lambda _: None) -> tuple[Damage, ...]:
+        """Read the whole journal and look for damage; see `verifying.verify`."""
+        return verify(self._holdings, rest)
 
     def hashes(self, disk: str, offset: int, length: int, block: int) -> bytes:
         """BLAKE3 of each `block` bytes of a disk in its newest state. See `View.hashes`.
@@ -204,6 +211,22 @@ class ReplicaStore:
             if not folder.is_dir() or folder.is_symlink():
                 raise ReplicaNotFound(f"there is no replica {vm!r}", value=vm, cure="List the replicas.")
             return self._get(vm, room)
+
+    def place(self, vm: str, content: Path) -> Replica:
+        """A replica without points, in place of what has its name.
+
+        What is known of its disks is to be compared before anything counts.
+
+        Args:
+            content: a folder on the same file system with `base/<disk>`, raw and as long as each disk, all of
+                it durable; where it is gone, it was placed before. Raises BadName, ReplicaNotFound, OSError.
+        """
+        folder = self._root / check_name(vm)
+        if content.exists():
+            self.remove(vm)
+            content.rename(folder)
+            sync_folder(self._root)
+        return self.replica(vm)
 
     def remove(self, vm: str) -> None:
         """With all its points. Nothing happens where there is none."""

@@ -1,6 +1,7 @@
 """Looks for damage: every block of the journal against its checksum, every index against its digest."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -12,23 +13,30 @@ from holdfast.replication.store.view import adjacent, read_checked
 _NO_BLOCKS: Blocks = np.empty(0, np.uint64)
 
 
-def verify(holdings: Holdings) -> tuple[Damage, ...]:
+def verify(holdings: Holdings, rest: Callable[[float], None] = lambda _: None) -> tuple[Damage, ...]:
     """All damages that are known afterwards. Reads the whole journal; the base has no checksums.
 
-    The base is compared with the source instead (`hashes`).
+    The base is compared with the source instead (`hashes`). Others may read and prune between two spans.
+
+    `rest`: told after each span how many seconds it took; it may wait.
     """
-    with holdings.upkeep:
-        for index in list(holdings.spans):
-            if not holdings.usable(index, again=True):
-                continue
-            for section in index.head.sections:
-                entries = index.changes(section.disk).entries
-                bad = np.concatenate(
-                    [_NO_BLOCKS, *(run["block"][bad] for run, bad in _damaged(holdings, entries))]
-                )
-                if len(bad):
-                    holdings.add_damage(damage_of(holdings, index, section.disk, bad))
-        return holdings.damages
+    for index in list(holdings.spans):
+        begun = time.monotonic()
+        with holdings.upkeep:
+            if any(each is index for each in holdings.spans):  # nothing stands for it by now
+                _verify(holdings, index)
+        rest(time.monotonic() - begun)
+    return holdings.damages
+
+
+def _verify(holdings: Holdings, index: Index) -> None:
+    if not holdings.usable(index, again=True):
+        return
+    for section in index.head.sections:
+        entries = index.changes(section.disk).entries
+        bad = np.concatenate([_NO_BLOCKS, *(run["block"][bad] for run, bad in _damaged(holdings, entries))])
+        if len(bad):
+            holdings.add_damage(damage_of(holdings, index, section.disk, bad))
 
 
 def _damaged(holdings: Holdings, entries: Entries) -> Iterable[tuple[Entries, list[int]]]:
