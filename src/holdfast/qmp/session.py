@@ -98,6 +98,8 @@ class QmpSession:
         self._ears: set[_Ear] = set()
         self._everything = self._listen(()).listener
         self._descriptors = asyncio.Lock()
+        self.block_graph = asyncio.Lock()
+        """Held while somebody looks at which block nodes stand on which and changes that, or begins a job."""
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
