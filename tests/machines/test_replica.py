@@ -146,12 +146,13 @@ def test_a_vm_that_is_off_is_read_and_gives_way_to_its_start(pair: Pair) -> None
     before = pair.written()
     for marked in pair.source.qemus():
         os.kill(marked.ref.pid, signal.SIGKILL)
-    pair.until("it is read", lambda status: pair.compared() == 1 and status["lag_bytes"] == 0)
+    pair.until("it is read", lambda status: pair.compared() > 0 and status["lag_bytes"] == 0)
     status = pair.until("it is current", lambda status: status["rpo_seconds"] < 2)
     assert (status["full_copies"], status["last_error"]) == (0, "")
+    compared = pair.compared()
     pair.run_guest()
     pair.until_new_points()
-    assert pair.compared() == 1  # at neither start
+    assert pair.compared() == compared
     pair.until("its agent answered", lambda _: "application" in pair.consistencies())
     seen = pair.written()
     pair.until("the guest writes on", lambda _: pair.written() > seen)

@@ -98,6 +98,10 @@ class QmpSession:
         self._ears: set[_Ear] = set()
         self._everything = self._listen(()).listener
         self._descriptors = asyncio.Lock()
+        self.node_list = asyncio.Lock()
+        """Held while all block nodes are listed, and from the end of a job on them until it is dismissed."""
+        self.jobs_end_with_us = False
+        """No job's end from before this session is left."""
         self.block_graph = asyncio.Lock()
         """Held while somebody looks at which block nodes stand on which and changes that, or begins a job."""
         self._watch: asyncio.Task[None] | None = None
