@@ -183,7 +183,8 @@ def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
     pair.run_guest()
     pair.until_new_points()
 
-    assert pair.compared() == 1  # QEMU's maps were lost with it, and with nothing else
+    # QEMU's maps were lost with it, and with nothing else; its start may cut off a comparison at rest.
+    assert 1 <= pair.compared() <= 2
 
     before = pair.written()
     pair.until_new_points()
