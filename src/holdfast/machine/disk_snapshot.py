@@ -68,8 +68,6 @@ class DiskSnapshot:
 
     def __init__(self, session: QmpSession) -> None:
         self._session = session
-        self._one = session.graph
-        """Held while nodes are put in and taken out; no job begins meanwhile."""
         self._served: Path | None = None
 
     async def serve(self, path: Path) -> None:
@@ -77,7 +75,7 @@ class DiskSnapshot:
 
         Once it does, nothing more happens: others read there.
         """
-        async with self._one:
+        async with self._session.block_graph:
             if self._served == path and path.exists():
                 return
             with contextlib.suppress(QmpRefused):  # it did not
@@ -107,7 +105,7 @@ class DiskSnapshot:
             QmpRefused: QEMU does not do it; nothing is left of the attempt.
             OSError: the copies cannot be made.
         """
-        async with self._one:
+        async with self._session.block_graph:
             try:
                 nodes = await block_nodes(self._session)
                 sizes = {disk: int(nodes[filter_node(disk)]["image"]["virtual-size"]) for disk in disks}
@@ -172,7 +170,7 @@ class DiskSnapshot:
                 tried again.
         """
         await self._end_exports(tag)
-        async with self._one:
+        async with self._session.block_graph:
             await self._release(tag)
 
     async def tags(self) -> frozenset[str]:

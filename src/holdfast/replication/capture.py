@@ -28,6 +28,7 @@ from holdfast.machine.change_maps import ChangeMap, ChangeMaps
 from holdfast.machine.disk_snapshot import DiskSnapshot, export_of
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
+from holdfast.spec.replica import Consistency
 
 TAG_DIGITS = 8
 _CARRIED = re.compile(r"since-([0-9a-f]{8})-[0-9]{1,19}-[0-9a-f]{16}")
@@ -87,6 +88,7 @@ class Captured(Frozen):
     socket: Path
     """Where the exports are served."""
     disks: tuple[CapturedDisk, ...]
+    consistency: Consistency = Consistency.CRASH
 
 
 class Capture:
