@@ -163,7 +163,7 @@ async def test_where_it_fails_is_told_and_it_goes_on_once_that_is_mended(
 
     for change, rule, side in (
         ({"port": 1}, "replica-nobody-listens", "replica"),
-        ({"host": "replica.invalid"}, "replica-host-unknown", "link"),
+        ({"host": "replica..invalid"}, "replica-host-unknown", "link"),
         ({"fingerprint": "sha256:" + "0" * 64}, "replica-not-that-peer", "replica"),
     ):
         await web.peer(**change)
