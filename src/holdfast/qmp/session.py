@@ -26,6 +26,10 @@ from qemu.qmp import (
 from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 
 _MOST_WAITING = 10_000  # events nobody has looked at; a guest can cause many, such as resets
+_GRAPH = frozenset(
+    ("query-block", "query-blockstats", "query-named-block-nodes", "transaction", "blockdev-reopen")
+)
+"""Commands that look at block nodes, or move them."""
 _LARGEST_MESSAGE = 16 * 1024 * 1024  # bytes; query-qmp-schema answers with about 300 KiB
 _GOODBYE = 2.0  # seconds that a QEMU that reads nothing more can hold up a close
 
@@ -98,6 +102,15 @@ class QmpSession:
         self._ears: set[_Ear] = set()
         self._everything = self._listen(()).listener
         self._descriptors = asyncio.Lock()
+        self.snapshots = asyncio.Lock()
+        """Held while a snapshot of disks is taken or given back, and while a job that moves layers begins."""
+        self.jobs_waiting = 0
+        """How many of those jobs wait until no snapshot is there; none is taken meanwhile."""
+        self.graph = asyncio.Lock()
+        """Held while a job leaves the graph of block nodes; commands that look at it wait.
+
+        QEMU 10.0 crashes where nodes are asked for while a job's filter is taken out from between them.
+        """
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -156,6 +169,9 @@ class QmpSession:
         """
         try:
             async with asyncio.timeout(limit):
+                if command in _GRAPH:
+                    async with self.graph:
+                        return await self._client.execute(command, arguments)
                 return await self._client.execute(command, arguments)
         except ExecuteError as error:
             raise QmpRefused(
