@@ -8,32 +8,19 @@ A job belongs to QEMU: it outlives the daemon, and is found again by its id.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast.qmp.errors import QmpRefused, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
-from holdfast.spec.errors import Conflict, Failed, HoldfastError
+from holdfast.spec.errors import Failed, HoldfastError
 
 Progress = Callable[[int, int], None]
 """Told how far a job is: done and total, in the job's own unit (bytes, for jobs on disks)."""
 
 _LOOK = 0.5  # seconds between two looks at how far it is
 _CANCEL_SECONDS = 60.0
-_SNAPSHOT_SECONDS = 120.0  # that a cycle of replication may take before a job is refused
-_SNAPSHOT_LOOK = 0.02  # seconds; nothing reports that a snapshot ended
-COPIES = "cb-"
-"""What the names of nodes begin with that keep a disk as it was; see `disk_snapshot`."""
-_MOVING = ("block-stream", "block-commit", "blockdev-mirror")
-"""Jobs that put a filter into the graph; it is taken out by `job-finalize`."""
-
-
-class DisksShown(Conflict):
-    """A snapshot of the disks is there, beside which their layers cannot be moved."""
-
-    id = "disks-shown"
 
 
 class BlockJobFailed(Failed):
@@ -126,44 +113,22 @@ class BlockJobs:
 
         What a mirror had copied stays in its target, which is not switched to.
         """
-        if (job := (await self.all()).get(job_id)) is not None:
-            if job.status == "concluded":
-                await self._dismiss(job_id)
-            else:
-                await self._left(job_id, "block-job-cancel", {"device": job_id, "force": True})
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+            job = (await self.all()).get(job_id)
+            if job is None:
+                return
+            if job.status != "concluded":
+                with contextlib.suppress(QmpRefused):  # it may just have ended
+                    await self._session.execute("block-job-cancel", {"device": job_id, "force": True})
+                async with asyncio.timeout(_CANCEL_SECONDS):
+                    while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+                        with contextlib.suppress(QmpTimedOut):
+                            await listener.get(_LOOK)
+            await self._dismiss(job_id)
 
     async def _begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
-        asked: dict[str, Any] = {**arguments, "job-id": job_id, "auto-dismiss": False}
-        if command not in _MOVING:
-            await self._session.execute(command, asked)
-            return
-        asked["auto-finalize"] = False
-        self._session.jobs_waiting += 1
-        try:
-            await self._begin_alone(command, asked)
-        finally:
-            self._session.jobs_waiting -= 1
-
-    async def _begin_alone(self, command: str, asked: dict[str, Any]) -> None:
-        """Once no snapshot is there: QEMU 10.0 may hang where a job ends below one.
-
-        Raises DisksShown, QmpRefused.
-        """
-        session, until = self._session, time.monotonic() + _SNAPSHOT_SECONDS
-        while True:
-            async with session.snapshots:
-                nodes = await session.execute("query-named-block-nodes", {"flat": True})
-                shown = [node["node-name"] for node in nodes if node["node-name"].startswith(COPIES)]
-                if not shown:
-                    await session.execute(command, asked)
-                    return
-            if time.monotonic() > until:
-                raise DisksShown(
-                    "the VM's disks are being sent or read, which takes long",
-                    value=shown[0],
-                    cure="Try again later; `holdfast replica status` says how far it is.",
-                )
-            await asyncio.sleep(_SNAPSHOT_LOOK)
+        async with self._session.graph:
+            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
 
     @contextlib.asynccontextmanager
     async def _ended_with_us(self, job_id: str) -> AsyncIterator[None]:
@@ -177,7 +142,7 @@ class BlockJobs:
 
     async def _is_ready(self, job_id: str, listener: Listener, progress: Progress) -> bool:
         """True once it is; False: it has ended, and nothing of that is taken in yet."""
-        while (job := (await self.all()).get(job_id)) and job.status not in ("concluded", "pending"):
+        while (job := (await self.all()).get(job_id)) and job.status != "concluded":
             progress(job.done, job.total)
             if job.status == "ready":
                 return True
@@ -197,28 +162,8 @@ class BlockJobs:
             if job.status == "ready" and not completed:
                 await self._session.execute("job-complete", {"id": job_id})
                 completed = True
-            if job.status == "pending":
-                ended = await self._left(job_id, "job-finalize", {"id": job_id})
-                if ended is not None and ended.error:
-                    raise _failed(ended.kind, ended.error)
-                return
             with contextlib.suppress(QmpTimedOut):
                 await listener.get(_LOOK)
-
-    async def _left(self, job_id: str, command: str, arguments: dict[str, Any]) -> JobState | None:
-        """Let a job leave the graph by `command`, and dismiss it; returns how it ended.
-
-        From its end until it is dismissed its filter is there without a child, at which nobody may look.
-        """
-        async with self._session.graph, self._session.listen("JOB_STATUS_CHANGE") as listener:
-            with contextlib.suppress(QmpRefused):  # it has just ended by itself
-                await self._session.execute(command, arguments)
-            async with asyncio.timeout(_CANCEL_SECONDS):
-                while (job := (await self.all()).get(job_id)) and job.status != "concluded":
-                    with contextlib.suppress(QmpTimedOut):
-                        await listener.get(_LOOK)
-            await self._dismiss(job_id)
-            return job
 
     async def _dismiss(self, job_id: str) -> None:
         with contextlib.suppress(QmpRefused):

@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.host.unix_sockets import listening
-from holdfast.machine.block_jobs import COPIES
 from holdfast.machine.change_maps import GRANULARITY
 from holdfast.machine.devices.disks import filter_node, throttle_group
 from holdfast.machine.disk_layers import block_nodes, layer_node
@@ -38,7 +37,7 @@ from holdfast.qmp.errors import QmpRefused, QmpTimedOut
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Conflict, TimedOut
 
-_FLEECE, _SHOWN, _EXPORT, _SLOT = "fl-", "sa-", "ex-", "sl-"
+_COPIES, _FLEECE, _SHOWN, _EXPORT, _SLOT = "cb-", "fl-", "sa-", "ex-", "sl-"
 _PASSING = "tg-slots"  # the throttle group of slots, which holds nothing back
 _FIRST_SET = 1 << 20  # of descriptors; above those of disks
 READERS = 16
@@ -59,14 +58,6 @@ class DisksChanging(Conflict):
     id = "disks-changing"
 
 
-def _changing(jobs: list[str]) -> DisksChanging:
-    return DisksChanging(
-        "the layers of the VM's disks are being copied or merged",
-        value=jobs,
-        cure="Wait until that is done; the next cycle tries again.",
-    )
-
-
 class DiskSnapshot:
     """The snapshots of a QEMU's disks: one for each tag at a time.
 
@@ -77,8 +68,8 @@ class DiskSnapshot:
 
     def __init__(self, session: QmpSession) -> None:
         self._session = session
-        self._one = session.snapshots
-        """Held while nodes are put in and taken out."""
+        self._one = session.graph
+        """Held while nodes are put in and taken out; no job begins meanwhile."""
         self._served: Path | None = None
 
     async def serve(self, path: Path) -> None:
@@ -122,14 +113,12 @@ class DiskSnapshot:
                 sizes = {disk: int(nodes[filter_node(disk)]["image"]["virtual-size"]) for disk in disks}
                 for disk, size in sizes.items():
                     await self._add_fleece(tag, disk, size, scratch)
-                if self._session.jobs_waiting:
-                    raise _changing([])
                 below = await self._below([filter_node(disk) for disk in disks])
                 for disk in disks:
                     under = await self._slot(tag, disk, below[filter_node(disk)])
                     await self._session.execute("blockdev-add", _copying(tag, disk, under))
                 taken = time.time()
-                await self._reopen({disk: f"{COPIES}{tag}-{disk}" for disk in disks})
+                await self._reopen({disk: f"{_COPIES}{tag}-{disk}" for disk in disks})
                 return sizes, taken
             except BaseException:
                 await asyncio.shield(self._release(tag))
@@ -144,7 +133,7 @@ class DiskSnapshot:
             shown = {
                 "driver": "snapshot-access",
                 "node-name": f"{_SHOWN}{tag}-{disk}",
-                "file": f"{COPIES}{tag}-{disk}",
+                "file": f"{_COPIES}{tag}-{disk}",
                 "discard": "unmap",  # how the reader says what it will not read
             }
             await self._session.execute("blockdev-add", shown)
@@ -189,13 +178,13 @@ class DiskSnapshot:
     async def tags(self) -> frozenset[str]:
         """Of all snapshots of which something is there."""
         there = await block_nodes(self._session)
-        kinds = (COPIES, _FLEECE, _SHOWN)
+        kinds = (_COPIES, _FLEECE, _SHOWN)
         return frozenset(node.split("-")[1] for node in there if node.startswith(kinds))
 
     async def _release(self, tag: str) -> None:
         there = await block_nodes(self._session)
         await self._delete(node for node in there if node.startswith(f"{_SHOWN}{tag}-"))
-        mine = f"{COPIES}{tag}-"
+        mine = f"{_COPIES}{tag}-"
         copying = [node.removeprefix(mine) for node in there if node.startswith(mine)]
         below = await self._below([f"{mine}{disk}" for disk in copying])
         moved = {
@@ -214,7 +203,7 @@ class DiskSnapshot:
         slots = {node for node in children if node.startswith(_SLOT)}
         if not slots or await self._session.execute("query-block-jobs"):
             return
-        kept = {under for over, under in children.items() if over.startswith(COPIES)} & slots
+        kept = {under for over, under in children.items() if over.startswith(_COPIES)} & slots
         moved: dict[str, str] = {}
         for over, under in children.items():
             if under in slots and (over in kept or over.startswith(filter_node(""))):
@@ -240,9 +229,13 @@ class DiskSnapshot:
         jobs = [each["device"] for each in await self._session.execute("query-block-jobs")]
         children = await self._children()
         below = {node: children.get(node, "") for node in nodes}
-        ours = (layer_node(""), COPIES, _SLOT)
+        ours = (layer_node(""), _COPIES, _SLOT)
         if jobs or not all(node.startswith(ours) for node in below.values()):
-            raise _changing(jobs)
+            raise DisksChanging(
+                "the layers of the VM's disks are being copied or merged",
+                value=jobs,
+                cure="Wait until that is done; the next cycle tries again.",
+            )
         return below
 
     async def _slot(self, tag: str, disk: str, below: str) -> str:
@@ -335,7 +328,7 @@ def _throttling(node: str, group: str, below: str) -> dict[str, Any]:
 def _copying(tag: str, disk: str, below: str) -> dict[str, Any]:
     return {
         "driver": "copy-before-write",
-        "node-name": f"{COPIES}{tag}-{disk}",
+        "node-name": f"{_COPIES}{tag}-{disk}",
         "file": below,
         "target": f"{_FLEECE}{tag}-{disk}",
         "on-cbw-error": "break-snapshot",
