@@ -300,7 +300,13 @@ def _host(
     host = LiveHost(folder, arguments, wrapper)
     place = host.state.root / small_disk
     place.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m,mode=711", "tmpfs", str(place)], check=True)
+    image = folder / "small.img"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["truncate", "-s", "400M", image], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    (place / "lost+found").rmdir()
+    place.chmod(0o711)
     try:
         host.start()
         yield host
