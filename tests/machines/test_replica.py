@@ -133,6 +133,27 @@ def test_a_vm_that_is_stopped_is_current_over_there_and_needs_no_comparison(pair
     assert pair.newest_point() == disks
 
 
+def test_a_vm_that_is_off_is_read_and_gives_way_to_its_start(pair: Pair) -> None:
+    pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
+    pair.until("it is there", lambda status: status["points"] and status["rpo_seconds"] < 2)
+    pair.run_guest()
+    pair.until_new_points()
+    before = pair.written()
+    for marked in pair.source.qemus():
+        os.kill(marked.ref.pid, signal.SIGKILL)
+    pair.until("it is read", lambda status: pair.compared() == 1 and status["lag_bytes"] == 0)
+    status = pair.until("it is current", lambda status: status["rpo_seconds"] < 2)
+    assert (status["full_copies"], status["last_error"]) == (0, "")
+    pair.run_guest()
+    pair.until_new_points()
+    assert pair.compared() == 1  # at neither start
+    pair.source.do("POST", f"/v1/vms/{NAME}/stop", {"timeout_seconds": 60})
+    disks = [content(pair.source, NAME, disk) for disk in own_specs(pair.source, NAME)[0]["disks"]]
+    pair.receiver.stop()
+    assert pair.newest_point() == disks
+    assert of_one_instant(disks) >= before
+
+
 def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
     pair.run_guest()
     pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from holdfast.api.replica_metrics import ReplicaMetrics
 from holdfast.api.services import Services
 from holdfast.spec.paging import PageQuery
 from holdfast.spec.vm import VmState
@@ -32,6 +33,8 @@ class Metrics:
             ["vm"],
             registry=self._registry,
         )
+        self._replicas = ReplicaMetrics()
+        self._registry.register(self._replicas)
         build = Gauge("holdfast_build_info", "This build", ["version"], registry=self._registry)
         build.labels(version("holdfast")).set(1)
 
@@ -49,4 +52,6 @@ class Metrics:
         self._trust.clear()
         for vm, passed in (await services.trust.passed()).items():
             self._trust.labels(vm).set(passed)
+        self._replicas.sent = await services.replicas.sent.list(None)
+        self._replicas.held = await services.replicas.held.held()
         return generate_latest(self._registry)

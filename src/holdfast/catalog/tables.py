@@ -221,12 +221,12 @@ class ReplicaTokenRow(Table):
 
 
 class ReplicationRow(Table):
-    """A VM of this host that is replicated."""
+    """A VM of this host that is replicated to a peer."""
 
     __tablename__ = "replications"
 
     vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
-    peer: Mapped[str] = mapped_column(_NAME, index=True)
+    peer: Mapped[str] = mapped_column(_NAME, primary_key=True, index=True)
     record: Mapped[dict[str, Any]]
 
 
@@ -239,6 +239,15 @@ class ReplicaRow(Table):
     vm: Mapped[str] = mapped_column(String(36), unique=True)
     source: Mapped[str] = mapped_column(String(80), index=True)
     """Fingerprint of the host that sends it."""
+    record: Mapped[dict[str, Any]]
+
+
+class ReplicaTurnRow(Table):
+    """Whose turn it is to run a VM that is, or was, replicated from or to this host."""
+
+    __tablename__ = "replica_turns"
+
+    vm: Mapped[str] = mapped_column(String(36), primary_key=True)
     record: Mapped[dict[str, Any]]
 
 

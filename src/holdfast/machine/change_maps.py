@@ -98,6 +98,16 @@ class ChangeMaps:
             actions.append(("merge", node | {"target": there, "bitmaps": bitmaps}))
         await self._all(actions)
 
+    async def plant(self, names: Mapping[str, str]) -> None:
+        """Begin a new map in each of these layers (qcow2), which keep it: name by layer."""
+        await self._all(
+            (
+                "add",
+                {"node": layer_node(layer), "name": name, "granularity": GRANULARITY, "persistent": True},
+            )
+            for layer, name in names.items()
+        )
+
     async def take_over(self, carried: Mapping[str, tuple[str, str, str]]) -> None:
         """The other way round: maps that layers kept record on, on the disks. Same arguments as `carry`."""
         await self._all(

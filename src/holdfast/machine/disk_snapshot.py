@@ -1,10 +1,17 @@
 """Disks as they were at one instant, shown to a reader over NBD while the guest writes on.
 
     th-disk0 -> d-disk0                                  before, and afterwards
-    th-disk0 -> cb-disk0 -> d-disk0                      what is about to be overwritten is copied first
+    th-disk0 -> cb-A-disk0 -> d-disk0                    what is about to be overwritten is copied first
                   |target
-                fl-disk0   a file without a name         "fleecing"
-    ex-disk0 -> sa-disk0 -> cb-disk0                     what is read: the copy, else the disk
+                fl-A-disk0   a file without a name       "fleecing"
+    ex-A-disk0 -> sa-A-disk0 -> cb-A-disk0               what is read: the copy, else the disk
+
+Each of several readers has a snapshot of its own, which a tag names (A, B). One that is taken while there is
+another stands above it, over a slot: QEMU can put another node under a throttle node, and not under a copying
+one. So each can be taken away whenever it likes.
+
+    th-disk0 -> cb-B-disk0 -> sl-B-disk0 -> cb-A-disk0 -> d-disk0
+    th-disk0 -> cb-B-disk0 -> sl-B-disk0 -> d-disk0      A is taken away; the slot goes with B
 
 Where the copy cannot be written, the guest writes on and the reader gets errors. Everything is found again
 in QEMU itself by the names of nodes, so that what a killed daemon left is taken away by the next one.
@@ -24,14 +31,17 @@ from typing import Any
 
 from holdfast.host.unix_sockets import listening
 from holdfast.machine.change_maps import GRANULARITY
-from holdfast.machine.devices.disks import disk_numbers, filter_node, throttle_group
+from holdfast.machine.devices.disks import filter_node, throttle_group
 from holdfast.machine.disk_layers import block_nodes, layer_node
 from holdfast.qmp.errors import QmpRefused, QmpTimedOut
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.errors import Conflict, TimedOut
 
-_COPIES, _FLEECE, _SHOWN, _EXPORT = "cb-", "fl-", "sa-", "ex-"
+_COPIES, _FLEECE, _SHOWN, _EXPORT, _SLOT = "cb-", "fl-", "sa-", "ex-", "sl-"
+_PASSING = "tg-slots"  # the throttle group of slots, which holds nothing back
 _FIRST_SET = 1 << 20  # of descriptors; above those of disks
+READERS = 16
+"""That may wait to be let in."""
 _COPY_SECONDS = 5  # that a guest's write may wait for the copy
 _CLOSE_SECONDS = 30.0
 _LOOK = 0.5
@@ -49,7 +59,7 @@ class DisksChanging(Conflict):
 
 
 class DiskSnapshot:
-    """The one snapshot of a QEMU's disks that there may be at a time.
+    """The snapshots of a QEMU's disks: one for each tag at a time.
 
     Layers may come on top while there is one: what is below a disk is asked for, never remembered. Jobs that
     change which node that is (mirror, commit, stream) and a snapshot keep out of each other's way: while one
@@ -58,24 +68,35 @@ class DiskSnapshot:
 
     def __init__(self, session: QmpSession) -> None:
         self._session = session
+        self._one = asyncio.Lock()
+        """Held while nodes are put in and taken out."""
+        self._served: Path | None = None
 
     async def serve(self, path: Path) -> None:
-        """Listen for readers at a UNIX socket `path`, in place of where QEMU listened before."""
-        with contextlib.suppress(QmpRefused):  # it did not
-            await self._session.execute("nbd-server-stop")
-        listener = listening(path)
-        try:
-            await self._session.send_fd(listener.fileno(), _LISTENER)
-            await self._session.execute(
-                "nbd-server-start", {"addr": {"type": "fd", "data": {"str": _LISTENER}}}
-            )
-        finally:
-            listener.close()
+        """Listen for readers at a UNIX socket `path`, in place of where QEMU listened before.
 
-    async def take(self, disks: Sequence[str], scratch: Path) -> tuple[dict[str, int], float]:
-        """Keep all `disks` as they are at one instant; nothing else is kept so.
+        Once it does, nothing more happens: others read there.
+        """
+        async with self._one:
+            if self._served == path and path.exists():
+                return
+            with contextlib.suppress(QmpRefused):  # it did not
+                await self._session.execute("nbd-server-stop")
+            listener = listening(path, waiting=READERS)
+            try:
+                await self._session.send_fd(listener.fileno(), _LISTENER)
+                await self._session.execute(
+                    "nbd-server-start", {"addr": {"type": "fd", "data": {"str": _LISTENER}}}
+                )
+            finally:
+                listener.close()
+            self._served = path
+
+    async def take(self, tag: str, disks: Sequence[str], scratch: Path) -> tuple[dict[str, int], float]:
+        """Keep all `disks` as they are at one instant; nothing else is kept so under this tag.
 
         Args:
+            tag: letters and digits, 8 at most.
             scratch: folder for the copies, which have no names in it.
 
         Returns:
@@ -86,22 +107,24 @@ class DiskSnapshot:
             QmpRefused: QEMU does not do it; nothing is left of the attempt.
             OSError: the copies cannot be made.
         """
-        try:
-            nodes = await block_nodes(self._session)
-            sizes = {disk: int(nodes[filter_node(disk)]["image"]["virtual-size"]) for disk in disks}
-            for disk, size in sizes.items():
-                await self._add_fleece(disk, size, scratch)
-            tops = await self._below([filter_node(disk) for disk in disks])
-            for disk in disks:
-                await self._session.execute("blockdev-add", _copying(disk, tops[filter_node(disk)]))
-            taken = time.time()
-            await self._reopen({disk: f"{_COPIES}{disk}" for disk in disks})
-            return sizes, taken
-        except BaseException:
-            await asyncio.shield(self.release())
-            raise
+        async with self._one:
+            try:
+                nodes = await block_nodes(self._session)
+                sizes = {disk: int(nodes[filter_node(disk)]["image"]["virtual-size"]) for disk in disks}
+                for disk, size in sizes.items():
+                    await self._add_fleece(tag, disk, size, scratch)
+                below = await self._below([filter_node(disk) for disk in disks])
+                for disk in disks:
+                    under = await self._slot(tag, disk, below[filter_node(disk)])
+                    await self._session.execute("blockdev-add", _copying(tag, disk, under))
+                taken = time.time()
+                await self._reopen({disk: f"{_COPIES}{tag}-{disk}" for disk in disks})
+                return sizes, taken
+            except BaseException:
+                await asyncio.shield(self._release(tag))
+                raise
 
-    async def show(self, bitmaps: Mapping[str, str | None]) -> None:
+    async def show(self, tag: str, bitmaps: Mapping[str, str | None]) -> None:
         """Let each disk be read, with a frozen map of changes where it has one: its name by disk.
 
         Raises QmpRefused.
@@ -109,25 +132,25 @@ class DiskSnapshot:
         for disk, bitmap in bitmaps.items():
             shown = {
                 "driver": "snapshot-access",
-                "node-name": f"{_SHOWN}{disk}",
-                "file": f"{_COPIES}{disk}",
+                "node-name": f"{_SHOWN}{tag}-{disk}",
+                "file": f"{_COPIES}{tag}-{disk}",
                 "discard": "unmap",  # how the reader says what it will not read
             }
             await self._session.execute("blockdev-add", shown)
-            maps = [await self._copy_map(disk, bitmap)] if bitmap else []
+            maps = [await self._copy_map(tag, disk, bitmap)] if bitmap else []
             export = {
                 "type": "nbd",
-                "id": f"{_EXPORT}{disk}",
-                "name": f"{_EXPORT}{disk}",
-                "node-name": f"{_SHOWN}{disk}",
+                "id": export_of(tag, disk),
+                "name": export_of(tag, disk),
+                "node-name": f"{_SHOWN}{tag}-{disk}",
                 "writable": True,
                 "bitmaps": maps,
             }
             await self._session.execute("block-export-add", export)
 
-    async def _copy_map(self, disk: str, bitmap: str) -> dict[str, str]:
+    async def _copy_map(self, tag: str, disk: str, bitmap: str) -> dict[str, str]:
         """A copy is shown: QEMU aborts where a disk grows while a map of its own is."""
-        copy = {"node": f"{_FLEECE}{disk}", "name": bitmap}
+        copy = {"node": f"{_FLEECE}{tag}-{disk}", "name": bitmap}
         added = {**copy, "granularity": GRANULARITY, "disabled": True}
         merged = {
             "node": copy["node"],
@@ -141,32 +164,73 @@ class DiskSnapshot:
         await self._session.execute("transaction", {"actions": actions})
         return copy
 
-    async def release(self) -> None:
+    async def release(self, tag: str) -> None:
         """Take everything away, also what an earlier daemon left. The readers must have closed.
 
         Raises:
             SnapshotHeld, DisksChanging, QmpRefused: something stays; the guest works on, and this may be
                 tried again.
         """
-        await self._end_exports()
+        await self._end_exports(tag)
+        async with self._one:
+            await self._release(tag)
+
+    async def tags(self) -> frozenset[str]:
+        """Of all snapshots of which something is there."""
         there = await block_nodes(self._session)
-        await self._delete(node for node in there if node.startswith(_SHOWN))
-        copying = [node.removeprefix(_COPIES) for node in there if node.startswith(_COPIES)]
-        tops = await self._below([f"{_COPIES}{disk}" for disk in copying])
-        used = [disk for disk in copying if filter_node(disk) in there]
-        await self._reopen({disk: tops[f"{_COPIES}{disk}"] for disk in used})
-        await self._delete(f"{_COPIES}{disk}" for disk in copying)
-        await self._delete(node for node in there if node.startswith(_FLEECE))
+        kinds = (_COPIES, _FLEECE, _SHOWN)
+        return frozenset(node.split("-")[1] for node in there if node.startswith(kinds))
+
+    async def _release(self, tag: str) -> None:
+        there = await block_nodes(self._session)
+        await self._delete(node for node in there if node.startswith(f"{_SHOWN}{tag}-"))
+        mine = f"{_COPIES}{tag}-"
+        copying = [node.removeprefix(mine) for node in there if node.startswith(mine)]
+        below = await self._below([f"{mine}{disk}" for disk in copying])
+        moved = {
+            over: below[under]
+            for over, under in (await self._children()).items()
+            if under in below and over.startswith((filter_node(""), _SLOT))
+        }
+        await self._put_under(moved)
+        await self._delete(f"{mine}{disk}" for disk in copying)
+        await self._delete(node for node in there if node.startswith(f"{_FLEECE}{tag}-"))
+        await self._drop_slots()
+
+    async def _drop_slots(self) -> None:
+        """Those on which no copying node stands."""
+        children = await self._children()
+        slots = {node for node in children if node.startswith(_SLOT)}
+        if not slots or await self._session.execute("query-block-jobs"):
+            return
+        kept = {under for over, under in children.items() if over.startswith(_COPIES)} & slots
+        moved: dict[str, str] = {}
+        for over, under in children.items():
+            if under in slots and (over in kept or over.startswith(filter_node(""))):
+                while under in slots:
+                    under = children[under]
+                moved[over] = under
+        await self._put_under(moved)
+        gone = slots - kept
+        while gone:
+            lowest_last = gone - {children[each] for each in gone}
+            await self._delete(lowest_last)
+            gone -= lowest_last
+
+    async def _children(self) -> dict[str, str]:
+        """Of each node the one that it stands on first."""
+        stats = await self._session.execute("query-blockstats", {"query-nodes": True})
+        return {each["node-name"]: each.get("parent", {}).get("node-name", "") for each in stats}
 
     async def _below(self, nodes: Sequence[str]) -> dict[str, str]:
-        """The layers' nodes right below others. Raises DisksChanging where a job may stand between."""
+        """The nodes right below others. Raises DisksChanging where a job may stand between."""
         if not nodes:
             return {}
         jobs = [each["device"] for each in await self._session.execute("query-block-jobs")]
-        stats = await self._session.execute("query-blockstats", {"query-nodes": True})
-        found = {each["node-name"]: each.get("parent", {}).get("node-name", "") for each in stats}
-        below = {node: found.get(node, "") for node in nodes}
-        if jobs or not all(node.startswith(layer_node("")) for node in below.values()):
+        children = await self._children()
+        below = {node: children.get(node, "") for node in nodes}
+        ours = (layer_node(""), _COPIES, _SLOT)
+        if jobs or not all(node.startswith(ours) for node in below.values()):
             raise DisksChanging(
                 "the layers of the VM's disks are being copied or merged",
                 value=jobs,
@@ -174,8 +238,20 @@ class DiskSnapshot:
             )
         return below
 
-    async def _add_fleece(self, disk: str, size: int, scratch: Path) -> None:
-        number = _FIRST_SET + disk_numbers([disk])[disk]
+    async def _slot(self, tag: str, disk: str, below: str) -> str:
+        """What a copying node is to stand on: `below`, or a slot over it where that is another's."""
+        if below.startswith(layer_node("")):
+            return below
+        slot = f"{_SLOT}{tag}-{disk}"
+        objects = await self._session.execute("qom-list", {"path": "/objects"})
+        if not any(each["name"] == _PASSING for each in objects):
+            await self._session.execute("object-add", {"qom-type": "throttle-group", "id": _PASSING})
+        await self._session.execute("blockdev-add", _throttling(slot, _PASSING, below))
+        return slot
+
+    async def _add_fleece(self, tag: str, disk: str, size: int, scratch: Path) -> None:
+        used = [each["fdset-id"] for each in await self._session.execute("query-fdsets")]
+        number = max([_FIRST_SET, *used]) + 1  # QEMU may take a descriptor that was removed from a set
         fd = await asyncio.to_thread(_nameless, scratch, size)
         try:
             await self._session.add_to_set(fd, number)
@@ -184,7 +260,7 @@ class DiskSnapshot:
         try:
             node = {
                 "driver": "file",
-                "node-name": f"{_FLEECE}{disk}",
+                "node-name": f"{_FLEECE}{tag}-{disk}",
                 "filename": f"/dev/fdset/{number}",
                 "discard": "unmap",
                 "locking": "off",  # nobody else can open it
@@ -195,24 +271,23 @@ class DiskSnapshot:
 
     async def _reopen(self, below: Mapping[str, str]) -> None:
         """Put nodes under those of disks, all at one instant: new node by disk."""
-        options = [
-            {
-                "driver": "throttle",
-                "node-name": filter_node(disk),
-                "throttle-group": throttle_group(disk),
-                "file": node,
-                "discard": "unmap",  # what is below decides
-            }
-            for disk, node in below.items()
-        ]
+        await self._put_under({filter_node(disk): node for disk, node in below.items()})
+
+    async def _put_under(self, below: Mapping[str, str]) -> None:
+        """Put nodes under those of disks and slots, all at one instant: new node by the upper one."""
+        options = []
+        for over, node in below.items():
+            slot = over.startswith(_SLOT)
+            group = _PASSING if slot else throttle_group(over.removeprefix(filter_node("")))
+            options.append(_throttling(over, group, node))
         if options:
             await self._session.execute("blockdev-reopen", {"options": options})
 
-    async def _end_exports(self) -> None:
+    async def _end_exports(self, tag: str) -> None:
         async with self._session.listen("BLOCK_EXPORT_DELETED") as listener:
             until = time.monotonic() + _CLOSE_SECONDS
             asked: set[str] = set()
-            while left := await self._exports():
+            while left := await self._exports(tag):
                 for name in left - asked:
                     with contextlib.suppress(QmpRefused):  # it went by itself
                         await self._session.execute("block-export-del", {"id": name, "mode": "hard"})
@@ -226,26 +301,36 @@ class DiskSnapshot:
                 with contextlib.suppress(QmpTimedOut):
                     await listener.get(_LOOK)
 
-    async def _exports(self) -> set[str]:
+    async def _exports(self, tag: str) -> set[str]:
         found = await self._session.execute("query-block-exports")
-        return {each["id"] for each in found if str(each["id"]).startswith(_EXPORT)}
+        return {each["id"] for each in found if str(each["id"]).startswith(f"{_EXPORT}{tag}-")}
 
     async def _delete(self, nodes: Iterable[str]) -> None:
         for node in list(nodes):
             await self._session.execute("blockdev-del", {"node-name": node})
 
 
-def export_of(disk: str) -> str:
+def export_of(tag: str, disk: str) -> str:
     """Name of the NBD export that shows a disk."""
-    return f"{_EXPORT}{disk}"
+    return f"{_EXPORT}{tag}-{disk}"
 
 
-def _copying(disk: str, below: str) -> dict[str, Any]:
+def _throttling(node: str, group: str, below: str) -> dict[str, Any]:
+    return {
+        "driver": "throttle",
+        "node-name": node,
+        "throttle-group": group,
+        "file": below,
+        "discard": "unmap",  # what is below decides
+    }
+
+
+def _copying(tag: str, disk: str, below: str) -> dict[str, Any]:
     return {
         "driver": "copy-before-write",
-        "node-name": f"{_COPIES}{disk}",
+        "node-name": f"{_COPIES}{tag}-{disk}",
         "file": below,
-        "target": f"{_FLEECE}{disk}",
+        "target": f"{_FLEECE}{tag}-{disk}",
         "on-cbw-error": "break-snapshot",
         "cbw-timeout": _COPY_SECONDS,
         "discard": "unmap",

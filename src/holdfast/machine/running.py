@@ -71,6 +71,7 @@ class RunningMachine:
         self._session = session
         self._runtime = runtime
         self._capabilities = capabilities
+        self._snapshot = DiskSnapshot(session)
         self.ref = ref
         self.ended = asyncio.Event()
         self._watch = asyncio.create_task(self._watch_process())
@@ -137,8 +138,8 @@ class RunningMachine:
 
     @property
     def snapshot(self) -> DiskSnapshot:
-        """Its disks as they were at one instant."""
-        return DiskSnapshot(self._session)
+        """Its disks as they were at one instant, or at several."""
+        return self._snapshot
 
     @property
     def size(self) -> SizePlug:

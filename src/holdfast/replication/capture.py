@@ -3,11 +3,13 @@
 Each replicated disk has a map of the blocks that were written since the instant of a cycle that the receiver
 holds whole. A map may hold more than that, never less, so every way out of a cycle is safe:
 
-    attach     since-4                                     records; the receiver holds 4
-    begin 5    since-4, since-5                            both record
-               since-4                      ▷ snapshot     frozen: this is what cycle 5 sends
-    commit     since-5                                     the receiver holds 5
-    give_up    since-4 = since-4 + since-5                 the receiver holds 4; cycle 6 sends all of it
+    attach     since-T-4                                   records; the receiver holds 4
+    begin 5    since-T-4, since-T-5                        both record
+               since-T-4                    ▷ snapshot     frozen: this is what cycle 5 sends
+    commit     since-T-5                                   the receiver holds 5
+    give_up    since-T-4 = since-T-4 + since-T-5           the receiver holds 4; cycle 6 sends all of it
+
+T is the replication's tag: a VM may have several, each with maps, a snapshot and cycles of its own.
 
 Nothing of this is remembered here: the maps and what stands between the nodes are found in QEMU itself, so a
 killed daemon's cycle is given up by the next one's `attach`. A machine that ends in good order carries its
@@ -18,7 +20,7 @@ what they have, or all of it is sent.
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,8 +29,8 @@ from holdfast.machine.disk_snapshot import DiskSnapshot, export_of
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
 
-_MAP = re.compile(r"since-([0-9]{1,19})")
-_CARRIED = re.compile(r"since-([0-9]{1,19})-[0-9a-f]{16}")
+TAG_DIGITS = 8
+_CARRIED = re.compile(r"since-([0-9a-f]{8})-[0-9]{1,19}-[0-9a-f]{16}")
 
 
 class CycleUnderWay(Conflict):
@@ -72,11 +74,8 @@ class CapturedDisk(Frozen):
     """Name of its NBD export."""
     since: int | None
     """The cycle since which changes are known; None: all of its content may have changed."""
-
-    @property
-    def bitmap(self) -> str | None:
-        """Name of the bitmap that the export shows."""
-        return None if self.since is None else _name(self.since)
+    bitmap: str | None = None
+    """Name of the bitmap that the export shows, of what changed since then."""
 
 
 class Captured(Frozen):
@@ -91,15 +90,17 @@ class Captured(Frozen):
 
 
 class Capture:
-    """The cycles of one machine. One caller at a time.
+    """The cycles of one machine for one replication. One caller at a time.
 
     Args:
+        tag: of the replication, as `tag_of` makes it.
         socket: short path at which QEMU serves what it shows.
         scratch: folder for copies of what the guest overwrites during a cycle.
     """
 
-    def __init__(self, machine: Machine, socket: Path, scratch: Path) -> None:
+    def __init__(self, machine: Machine, tag: str, socket: Path, scratch: Path) -> None:
         self._machine = machine
+        self.tag = tag
         self._maps = machine.change_maps
         self._snapshot = machine.snapshot
         self._socket = socket
@@ -121,47 +122,61 @@ class Capture:
     async def since(self) -> dict[str, int | None]:
         """Of each disk the cycle since which its changes are known."""
         return {
-            disk: min(_cycles(maps), default=None) for disk, maps in (await self._maps.of_disks()).items()
+            disk: min(self._cycles(maps), default=None)
+            for disk, maps in (await self._maps.of_disks()).items()
         }
 
     async def pending(self) -> dict[str, int]:
         """Of each disk with a map the bytes that would be sent if a cycle began now."""
         found = await self._maps.of_disks()
         return {
-            disk: sum(maps[_name(each)].changed for each in _cycles(maps)) for disk, maps in found.items()
+            disk: sum(maps[self._name(each)].changed for each in self._cycles(maps))
+            for disk, maps in found.items()
         }
 
-    async def begin(self, cycle: int, disks: Sequence[str], held: int) -> Captured:
+    async def begin(
+        self, cycle: int, disks: Sequence[str], held: int, held_disks: Collection[str] | None = None
+    ) -> Captured:
         """Capture disks at one instant, which the guest does not notice.
 
         Args:
             cycle: its number, higher than any before, whether they were committed or not.
             held: the last cycle that the receiver holds whole, as it says; 0: none.
+            held_disks: those that it holds by that cycle; None: all.
 
         Raises:
             CycleUnderWay
             DisksChanging, QmpRefused, OSError: nothing has changed.
         """
         known = await self._maps.of_disks()
-        before = {disk: _cycles(known[disk]) for disk in disks}
+        before = {disk: self._cycles(known[disk]) for disk in disks}
         if held >= cycle or any(len(each) > 1 or max(each, default=0) >= cycle for each in before.values()):
             raise CycleUnderWay(
                 f"a cycle before {cycle} is not over yet", value=cycle, cure="Give it up first."
             )
-        # Of a disk's first cycle that was given up: what was there before it is not held.
-        await self._maps.drop(
-            {disk: map(_name, each) for disk, each in before.items() if max(each, default=0) > held}
-        )
-        since = {disk: each[0] if each and each[0] <= held else None for disk, each in before.items()}
+        # Of a disk's first cycle that was given up, or one that was left out for a while: what was there
+        # before is not held.
+        new = {disk for disk, each in before.items() if max(each, default=0) > held}
+        new |= set() if held_disks is None else known.keys() - set(held_disks)
+        await self._maps.drop({disk: map(self._name, self._cycles(known[disk])) for disk in new})
+        since = {disk: each[0] if each and disk not in new else None for disk, each in before.items()}
         try:
-            await self._maps.record(_name(cycle), disks)
-            sizes, taken = await self._snapshot.take(disks, self._scratch)
-            await self._maps.freeze({disk: _name(each) for disk, each in since.items() if each is not None})
-            captured = tuple(
-                CapturedDisk(id=disk, size=sizes[disk], export=export_of(disk), since=since[disk])
-                for disk in disks
+            await self._maps.record(self._name(cycle), disks)
+            sizes, taken = await self._snapshot.take(self.tag, disks, self._scratch)
+            await self._maps.freeze(
+                {disk: self._name(each) for disk, each in since.items() if each is not None}
             )
-            await self._snapshot.show({each.id: each.bitmap for each in captured})
+            captured = tuple(
+                CapturedDisk(
+                    id=disk,
+                    size=sizes[disk],
+                    export=export_of(self.tag, disk),
+                    since=each,
+                    bitmap=None if each is None else self._name(each),
+                )
+                for disk, each in since.items()
+            )
+            await self._snapshot.show(self.tag, {each.id: each.bitmap for each in captured})
         except BaseException:
             await self.give_up()
             raise
@@ -172,13 +187,13 @@ class Capture:
 
         May be called again where it was cut off. Raises SnapshotHeld, DisksChanging.
         """
-        await self._snapshot.release()
+        await self._snapshot.release(self.tag)
         known = await self._maps.of_disks()
         await self._maps.drop(
             {
-                disk: [_name(each) for each in _cycles(maps) if each < cycle]
+                disk: [self._name(each) for each in self._cycles(maps) if each < cycle]
                 for disk, maps in known.items()
-                if _name(cycle) in maps
+                if self._name(cycle) in maps
             }
         )
 
@@ -187,15 +202,15 @@ class Capture:
 
         Nothing happens where none is under way. Raises SnapshotHeld, DisksChanging.
         """
-        await self._snapshot.release()
+        await self._snapshot.release(self.tag)
         back: dict[str, tuple[str, list[str]]] = {}
         for disk, maps in (await self._maps.of_disks()).items():
-            cycles = _cycles(maps)
+            cycles = self._cycles(maps)
             if not cycles:
                 continue
-            oldest = maps[_name(cycles[0])]
+            oldest = maps[self._name(cycles[0])]
             if len(cycles) > 1 or not oldest.recording:
-                back[disk] = (oldest.name, [_name(each) for each in cycles[1:]])
+                back[disk] = (oldest.name, [self._name(each) for each in cycles[1:]])
         await self._maps.take_back(back)
 
     async def carry(self) -> Carried:
@@ -211,15 +226,20 @@ class Capture:
         carriers = await self._maps.carriers()
         since = {disk: each for disk, each in since.items() if chains[disk][0] in carriers}
         await self._maps.carry(
-            {disk: (_name(each), chains[disk][0], f"{_name(each)}-{token}") for disk, each in since.items()}
+            {
+                disk: (self._name(each), chains[disk][0], map_name(self.tag, each, token))
+                for disk, each in since.items()
+            }
         )
         return Carried(token=token, since=since, chains={disk: chains[disk] for disk in since})
 
     async def forget(self) -> None:
         """Replication of the VM is over: no maps stay. Raises SnapshotHeld, DisksChanging."""
-        await self._snapshot.release()
+        await self._snapshot.release(self.tag)
         known = await self._maps.of_disks()
-        await self._maps.drop({disk: [_name(each) for each in _cycles(maps)] for disk, maps in known.items()})
+        await self._maps.drop(
+            {disk: [self._name(each) for each in self._cycles(maps)] for disk, maps in known.items()}
+        )
 
     async def _take_over(self, carried: Carried | None) -> None:
         """Maps that layers carry record on, on the disks; all others in layers are out of date."""
@@ -229,7 +249,7 @@ class Capture:
         if carried is not None:
             already = await self.since()
             wanted = {
-                disk: (_name(since), tops[disk], f"{_name(since)}-{carried.token}")
+                disk: (self._name(since), tops[disk], map_name(self.tag, since, carried.token))
                 for disk, since in carried.since.items()
                 if chains.get(disk) == carried.chains.get(disk) and already.get(disk) is None
             }
@@ -237,18 +257,34 @@ class Capture:
                 {disk: each for disk, each in wanted.items() if _usable(kept.get(each[1], {}), each[2])}
             )
         await self._maps.drop_carried(
-            {top: [name for name in kept.get(top, {}) if _CARRIED.fullmatch(name)] for top in tops.values()}
+            {top: [name for name in kept.get(top, {}) if carried_by(self.tag, name)] for top in tops.values()}
         )
+
+    def _name(self, cycle: int) -> str:
+        return map_name(self.tag, cycle)
+
+    def _cycles(self, maps: Mapping[str, ChangeMap]) -> list[int]:
+        """The cycles since which there are maps, ascending."""
+        prefix = map_name(self.tag, "")
+        found = (name.removeprefix(prefix) for name in maps if name.startswith(prefix))
+        return sorted(int(each) for each in found if each.isdigit())
 
 
 def _usable(maps: Mapping[str, ChangeMap], name: str) -> bool:
     return name in maps and maps[name].whole and maps[name].recording
 
 
-def _name(cycle: int) -> str:
-    return f"since-{cycle}"
+def tag_of(replication: str) -> str:
+    """From a replication's id, a random UUID: few enough letters for names of nodes (31 at most)."""
+    return replication.replace("-", "")[:TAG_DIGITS]
 
 
-def _cycles(maps: Mapping[str, ChangeMap]) -> list[int]:
-    """The cycles since which there are maps, ascending."""
-    return sorted(int(match[1]) for name in maps if (match := _MAP.fullmatch(name)))
+def map_name(tag: str, cycle: int | str, token: str = "") -> str:
+    """Of the map of what changed since a cycle; with `token`, of one that a layer carries."""
+    return f"since-{tag}-{cycle}" + (f"-{token}" if token else "")
+
+
+def carried_by(tag: str, name: str) -> bool:
+    """Whether a layer's map is one that was left in it for this replication."""
+    match = _CARRIED.fullmatch(name)
+    return match is not None and match[1] == tag

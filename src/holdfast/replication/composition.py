@@ -8,6 +8,8 @@ from typing import Any, Self
 from holdfast.catalog.store import Catalog
 from holdfast.operations.engine import Operations
 from holdfast.replication import identity as replica_identity
+from holdfast.replication import seeds
+from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.explanations import Explanations
@@ -26,7 +28,10 @@ from holdfast.replication.scrubbing import Scrubbing
 from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
+from holdfast.replication.turning import Joined, Turning
+from holdfast.replication.turns import TurnBook
 from holdfast.vm.registry import VmRegistry
+from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
 
 
@@ -39,6 +44,8 @@ class Replicas:
     explanations: Explanations
     revival: Revival
     tests: FailoverTests
+    turning: Turning
+    seeds: seeds.Seeds
     scrubbing: Scrubbing
 
     @classmethod
@@ -54,18 +61,30 @@ class Replicas:
         origins = ReplicaOrigins(state.replicas)
         revival = Revival(rooms, registry, operations, store, origins, identity.key)
         dispatch, attachments = Dispatch(rooms.processes), Attachments(rooms.firmware)
-        means = Means(identity, own_name(), peers, book, dispatch, attachments, events)
+        turns = TurnBook(catalog, events)
+        await turns.load()
+        means = Means(
+            *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
+            turns=turns,
+            receives=lambda: listener.port or 0,
+        )
         sent = Replications(means, registry, state, History(state.replica_history))
         rooms.endings.tell(sent.before_end)
         limits = SharedLimits(state.replica_limits, dispatch, peers)
         limits.load()
         tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
+        asker = TurnAsker(identity, own_name())
+        joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker)
+        turning = Turning(joined, rooms, registry, operations)
+        seed_means = seeds.Means(identity, rooms, peers, held, store)
+        for procedure in (*turning.procedures, *seeds.procedures(seed_means)):
+            operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
-        scrubbing = Scrubbing(held, store, events)
-        explanations = Explanations(sent, listener)
-        return cls(peering, sent, listener, limits, explanations, revival, tests, scrubbing)
+        made = seeds.Seeds(seed_means, registry, operations)
+        explained, scrubbing = Explanations(sent, listener), Scrubbing(held, store, events)
+        return cls(peering, sent, listener, limits, explained, revival, tests, turning, made, scrubbing)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
-        kept = (self.sent, self.held, self.revival, self.tests, self.scrubbing)
+        kept = (self.sent, self.held, self.revival, self.tests, self.turning, self.scrubbing)
         return [*(each.keep() for each in kept), self.sent.keep_history()]

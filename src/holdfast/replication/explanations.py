@@ -22,7 +22,7 @@ class Explanations:
         with contextlib.suppress(NoSuchReplica):
             held = (explain_held(*await self._held.look(name)),)
         try:
-            return (await self._sent.explain(name), *held)
+            return (*await self._sent.explain(name), *held)
         except (VmNotFound, NotReplicated):
             if held:
                 return held

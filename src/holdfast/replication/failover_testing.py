@@ -86,6 +86,8 @@ class FailoverTests:
         self._store = store
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """By the test's id."""
+        self._cleaning: dict[str, asyncio.Lock] = {}
+        """By the test's id; held by the one who deletes its VM."""
         self._beginning = asyncio.Lock()
         """Held while a test is recorded and its VM not yet begun: so nobody takes it for left behind."""
 
@@ -307,18 +309,29 @@ class FailoverTests:
 
     async def _clean(self, test_id: str) -> FailoverTest:
         """Delete the VM of a test, whatever it is doing; then the test has ended. Safe to run again."""
-        test = await self._book.change(test_id, phase=_Phase.ENDING)
-        with contextlib.suppress(VmNotFound):
-            owner = await self._registry.named(test.vm_id)
-            if owner.record.operation is not None:
-                await self._operations.cancel(owner.record.operation)
-                await self._operations.wait(owner.record.operation)
-            begun = await self._registry.delete(test.vm_id, True, _ACTOR)
-            ended = await self._operations.wait(begun.id)
-            if ended.error:
-                raise RemoteError(ended.error)
-        await self._revival.sweep()
-        return await self._book.change(test_id, phase=_Phase.ENDED, ended=datetime.now(UTC))
+        async with self._cleaning.setdefault(test_id, asyncio.Lock()):
+            test = await self._book.get(test_id)
+            if test.phase is not _Phase.ENDED:
+                await self._book.change(test_id, phase=_Phase.ENDING)
+                with contextlib.suppress(VmNotFound):
+                    await self._delete(test.vm_id)
+                await self._revival.sweep()
+                test = await self._book.change(test_id, phase=_Phase.ENDED, ended=datetime.now(UTC))
+        self._cleaning.pop(test_id, None)
+        return test
+
+    async def _delete(self, vm_id: str) -> None:
+        """Raises VmNotFound, RemoteError."""
+        owner = await self._registry.named(vm_id)
+        under_way = owner.record.operation
+        if under_way is not None:
+            if (await self._operations.get(under_way)).kind != "vm.delete":
+                await self._operations.cancel(under_way)
+            await self._operations.wait(under_way)
+        begun = await self._registry.delete(vm_id, True, _ACTOR)
+        ended = await self._operations.wait(begun.id)
+        if ended.error:
+            raise RemoteError(ended.error)
 
     async def _look(self, name: str, plan: FailoverTestPlan) -> None:
         """Begin the test of a replica if it is due."""

@@ -3,7 +3,8 @@
 The RPO at an instant is how much would be lost if the source were lost then: the age of the newest point that
 is whole on the replica. It grows by a second each second and falls when a cycle is acknowledged, to the time
 that the cycle took. Percentiles are over time, not over cycles: p99 is the RPO that 99 % of the window was
-better than. Times are seconds of one monotonic clock, the source's.
+better than; what lies further back than some minutes is known to 8 % of it. Times are seconds of one
+monotonic clock, the source's.
 """
 
 import math
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.replication.intervals import Interval, joined, spread_of
+from holdfast.replication.folding import Folded
+from holdfast.replication.intervals import Interval, spread_of
 
 Rows = NDArray[np.float64]
 
@@ -24,6 +26,8 @@ _MOST = 100_000
 """Cycles that are remembered; of more the oldest are forgotten."""
 _RECENT = 60.0
 """Seconds of which throughput and churn are the average."""
+_EXACT, _MINUTE = 600.0, 60.0
+"""Seconds of which all cycles are remembered, and by which those before are joined."""
 _TAKEN, _ACKNOWLEDGED, _CHANGED = range(3)
 
 
@@ -104,16 +108,23 @@ class ReplicationFigures:
         self._errors: deque[float] = deque(maxlen=_MOST)
         self._pending: deque[tuple[float, int]] = deque(maxlen=_MOST)
         """When so many bytes were seen to be waiting."""
-        self._earlier: list[tuple[float, Interval]] = []
-        """When each of what is known of before `started` began; ascending."""
+        self._folded = Folded()
+        """What lies further back than `_folded_until`."""
+        self._folded_until = math.nextafter(started, -math.inf)  # one may arrive at that very instant
 
     def recall(self, earlier: Iterable[tuple[float, Interval]]) -> None:
         """What was kept of the time before `started`, with the time at which each began."""
-        self._earlier = sorted(earlier, key=lambda each: each[0])
+        self._folded.extend(earlier)
+
+    def aim(self, target: float) -> None:
+        """Another RPO is wanted from now on, and looked at what was before, too."""
+        self._target = target
 
     def done(self, cycle: CycleDone) -> None:
         """Cycles come in the order of their instants."""
         self._done.append(cycle)
+        if cycle.acknowledged > self._folded_until + _EXACT + 2 * _MINUTE:
+            self._fold(cycle.acknowledged)
 
     @property
     def newest(self) -> CycleDone | None:
@@ -134,16 +145,15 @@ class ReplicationFigures:
             self._pending.popleft()
 
     def now(self, at: float) -> Figures:
-        """Everything as of `at`, which nothing reported is later than. Some milliseconds."""
-        self._done.forget(at - self._window)
-        while self._errors and self._errors[0] <= at - self._window:
-            self._errors.popleft()
-        rows = self._done.rows
-        within = self._within(at - self._window)
+        """Everything as of `at`, which nothing reported is later than; about a millisecond."""
+        self._fold(at)
+        rows, folded = self._done.rows, self._folded
+        since = max(self._folded_until, at - self._window)
+        within = self._within(since, at)
         latencies = within[:, _ACKNOWLEDGED] - within[:, _TAKEN]
-        earlier = joined(each for begun, each in self._earlier if begun > at - self._window)
-        cycles = len(within) + earlier.cycles
-        segments = np.concatenate((_weighted(self._segments(at, self._window)), earlier.segments()))
+        cycles = len(within) + folded.cycles
+        segments = np.concatenate((_weighted(self._segments(since, at)), folded.segments()))
+        errors = sum(since < each for each in self._errors) + folded.errors
         pending = self._pending[-1][1] if self._pending else 0
         throughput, churn = self._rates(at, pending)
         return Figures(
@@ -155,26 +165,28 @@ class ReplicationFigures:
             churn=churn,
             catch_up_seconds=catch_up(pending, throughput, churn),
             cycles=cycles,
-            errors=len(self._errors) + earlier.errors,
-            average_bytes=(float(within[:, _CHANGED].sum()) + earlier.changed) / max(1, cycles),
-            largest_bytes=max(earlier.largest, int(within[:, _CHANGED].max(initial=0))),
-            average_latency=(float(latencies.sum()) + earlier.latency) / max(1, cycles),
+            errors=errors,
+            average_bytes=(float(within[:, _CHANGED].sum()) + folded.changed) / max(1, cycles),
+            largest_bytes=max(folded.largest, int(within[:, _CHANGED].max(initial=0))),
+            average_latency=(float(latencies.sum()) + folded.latency) / max(1, cycles),
             missed_ratio=part_above(segments, self._target),
             since_arrived=at - float(rows[-1, _ACKNOWLEDGED]) if len(rows) else None,
         )
 
-    def interval(self, since: float, at: float) -> Interval:
-        """What happened after `since` and until `at`, which is now and at most a minute or two later."""
-        within = self._within(since)
-        segments = self._segments(at, at - since)
+    def interval(self, since: float, until: float) -> Interval:
+        """What happened after `since` and until `until`; both lie within the last minutes."""
+        within = self._within(since, until)
+        segments = self._segments(since, until)
         rows = self._done.rows
-        grown = (rows[1:, _ACKNOWLEDGED] - rows[:-1, _TAKEN])[rows[1:, _ACKNOWLEDGED] > since]
-        waited = [count for when, count in self._pending if when > since]
+        grown = (rows[1:, _ACKNOWLEDGED] - rows[:-1, _TAKEN])[
+            (rows[1:, _ACKNOWLEDGED] > since) & (rows[1:, _ACKNOWLEDGED] <= until)
+        ]
+        waited = [count for when, count in self._pending if since < when <= until]
         return Interval(
             seconds=float((segments[:, 1] - segments[:, 0]).sum()),
             cycles=len(within),
             missed=int((grown > self._target).sum()),
-            errors=sum(each > since for each in self._errors),
+            errors=sum(since < each <= until for each in self._errors),
             changed=int(within[:, _CHANGED].sum()),
             largest=int(within[:, _CHANGED].max(initial=0)),
             latency=float((within[:, _ACKNOWLEDGED] - within[:, _TAKEN]).sum()),
@@ -182,19 +194,31 @@ class ReplicationFigures:
             spread=spread_of(segments),
         )
 
-    def _within(self, since: float) -> Rows:
-        """Cycles that arrived after that."""
-        rows = self._done.rows
-        return rows[rows[:, _ACKNOWLEDGED] > since]
+    def _fold(self, at: float) -> None:
+        """What lies further back than `_EXACT` is kept by minutes, where the window is longer than that."""
+        while self._folded_until + _MINUTE <= at - min(_EXACT, self._window):
+            until = self._folded_until + _MINUTE
+            if at - until < self._window:
+                self._folded.add(self._folded_until, self.interval(self._folded_until, until))
+            self._folded_until = until
+        self._folded.forget(at - self._window)
+        self._done.forget(self._folded_until)
+        while self._errors and self._errors[0] <= self._folded_until:
+            self._errors.popleft()
 
-    def _segments(self, at: float, window: float) -> Rows:
+    def _within(self, since: float, until: float) -> Rows:
+        """Cycles that arrived after the one and until the other."""
+        rows = self._done.rows
+        return rows[(rows[:, _ACKNOWLEDGED] > since) & (rows[:, _ACKNOWLEDGED] <= until)]
+
+    def _segments(self, since: float, until: float) -> Rows:
         """Stretches in which the RPO only grew: its value at their begin and at their end."""
         rows = self._done.rows
-        ends = np.append(rows[1:, _ACKNOWLEDGED], at)[: len(rows)]
-        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(at - window, self.started))
+        ends = np.minimum(np.append(rows[1:, _ACKNOWLEDGED], until)[: len(rows)], until)
+        begins = np.maximum(rows[:, _ACKNOWLEDGED], max(since, self.started))
         segments = np.stack((begins, ends), axis=1)[begins < ends]
-        taken: Rows = rows[begins < ends][:, [_TAKEN]]
-        return segments - taken
+        grown: Rows = segments - rows[begins < ends][:, [_TAKEN]]
+        return grown
 
     def _rates(self, at: float, pending: int) -> tuple[float, float]:
         since = max(at - _RECENT, self.started)

@@ -58,6 +58,10 @@ class Facts:
     """Seconds since that began."""
     catches_up: bool = True
     """False: churn exceeds what the link takes."""
+    fenced: bool = False
+    """The VM has failed over to the other host."""
+    both_run: bool = False
+    """It has, and still runs here."""
     replica_paused: bool = False
     reverse_enabled: bool = True
     """After a failover: whether changes flow back."""
@@ -110,6 +114,18 @@ _RETRIED = 30.0
 """Seconds for which a link that is cut is only a link that is being retried."""
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        *("both-run", Health.CRITICAL, Side.SOURCE),
+        lambda facts: facts.both_run,
+        "The VM has failed over and runs on the other host, and it runs here too",
+        "Decide which of the two is kept: stop this one, or cancel the failover over there.",
+    ),
+    Rule(
+        *("failed-over", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.fenced and not facts.both_run,
+        "The VM has failed over to the other host and does not start here",
+        "Nothing; once that is committed this host becomes its replica.",
+    ),
     Rule(
         *("cannot-send", Health.CRITICAL, Side.LINK),
         lambda facts: bool(facts.cannot_send) and facts.cannot_send_for > _RETRIED,
@@ -205,13 +221,13 @@ RULES: tuple[Rule, ...] = (
         *("machine-failed", Health.WARNING, Side.SOURCE),
         lambda facts: facts.machine_failed and facts.rests_unsent,
         "QEMU ended by itself: what the VM changed last was not sent, and what it changed is not known",
-        "See `holdfast vm log` for why, and start the VM: both sides are compared then, by themselves.",
+        "See `holdfast vm log` for why. Its disks are compared with the replica, by themselves.",
     ),
     Rule(
         *("unsent", Health.WARNING, Side.SOURCE),
         lambda facts: facts.rests_unsent and not facts.machine_failed,
         "The VM does not run, and what it changed last was not sent",
-        "Start it, and it is sent; until then the newest point is older than the VM's disks.",
+        "It is read and sent by itself; disks that are devices of the host's once it runs.",
     ),
 )
 

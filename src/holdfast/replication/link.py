@@ -135,6 +135,12 @@ class TlsLink:
         self.sent = 0
         """Bytes so far, of frames."""
 
+    @property
+    def host(self) -> str:
+        """The other side's address. Raises LinkLost."""
+        with _reported():
+            return str(self._connection.getpeername()[0])
+
     def send(self, kind: Kind, *parts: Buffer, size: int | None = None) -> None:
         length = sum(len(part) for part in parts)
         with _reported():
@@ -204,13 +210,19 @@ class Address(Frozen):
 
 
 def connect(
-    address: Address, identity: Identity | None, peer: str, *, silence: float = SILENCE_SECONDS
+    address: Address,
+    identity: Identity | None,
+    peer: str,
+    *,
+    silence: float = SILENCE_SECONDS,
+    handshake: float = _HANDSHAKE_SECONDS,
 ) -> TlsLink:
     """Connect to a receiver.
 
     Args:
         identity: what we show; None only to pair.
         peer: fingerprint that the receiver's certificate must have.
+        handshake: seconds for each step until the link is there.
 
     Raises:
         HostUnknown, HostUnreachable, NobodyListens, LinkLost
@@ -218,7 +230,7 @@ def connect(
     """
     context = client_context(identity)
     with _reported():
-        plain = _dialled(address)
+        plain = _dialled(address, handshake)
         try:
             link = _secured(plain, lambda: context.wrap_socket(plain), silence)
         except BaseException:
@@ -349,11 +361,11 @@ def refuse(link: Link, error: HoldfastError) -> None:
     link.close()
 
 
-def _dialled(address: Address) -> socket.socket:
+def _dialled(address: Address, handshake: float) -> socket.socket:
     """Raises HostUnknown, HostUnreachable, NobodyListens, OSError."""
     place = f"{address.host[:253]}, port {address.port}"
     try:
-        return socket.create_connection((address.host, address.port), _HANDSHAKE_SECONDS)
+        return socket.create_connection((address.host, address.port), handshake)
     except (socket.gaierror, UnicodeError) as error:
         raise HostUnknown(
             f"the name {address.host[:253]!r} of the other host is not known here",

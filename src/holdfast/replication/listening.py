@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -22,12 +22,12 @@ from holdfast.replication.holding import StoredReplica
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, Door, LinkLost, NotThatPeer, TlsLink
 from holdfast.replication.pairing import PeerBook, serve_pairing
-from holdfast.replication.receiving import serve
+from holdfast.replication.receiving import Asked, serve
 from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.retention import kept, parse_plan
 from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
-from holdfast.replication.wire import Open, Pair
+from holdfast.replication.wire import Open, Pair, TurnIs
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer
 
@@ -42,6 +42,14 @@ _MOST_STRANGERS = 32
 _UPKEEP_SECONDS = 5.0
 _USED_SECONDS = 30.0
 _REFUSED_LATELY = timedelta(seconds=90)
+
+
+class Desk(Protocol):
+    """Answers what is asked about turns."""
+
+    async def answer(self, peer: ReplicaPeer, asked: Asked) -> TurnIs:
+        """Raises a HoldfastError, which the peer is told."""
+        ...
 
 
 class CannotListen(Conflict):
@@ -84,6 +92,8 @@ class ReplicaListener:
         self._strangers = threading.Semaphore(_MOST_STRANGERS)
         self._door: Door | None = None
         self._loop = asyncio.get_running_loop()
+        self.desk: Desk | None = None
+        """Of whom what is asked about turns is asked; None: that is refused."""
 
     @property
     def port(self) -> int | None:
@@ -169,6 +179,14 @@ class ReplicaListener:
         await asyncio.to_thread(work)
         await self._book.remove(name)
 
+    async def halt(self, vm: str) -> None:
+        """End the link about a VM, which by its turn is not let in again. Raises ReplicaBusy."""
+
+        def work() -> None:
+            self._take_over(vm, None).one.release()
+
+        await asyncio.to_thread(work)
+
     def _require_closed(self, name: str) -> None:
         with contextlib.suppress(ReplicaNotFound):
             if self._store.replica(name).opened():
@@ -219,7 +237,8 @@ class ReplicaListener:
             return
         opened = _Opened(self, link)
         try:
-            self._reported(link, lambda: serve(link, self._name, opened), opened.refused)
+            asked = self._asked(link, self.desk) if self.desk is not None else None
+            self._reported(link, lambda: serve(link, self._name, opened, asked), opened.refused)
         finally:
             opened.close()
             self._links.release()
@@ -246,18 +265,37 @@ class ReplicaListener:
 
         self._ask(admit())
 
+    def _asked(self, link: TlsLink, desk: Desk) -> Callable[[Asked], TurnIs]:
+        def answer(asked: Asked) -> TurnIs:
+            return self._ask(desk.answer(self._peer(link), asked))
+
+        return answer
+
+    def _peer(self, link: TlsLink) -> ReplicaPeer:
+        peer = self._pinned.get(link.peer or "")
+        if peer is None:
+            raise NotThatPeer("this host is not paired any more", cure="Pair the hosts again.")
+        return peer
+
+    def _reached(self, peer: ReplicaPeer, host: str, port: int) -> None:
+        if (peer.host, peer.port) != ((host, port) if port else (None, None)):
+            found = self._ask(self._peers.reached(peer, host, port))
+            if peer.fingerprint in self._pinned:
+                self._pinned[peer.fingerprint] = found
+
     def open(self, link: TlsLink, opened: Open) -> tuple[_Served, StoredReplica]:
         """The replica that a link is about, of which it is the only one until `one` is released.
 
         Raises NotThatPeer, BadRetention, ReplicaBusy and as `ReplicaBook.claim`.
         """
-        peer = self._pinned.get(link.peer or "")
-        if peer is None:
-            raise NotThatPeer("this host is not paired any more", cure="Pair the hosts again.")
+        peer = self._peer(link)
         parse_plan(opened.points)
         held, other = self._ask(self._book.claim(peer, opened))
+        self._reached(peer, link.host, opened.receives)
         served = self._take_over(held.vm, link)
         try:
+            # Its turn may have come while this link waited for another one's end.
+            self._ask(self._book.require_receivable(peer, opened))
             replica = self._replica(held.name)
 
             def confirm() -> None:

@@ -19,6 +19,7 @@ from holdfast.spec.units import GIB, KIB, MIB
 _MAGIC, _OPTION_MAGIC, _OPTION_REPLY_MAGIC = 0x4E42444D41474943, 0x49484156454F5054, 0x0003E889045565A9
 _REQUEST_MAGIC, _SIMPLE_MAGIC, _CHUNK_MAGIC = 0x25609513, 0x67446698, 0x668E33EF
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
+_SEND_TRIM = 1 << 5  # of an export
 _GO, _STRUCTURED, _SET_CONTEXT = 7, 8, 10
 _ACKNOWLEDGED, _INFO, _CONTEXT = 1, 3, 4
 _READ, _DISCONNECT, _TRIM, _BLOCK_STATUS = 0, 2, 4, 7
@@ -84,8 +85,10 @@ class Source:
     def trim(self, extents: Iterable[Extent]) -> None:
         """Say which parts will not be read: they are no longer kept up while the guest writes.
 
-        Raises SourceLost.
+        Nothing happens where nobody writes, and the export is read-only. Raises SourceLost.
         """
+        if not self._data.trims:
+            return
         cut = [
             (at, min(_MOST_TRIM, offset + length - at))
             for offset, length in extents
@@ -106,6 +109,7 @@ class _Connection:
         self._buffer = memoryview(bytearray(_BUFFER))
         self._begin = self._end = 0  # of what was received and is not taken yet
         self.size = 0
+        self.trims = False
 
     @classmethod
     @contextlib.contextmanager
@@ -221,8 +225,9 @@ class _Connection:
             if not any(kind == _CONTEXT for kind, _ in self._option(_SET_CONTEXT, named + count + wanted)):
                 raise _lost(f"no context {context}")
         for kind, data in self._option(_GO, named + b"\0\0"):
-            if kind == _INFO and data[:2] == b"\0\0" and len(data) >= 10:
+            if kind == _INFO and data[:2] == b"\0\0" and len(data) >= 12:
                 self.size = int.from_bytes(data[2:10])
+                self.trims = bool(int.from_bytes(data[10:12]) & _SEND_TRIM)
 
     def _option(self, option: int, data: bytes) -> list[tuple[int, bytes]]:
         """What is answered before the acknowledgement."""

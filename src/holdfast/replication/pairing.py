@@ -28,6 +28,7 @@ from holdfast.replication.identity import Identity, fingerprint_of, normal
 from holdfast.replication.link import Address, LinkLost, TlsLink, connect, greet, hear, refuse, tell
 from holdfast.replication.wire import Pair, Paired
 from holdfast.spec.errors import Conflict, HoldfastError, InvalidInput, NotFound, Unauthenticated
+from holdfast.spec.names import MAX_NAME
 from holdfast.spec.replica import PeerRole, ReplicaLimits, ReplicaPeer
 
 TOKEN_LIFE = timedelta(hours=1)
@@ -170,6 +171,36 @@ class PeerBook:
             return tuple(ReplicaPeer.model_validate(row.record) for row in rows)
 
         return await self._catalog.read(load)
+
+    async def reached(self, peer: ReplicaPeer, host: str, port: int) -> ReplicaPeer:
+        """A source came from `host`, and receives at `port`; 0: it does not. Raises PeerNotFound."""
+        found = {"host": host if port else None, "port": port or None}
+
+        def store(session: Session) -> ReplicaPeer:
+            row = _row(session, peer.name)
+            row.record = {**row.record, **found}
+            return ReplicaPeer.model_validate(row.record)
+
+        return await self._catalog.write(store)
+
+    async def of(self, fingerprint: str, role: PeerRole) -> ReplicaPeer | None:
+        """A host in one role, if it was paired in that."""
+        known = (each for each in await self.peers() if each.fingerprint == fingerprint)
+        return next((each for each in known if each.role is role), None)
+
+    async def turned(self, peer: ReplicaPeer, role: PeerRole) -> ReplicaPeer:
+        """A host that was paired, in the other role too: what was sent to it comes back, or the other way."""
+        known = await self.of(peer.fingerprint, role)
+        if known is not None and (role is PeerRole.SOURCE or known.port == peer.port):
+            return known
+        taken = {each.name.lower() for each in await self.peers() if known is None or each.name != known.name}
+        word = "to" if role is PeerRole.RECEIVER else "from"
+        names = (f"{word} {peer.name}"[: MAX_NAME - 4].rstrip(" .") + end for end in ("", " 2", " 3", " 4"))
+        name = known.name if known else next(each for each in names if each.lower() not in taken)
+        limits = ReplicaLimits(vms=1)  # it sends what it took over; for more it is to be paired
+        made = peer.model_copy(update={"name": name, "role": role, "limits": limits, "paired": aware(now())})
+        await self.add(made)
+        return made
 
     async def remove(self, name: str) -> None:
         """Forget a peer: it is let in, or sent to, no more. Raises PeerNotFound."""

@@ -73,6 +73,13 @@ class Progress:
     next_at: float | None = None
     """When the next try begins; None: one is under way, or waits for something to happen."""
     tries: deque[Try] = field(default_factory=lambda: deque(maxlen=_LAST))
+    cycles: int = 0
+    """That arrived since this daemon runs, of which also the following are."""
+    failures: int = 0
+    changed: int = 0
+    """Bytes of content and zeroes."""
+    sent: int = 0
+    """Bytes of frames."""
     moving: Moving | None = None
     """Of the cycle under way; None: it is short, or none is."""
     clock: Callable[[], float] = time.monotonic
@@ -113,6 +120,9 @@ class Progress:
         changed = shipped.written + shipped.zeroed
         self.tries.append(Try(self.clock(), seconds, changed, shipped.sent))
         self.points, self.lost = shipped.points, shipped.lost
+        self.cycles += 1
+        self.changed += changed
+        self.sent += shipped.sent
         self._sent.append((self.clock(), shipped.sent))
         self._forget()
 
@@ -135,6 +145,7 @@ class Progress:
             self.failing_since, self.attempts = self.clock(), 0
         self.fault = fault
         self.attempts += 1
+        self.failures += 1
         self.tries.append(Try(self.clock(), self.clock() - self._began, fault=fault))
         self.connected = self.comparing = self.initial = False
         self.moving = None

@@ -1,5 +1,6 @@
 """The receiver's side of a link: what a source sends, checked against what it said before, and stored.
 
+    HELLO ▶ QUERY, PREPARE, TAKE_OVER, RELEASE ...
     HELLO ▶ OPEN ▶ (ASK ... BEGIN ▶ WRITE, ZERO, ATTACH ... ▶ COMMIT | ABANDON) ... PING
 
 The source is hostile: it can fill what it was given and no more, and a cycle that is not whole, or not what
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdfast.replication import wire
-from holdfast.replication.link import Link, LinkLost, greet, hear, refusal, refuse, tell
+from holdfast.replication.link import Link, LinkLost, greet, refusal, refuse, tell
 from holdfast.replication.wire import (
     Ask,
     Attach,
@@ -21,6 +22,10 @@ from holdfast.replication.wire import (
     FrameRefused,
     Ping,
     Pong,
+    Prepare,
+    Query,
+    Release,
+    TakeOver,
     Write,
     Zero,
 )
@@ -33,6 +38,10 @@ _CYCLE_SECONDS = 120.0
 """How long it may say nothing within a cycle."""
 _MOST_ATTACHED = 64 * MIB
 _MOST_ATTACHMENTS = 16
+
+
+Asked = Query | Prepare | TakeOver | Release
+"""What may be asked about turns."""
 
 
 class CycleOutOfOrder(Conflict):
@@ -69,12 +78,18 @@ class Holding(Protocol):
         ...
 
 
-def serve(link: Link, host: str, opened: Callable[[wire.Open], Holding]) -> None:
+def serve(
+    link: Link,
+    host: str,
+    opened: Callable[[wire.Open], Holding],
+    asked: Callable[[Asked], wire.TurnIs] | None = None,
+) -> None:
     """Serve one source until it goes, or until it is refused; closes the link.
 
     Args:
         host: what this host calls itself.
         opened: gives the holding of a VM; raises a HoldfastError where the source may not have it.
+        asked: answers what is asked about turns; raises a HoldfastError where that is refused.
 
     Raises:
         LinkLost: the source went.
@@ -82,7 +97,13 @@ def serve(link: Link, host: str, opened: Callable[[wire.Open], Holding]) -> None
     """
     try:
         greet(link, host)
-        holding = opened(hear(link, wire.Open))
+        first = link.receive()
+        while asked is not None and isinstance(first, Asked):
+            tell(link, asked(first))
+            first = link.receive()
+        if not isinstance(first, wire.Open):
+            raise refusal(first)
+        holding = opened(first)
         tell(link, holding.standing())
         while True:
             said = link.receive(IDLE_SECONDS)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import ReplicaRow
+from holdfast.replication.turns import FIRST_TERM, require_receivable
 from holdfast.replication.wire import Open
 from holdfast.spec.errors import Forbidden, Insufficient, NotFound
 from holdfast.spec.model import Frozen
@@ -39,6 +40,8 @@ class HeldVm(Frozen):
     replication: str
     points: str
     """The plan by which points are kept."""
+    term: int = FIRST_TERM
+    """The highest that the source told."""
 
 
 class ReplicaBook:
@@ -53,10 +56,11 @@ class ReplicaBook:
             The record, and whether what is held is of another replication of that VM than this one.
 
         Raises:
-            ReplicaOfAnother, TooManyReplicas
+            ReplicaOfAnother, TooManyReplicas, ReplicaFailedOver, ReplicaNotReady
         """
 
         def store(session: Session) -> tuple[HeldVm, bool]:
+            require_receivable(session, opened.vm, opened.name, peer.fingerprint)
             row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == opened.vm))
             if row is None:
                 row = self._made(session, peer, opened)
@@ -73,9 +77,57 @@ class ReplicaBook:
                 source=peer.fingerprint,
                 replication=known,
                 points=opened.points,
+                term=max(opened.term, row.record.get("term", FIRST_TERM)),
             )
             row.record = held.model_dump(mode="json")
             return held, known != opened.replication
+
+        return await self._catalog.write(store)
+
+    async def require_receivable(self, peer: ReplicaPeer, opened: Open) -> None:
+        """As the function of this name, of a VM that was claimed before."""
+        await self._catalog.read(
+            lambda session: require_receivable(session, opened.vm, opened.name, peer.fingerprint)
+        )
+
+    async def require_free(self, peer: ReplicaPeer, vm: str, name: str) -> None:
+        """Whether a source may have a replica of a VM, by its id and name.
+
+        Raises ReplicaOfAnother, ReplicaFailedOver, ReplicaNotReady.
+        """
+
+        def look(session: Session) -> None:
+            require_receivable(session, vm, name, peer.fingerprint)
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == vm))
+            if row is not None and row.source != peer.fingerprint:
+                raise ReplicaOfAnother(f"VM {name!r} is sent here by another host", value=name)
+
+        await self._catalog.read(look)
+
+    async def of_vm(self, vm: str) -> HeldVm | None:
+        """The replica of a VM's id, where one is held."""
+
+        def load(session: Session) -> HeldVm | None:
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == vm))
+            return HeldVm.model_validate(row.record) if row is not None else None
+
+        return await self._catalog.read(load)
+
+    async def adopt(self, vm: str, name: str, peer: ReplicaPeer) -> HeldVm:
+        """A record for a VM of this host that another is going to send from now on."""
+
+        def store(session: Session) -> HeldVm:
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == vm))
+            if row is None:
+                free = _free_name(session, name, peer.name)
+                row = ReplicaRow(name=free, vm=vm, source=peer.fingerprint, record={})
+                session.add(row)
+                self._events.append(session, "replica.held", row.name, {"vm": vm, "source": peer.name})
+            row.source = peer.fingerprint
+            # Of no replication, so that all of it is compared before it is changed.
+            held = HeldVm(name=row.name, vm=vm, source=peer.fingerprint, replication="", points="")
+            row.record = held.model_dump(mode="json")
+            return held
 
         return await self._catalog.write(store)
 

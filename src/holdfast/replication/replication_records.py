@@ -1,5 +1,6 @@
 """The VMs of this host that are replicated: where to, and how. Owner of the records: `ReplicationBook`."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import select
@@ -22,6 +23,12 @@ class NotReplicated(NotFound):
     id = "replica-not-enabled"
 
 
+class SeveralPeers(Conflict):
+    """The VM is replicated to several, and it was not said which of them is meant."""
+
+    id = "replica-several-peers"
+
+
 class Replication(Frozen):
     id: str
     """Made anew each time that replication of a VM is enabled."""
@@ -36,7 +43,10 @@ class Replication(Frozen):
     carried: Carried | None = None
     """What a machine that ended left of its maps; of use once."""
     at_rest: str = ""
-    """Digest of the specification with which the VM is off, all of it being over there; empty: it is not."""
+    """`resting.digest_of` the VM while it is off, all of it being over there; empty: it is not."""
+    rest_cycle: int = 0
+    """The cycle that all of it came by."""
+    paused: bool = False
 
     @property
     def peer(self) -> str:
@@ -44,6 +54,8 @@ class Replication(Frozen):
 
 
 class ReplicationBook:
+    """A VM may be replicated to several peers. Raises NotReplicated where one is gone, or was made anew."""
+
     def __init__(self, catalog: Catalog, events: EventLog) -> None:
         self._catalog = catalog
         self._events = events
@@ -52,12 +64,12 @@ class ReplicationBook:
         """Raises AlreadyReplicated."""
 
         def store(session: Session) -> None:
-            row = session.get(ReplicationRow, replication.vm)
+            row = session.get(ReplicationRow, (replication.vm, replication.peer))
             if row is not None:
                 raise AlreadyReplicated(
                     f"the VM is replicated to {row.peer!r} already",
                     value=row.peer,
-                    cure="Disable that first (`holdfast replica disable VM`); what is held there stays.",
+                    cure="Change that with `holdfast replica set VM --to PEER`, or disable it first.",
                 )
             session.add(
                 ReplicationRow(
@@ -69,75 +81,104 @@ class ReplicationBook:
 
         await self._catalog.write(store)
 
-    async def arrived(self, vm: str, *, full: bool) -> Replication:
-        """A first cycle, or a full copy, is whole over there. Raises NotReplicated."""
+    async def arrived(self, replication: Replication, *, full: bool) -> Replication:
+        """A first cycle, or a full copy, is whole over there."""
 
-        def store(session: Session) -> Replication:
-            row = _row(session, vm)
-            before = Replication.model_validate(row.record)
+        def change(before: Replication) -> Replication:
             count = before.full_copies + (full and before.initial)
-            after = before.model_copy(update={"initial": True, "full_copies": count})
-            row.record = after.model_dump(mode="json")
-            kind = "replica.initial-copy-done" if not before.initial else "replica.full-copy-done"
-            self._events.append(session, kind, _name(session, vm), {"peer": row.peer})
-            return after
+            return before.model_copy(update={"initial": True, "full_copies": count})
 
-        return await self._catalog.write(store)
+        kind = "replica.initial-copy-done" if not replication.initial else "replica.full-copy-done"
+        return await self._change(replication, change, kind)
 
-    async def carry(self, vm: str, carried: Carried | None) -> Replication:
-        """Remember, or forget, what a machine left of its maps. Raises NotReplicated."""
-        return await self._change(vm, {"carried": carried, "at_rest": ""})
+    async def carry(self, replication: Replication, carried: Carried | None) -> Replication:
+        """Remember, or forget, what a machine left of its maps."""
+        return await self._update(replication, {"carried": carried, "at_rest": ""})
 
-    async def rest(self, vm: str, digest: str) -> Replication:
-        """The VM is off, and all of it is over there. Raises NotReplicated."""
-        return await self._change(vm, {"at_rest": digest})
+    async def rest(self, replication: Replication, digest: str, cycle: int) -> Replication:
+        """The VM is off, and all of it is over there, by that cycle."""
+        return await self._update(replication, {"at_rest": digest, "rest_cycle": cycle})
 
-    async def _change(self, vm: str, change: dict[str, object]) -> Replication:
+    async def planted(self, replication: Replication, carried: Carried) -> Replication:
+        """The disks of a VM that is off have maps for its next machine."""
+        return await self._update(replication, {"carried": carried})
 
+    async def pause(self, replication: Replication, *, paused: bool) -> Replication:
+        event = "replica.paused" if paused else "replica.unpaused"
+        return await self._update(replication, {"paused": paused}, event)
+
+    async def set(self, replication: Replication, settings: ReplicaEnable) -> Replication:
+        return await self._update(replication, {"settings": settings}, "replica.changed")
+
+    async def _update(
+        self, replication: Replication, change: dict[str, object], event: str | None = None
+    ) -> Replication:
+        return await self._change(replication, lambda before: before.model_copy(update=change), event)
+
+    async def _change(
+        self,
+        replication: Replication,
+        change: Callable[[Replication], Replication],
+        event: str | None = None,
+    ) -> Replication:
         def store(session: Session) -> Replication:
-            row = _row(session, vm)
-            after = Replication.model_validate(row.record).model_copy(update=change)
+            row = _row(session, replication)
+            after = change(Replication.model_validate(row.record))
             row.record = after.model_dump(mode="json")
+            if event:
+                self._events.append(session, event, _name(session, row.vm), {"peer": row.peer})
             return after
 
         return await self._catalog.write(store)
 
-    async def get(self, vm: str) -> Replication:
-        """Of a VM's id. Raises NotReplicated."""
+    async def of(self, vm: str, peer: str | None = None) -> Replication:
+        """That of a VM's id to a peer; None: the only one. Raises NotReplicated, SeveralPeers."""
+        found = await self.all(vm)
+        if peer is not None:
+            found = tuple(each for each in found if each.peer.lower() == peer.lower())
+        if not found:
+            name = await self._catalog.read(lambda session: _name(session, vm))
+            raise _missing(name, peer)
+        if len(found) > 1:
+            peers = [each.peer for each in found]
+            raise SeveralPeers(
+                f"the VM is replicated to {', '.join(peers)}", value=peers, cure="Say which with --to PEER."
+            )
+        return found[0]
 
-        def load(session: Session) -> Replication:
-            return Replication.model_validate(_row(session, vm).record)
+    async def all(self, vm: str | None = None) -> tuple[Replication, ...]:
+        """Of one VM's id, or of all VMs; by VM and peer."""
 
-        return await self._catalog.read(load)
-
-    async def all(self) -> tuple[Replication, ...]:
         def load(session: Session) -> tuple[Replication, ...]:
-            rows = session.scalars(select(ReplicationRow).order_by(ReplicationRow.vm))
-            return tuple(Replication.model_validate(row.record) for row in rows)
+            wanted = select(ReplicationRow).order_by(ReplicationRow.vm, ReplicationRow.peer)
+            if vm is not None:
+                wanted = wanted.where(ReplicationRow.vm == vm)
+            return tuple(Replication.model_validate(row.record) for row in session.scalars(wanted))
 
         return await self._catalog.read(load)
 
-    async def remove(self, vm: str) -> None:
-        """Raises NotReplicated."""
-
+    async def remove(self, replication: Replication) -> None:
         def store(session: Session) -> None:
-            row = _row(session, vm)
+            row = _row(session, replication)
             session.delete(row)
-            self._events.append(session, "replica.disabled", _name(session, vm), {"peer": row.peer})
+            self._events.append(session, "replica.disabled", _name(session, row.vm), {"peer": row.peer})
 
         await self._catalog.write(store)
 
 
-def _row(session: Session, vm: str) -> ReplicationRow:
-    row = session.get(ReplicationRow, vm)
-    if row is None:
-        name = _name(session, vm)
-        raise NotReplicated(
-            f"VM {name!r} is not replicated",
-            value=name,
-            cure="Enable it with `holdfast replica enable VM --to PEER`.",
-        )
+def _row(session: Session, replication: Replication) -> ReplicationRow:
+    row = session.get(ReplicationRow, (replication.vm, replication.peer))
+    if row is None or row.record["id"] != replication.id:
+        raise _missing(_name(session, replication.vm), replication.peer)
     return row
+
+
+def _missing(name: str, peer: str | None) -> NotReplicated:
+    return NotReplicated(
+        f"VM {name!r} is not replicated" + (f" to {peer!r}" if peer else ""),
+        value=name,
+        cure="Enable it with `holdfast replica enable VM --to PEER`.",
+    )
 
 
 def _name(session: Session, vm: str) -> str:

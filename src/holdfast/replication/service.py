@@ -18,11 +18,12 @@ from holdfast.replication.pace import parse_limit
 from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.retention import parse_plan
+from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
-from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaStatus
+from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaStatus
 from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
@@ -57,7 +58,7 @@ class Replications:
         self._registry = registry
         self._state = state
         self._sent: dict[str, _Sent] = {}
-        """By the VM's id."""
+        """By the replication's id."""
         self._recording = Recording(history, self._measured)
         self._changing = asyncio.Lock()
 
@@ -88,10 +89,7 @@ class Replications:
                 value=peer.name,
                 cure="Pair the other way round: `holdfast replica accept` there, `replica peer add` here.",
             )
-        parse_plan(request.points)
-        parse_limit(request.limit)
-        _require_disks(owner, request)
-        require_nics(owner.record.spec, request.failover)
+        _require_usable(owner, request)
         replication = Replication(
             id=new_id(),
             vm=owner.record.id,
@@ -103,50 +101,99 @@ class Replications:
             await self._begin(replication)
         return await self.show(name)
 
-    async def disable(self, name: str) -> None:
-        """Replicate a VM no more; what is held over there stays. Raises VmNotFound, NotReplicated."""
+    async def disable(self, name: str, peer: str | None = None) -> None:
+        """Replicate a VM no more, to a peer or to its only one; what is held over there stays.
+
+        Raises VmNotFound, NotReplicated, SeveralPeers.
+        """
         owner = await self._registry.named(name)
         async with self._changing:
-            await self._means.book.remove(owner.record.id)
-            await self._end(owner.record.id, forget=True)
+            replication = await self._means.book.of(owner.record.id, peer)
+            await self._means.book.remove(replication)
+            await self._end(replication.id, forget=True)
 
-    async def show(self, name: str) -> ReplicaStatus:
-        """Raises VmNotFound, NotReplicated."""
+    async def set(self, name: str, request: ReplicaChange, peer: str | None = None) -> ReplicaStatus:
+        """Change settings, from the next cycle on; a limit and a priority hold at once.
+
+        Raises:
+            VmNotFound, NotReplicated, SeveralPeers
+            BadRetention, BadLimit, BadSchedule, NoSuchDisk, NicNotFound, NothingToReplicate
+        """
         owner = await self._registry.named(name)
-        return self._status(owner.record.name, await self._means.book.get(owner.record.id))
+        async with self._changing:
+            replication = await self._means.book.of(owner.record.id, peer)
+            given = {key: getattr(request, key) for key in request.model_fields_set}
+            wanted = {key: value for key, value in given.items() if value is not None}
+            settings = replication.settings.model_copy(update=wanted)
+            _require_usable(owner, settings)
+            replication = await self._means.book.set(replication, settings)
+            self._sent[replication.id].sender.changed(replication)
+        return await self.show(name, replication.peer)
 
-    async def list(self) -> tuple[ReplicaStatus, ...]:
-        """All replicated VMs, by name."""
+    async def pause(self, name: str, peer: str | None = None, *, paused: bool) -> ReplicaStatus:
+        """Send nothing until it is resumed, or resume; what changes meanwhile stays known.
+
+        Raises VmNotFound, NotReplicated, SeveralPeers.
+        """
+        owner = await self._registry.named(name)
+        async with self._changing:
+            replication = await self._means.book.of(owner.record.id, peer)
+            if replication.paused is not paused:
+                replication = await self._means.book.pause(replication, paused=paused)
+                await self._paused(self._sent[replication.id], replication)
+        return await self.show(name, replication.peer)
+
+    async def _paused(self, sent: _Sent, replication: Replication) -> None:
+        """A cycle under way is given up."""
+        sent.task.cancel()
+        await asyncio.wait({sent.task})
+        sent.sender.changed(replication)
+        self._sent[replication.id] = _Sent(sent.sender, self._task(sent.sender))
+
+    async def show(self, name: str, peer: str | None = None) -> ReplicaStatus:
+        """Of a VM to a peer, or to its only one. Raises VmNotFound, NotReplicated, SeveralPeers."""
+        owner = await self._registry.named(name)
+        return self._status(owner.record.name, await self._means.book.of(owner.record.id, peer))
+
+    async def list(self, vm: str | None = None) -> tuple[ReplicaStatus, ...]:
+        """All replications, or those of one VM, by VM and peer. Raises VmNotFound, NotReplicated."""
+        one = None if vm is None else await self._registry.named(vm)
         found = []
-        for each in await self._means.book.all():
+        for each in await self._means.book.all(one.record.id if one else None):
             owner = await self._registry.owner(each.vm)
             found.append(self._status(owner.record.name, each))
-        return tuple(sorted(found, key=lambda each: each.vm.lower()))
+        if one is not None and not found:
+            await self._means.book.of(one.record.id)  # says so
+        return tuple(sorted(found, key=lambda each: (each.vm.lower(), each.peer.lower())))
 
-    async def explain(self, name: str) -> ReplicaExplanation:
-        """Why it is as it is. Raises VmNotFound, NotReplicated."""
-        status = await self.show(name)
-        owner = await self._registry.named(name)
-        sender = self._sent[owner.record.id].sender
-        at = time.monotonic()
-        facts = facts_of(sender, sender.figures.now(at), at)
-        return explain(status, facts, sender.progress, Moment(at, datetime.now().astimezone()))
+    async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]:
+        """Why its replications are as they are, one for each peer. Raises VmNotFound, NotReplicated."""
+        moment = Moment(time.monotonic(), datetime.now().astimezone())
+        owner, found = await self._registry.named(name), []
+        for status in await self.list(name):
+            replication = await self._means.book.of(owner.record.id, status.peer)
+            sender = self._sent[replication.id].sender
+            facts = facts_of(sender, sender.figures.now(moment.monotonic), moment.monotonic)
+            found.append(explain(status, facts, sender.progress, moment))
+        return tuple(found)
 
-    async def history(self, name: str, since: timedelta) -> ReplicaHistory:
-        """What happened lately. Raises VmNotFound, NotReplicated, BadHistoryTime."""
-        status = await self.show(name)
+    async def history(self, name: str, since: timedelta, peer: str | None = None) -> ReplicaHistory:
+        """What happened lately. Raises VmNotFound, NotReplicated, SeveralPeers, BadHistoryTime."""
+        status = await self.show(name, peer)
         owner = await self._registry.named(name)
-        replication = await self._means.book.get(owner.record.id)
+        replication = await self._means.book.of(owner.record.id, peer)
         kept = await self._recording.read(replication.id, since)
         return told(status.vm, status.peer, kept, last_sync=status.last_sync, last_test=None)
 
-    async def reset_history(self, name: str) -> None:
-        """Forget what happened, and measure anew from now on. Raises VmNotFound, NotReplicated."""
-        await self.show(name)
+    async def reset_history(self, name: str, peer: str | None = None) -> None:
+        """Forget what happened, and measure anew from now on.
+
+        Raises VmNotFound, NotReplicated, SeveralPeers.
+        """
         owner = await self._registry.named(name)
-        replication = await self._means.book.get(owner.record.id)
+        replication = await self._means.book.of(owner.record.id, peer)
         await self._recording.reset(replication.id)
-        if sent := self._sent.get(owner.record.id):
+        if sent := self._sent.get(replication.id):
             sent.sender.measure_anew()
 
     async def keep_history(self) -> None:
@@ -159,20 +206,47 @@ class Replications:
 
     async def before_end(self, vm: str, machine: RunningMachine) -> None:
         """As `endings.BeforeEnd`."""
-        sent = self._sent.get(vm)
-        if sent is None:
-            return
+        sent = [(id_, each) for id_, each in self._sent.items() if each.sender.replication.vm == vm]
+        done = await asyncio.gather(*(self._last(*each, machine) for each in sent), return_exceptions=True)
+        for each in done:
+            if isinstance(each, BaseException):
+                raise each
+
+    async def _last(self, id_: str, sent: _Sent, machine: RunningMachine) -> None:
         sent.task.cancel()
         await asyncio.wait({sent.task})
         try:
             await sent.sender.last(machine)
         finally:
-            if self._sent.get(vm) is sent:  # it was not disabled meanwhile
-                self._sent[vm] = _Sent(sent.sender, self._task(sent.sender))
+            if self._sent.get(id_) is sent:  # it was not disabled meanwhile
+                self._sent[id_] = _Sent(sent.sender, self._task(sent.sender))
+
+    async def send_no_more(self, vm: str) -> None:
+        """End all replication of a VM of this host, by its id; nothing happens where there is none."""
+        async with self._changing:
+            for each in await self._means.book.all(vm):
+                await self._means.book.remove(each)
+                await self._end(each.id, forget=False)
+
+    def trouble(self, id_: str) -> str:
+        """Why a replication is not under way; empty: it is, as far as is known."""
+        sent = self._sent.get(id_)
+        return sent.sender.progress.error if sent else "it is not replicated"
+
+    def sends(self, id_: str) -> bool:
+        """Whether a replication's link is there."""
+        sent = self._sent.get(id_)
+        return sent is not None and sent.sender.progress.connected
+
+    def wake(self, vm: str) -> None:
+        """A receiver of a VM, by its id, is ready for it now."""
+        for each in self._sent.values():
+            if each.sender.replication.vm == vm:
+                each.sender.wake()
 
     async def close(self) -> None:
-        for vm in list(self._sent):
-            await self._end(vm, forget=False)
+        for each in list(self._sent):
+            await self._end(each, forget=False)
         await self._means.dispatch.close()
         await self._recording.close()
 
@@ -180,7 +254,7 @@ class Replications:
         owner = await self._registry.owner(replication.vm)
         sender = Sender(replication, self._means, lambda: self._look(owner))
         await self._recording.recall(replication.id, sender.figures)
-        self._sent[replication.vm] = _Sent(sender, self._task(sender))
+        self._sent[replication.id] = _Sent(sender, self._task(sender))
 
     def _task(self, sender: Sender) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(sender), name=f"replica of {sender.replication.vm}")
@@ -194,8 +268,8 @@ class Replications:
                 log.exception("a replication failed by a fault of ours", vm=sender.replication.vm)
                 await asyncio.sleep(30.0)  # nothing tells when that is mended
 
-    async def _end(self, vm: str, *, forget: bool) -> None:
-        sent = self._sent.pop(vm, None)
+    async def _end(self, id_: str, *, forget: bool) -> None:
+        sent = self._sent.pop(id_, None)
         if sent is None:
             return
         sent.task.cancel()
@@ -205,12 +279,12 @@ class Replications:
                 await sent.sender.forget()
             except HoldfastError as error:
                 # A later replication does not take them for its own: the receiver has it compare.
-                log.warning("maps of changes stay in a machine", vm=vm, error=error.message)
+                log.warning("maps of changes stay in a machine", replication=id_, error=error.message)
 
     async def _end_orphans(self) -> None:
-        left = {each.vm for each in await self._means.book.all()}
-        for vm in set(self._sent) - left:
-            await self._end(vm, forget=False)
+        left = {each.id for each in await self._means.book.all()}
+        for each in set(self._sent) - left:
+            await self._end(each, forget=False)
 
     def _look(self, owner: VmOwner) -> Vm:
         record = owner.record
@@ -222,17 +296,28 @@ class Replications:
             machine=machine,
             runtime=self._state.vm_runtime(record.id),
             folder=self._state.vm(record.name),
+            started=record.started,
+            rest=owner.rest,
             failed=record.state is VmState.FAILED,
         )
 
     def _status(self, name: str, replication: Replication) -> ReplicaStatus:
-        sent = self._sent.get(replication.vm)
+        sent = self._sent.get(replication.id)
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
         status = status_of(name, sent.sender, time.monotonic())
         limits = self._means.dispatch.limits
         shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
         return status.model_copy(update=shared)
+
+
+def _require_usable(owner: VmOwner, settings: ReplicaEnable) -> None:
+    parse_plan(settings.points)
+    parse_limit(settings.limit)
+    parse_schedule(settings.schedule)
+    initial_from(settings.initial, datetime.now())
+    _require_disks(owner, settings)
+    require_nics(owner.record.spec, settings.failover)
 
 
 def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:

@@ -51,6 +51,10 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         failing_seconds=facts.cannot_send_for,
         attempts=progress.attempts,
         findings=tuple(f"{each.cause}. {each.cure}" for each in found),
+        counted_cycles=progress.cycles,
+        counted_failures=progress.failures,
+        counted_changed_bytes=progress.changed,
+        counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
     )
@@ -61,13 +65,15 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
-        target=replication.settings.rpo_seconds,
+        target=sender.target,
         rpo=figures.rpo_seconds,
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
         cannot_send=progress.error,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
+        fenced=sender.fenced,
+        both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.vm.failed,
@@ -79,6 +85,10 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
 
 def state_of(sender: Sender) -> ReplicationState:
     progress = sender.progress
+    if sender.fenced:
+        return ReplicationState.FAILED_OVER
+    if sender.replication.paused:
+        return ReplicationState.SUSPENDED
     if progress.comparing:
         return ReplicationState.RESYNCHRONISING
     if progress.initial:

@@ -37,6 +37,14 @@ whole, unchanged and in order or fails (over TLS 1.3 every record is authenticat
     PING                      ▶
                               ◀    PONG        between cycles
 
+In place of OPEN, and as often as wanted, a source may ask whose turn it is to run a VM, or about a failover:
+
+    QUERY                     ▶                whose turn it is
+    PREPARE                   ▶                whether a planned failover could be
+    TAKE_OVER                 ▶                the source runs it no more, whatever comes; the receiver shall
+    RELEASE                   ▶                a TAKE_OVER of this term, or a lower one, is void
+                              ◀    TURN        answers each of them
+
 Either side may send REFUSED at any time instead; it then reads on until the other has closed, for
 `GOODBYE_SECONDS` at most, so that the refusal is not lost with the connection.
 """
@@ -52,6 +60,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.turn import Turn
 from holdfast.spec.units import MIB
 
 LOWEST, HIGHEST = 1, 1
@@ -114,6 +123,11 @@ class Kind(IntEnum):
     ABANDON = 24
     ASK = 25
     DIGESTS = 26
+    QUERY = 32
+    TURN = 33
+    PREPARE = 34
+    TAKE_OVER = 35
+    RELEASE = 36
 
 
 _COMPRESSIBLE = (Kind.WRITE, Kind.ATTACH)
@@ -138,6 +152,7 @@ _DiskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{
 _Words = Annotated[str, StringConstraints(max_length=2000)]
 _Cycle = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Term = Annotated[int, Field(ge=1, lt=1 << 32)]
 
 
 class Message(Frozen):
@@ -221,6 +236,10 @@ class Open(Message):
     disks: _Disks
     points: Annotated[str, StringConstraints(max_length=500)] = ""
     """The plan by which points are kept, see `retention`; empty: the newest only."""
+    term: _Term = 1
+    """Of the VM's turns, as the source knows it; see `turns`."""
+    receives: Annotated[int, Field(ge=0, le=65535)] = 0
+    """TCP port at which the source itself receives replicas; 0: it does not."""
 
 
 class Standing(Message):
@@ -303,11 +322,66 @@ class Abandon(Message):
     cycle: _Cycle
 
 
+class Query(Message):
+    """Whose turn it is to run a VM."""
+
+    kind = Kind.QUERY
+
+    vm: _Id
+    turn: Turn
+    """The sender's own."""
+    term: _Term
+
+
+class TurnIs(Message):
+    kind = Kind.TURN
+
+    turn: Turn
+    """The answering side's own."""
+    term: _Term
+    error: _Words = ""
+    """Why the last failover to it failed; empty: it did not."""
+
+
+class Prepare(Message):
+    """Whether the VM could fail over; refused where it could not."""
+
+    kind = Kind.PREPARE
+
+    vm: _Id
+    term: _Term
+    """That the failover would have."""
+    memory: _Count
+    """Bytes that the VM needs to run."""
+
+
+class TakeOver(Message):
+    """The VM is off over here and stays so: run it from this cycle, which must be the newest held."""
+
+    kind = Kind.TAKE_OVER
+
+    vm: _Id
+    term: _Term
+    cycle: Annotated[int, Field(ge=1, lt=1 << 63)]
+    start: bool = True
+    """Whether it ran, and so is to be started."""
+
+
+class Release(Message):
+    """The VM stays where it is. Whoever was told to take it over by this term answers that it has."""
+
+    kind = Kind.RELEASE
+
+    vm: _Id
+    term: _Term
+
+
 _MODELS: dict[Kind, type[Message]] = {
     model.kind: model
     for model in (
         *(Hello, Refused, Pair, Paired, Ping, Pong, Open, Standing),
         *(Begin, Commit, Committed, Abandon, Ask, Digests),
+        *(Query, TurnIs, Prepare, TakeOver, Release),
     )
 }
 

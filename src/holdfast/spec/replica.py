@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -101,6 +101,24 @@ class ReplicaEnable(Frozen):
     """Disks that are not replicated."""
     failover: FailoverNetwork = FailoverNetwork()
     """The VM's network on the host that it fails over to."""
+    schedule: str = Field(default="always", max_length=1000)
+    """When cycles are sent: `always`, or windows such as `22:00-06:00,sat 00:00-24:00`, by local time."""
+    initial: str = Field(default="now", max_length=20)
+    """When the initial copy begins: `now`, or `at 22:00`."""
+
+
+class ReplicaChange(Frozen):
+    """What is to be different; None: as it is. The words are those of `ReplicaEnable`."""
+
+    rpo_seconds: float | None = Field(default=None, ge=1.0, le=86400.0)
+    points: str | None = Field(default=None, max_length=500)
+    priority: Priority | None = None
+    limit: str | None = Field(default=None, max_length=1000)
+    exclude: tuple[Annotated[str, Field(max_length=63)], ...] | None = Field(default=None, max_length=256)
+    failover: FailoverNetwork | None = None
+    schedule: str | None = Field(default=None, max_length=1000)
+    initial: Literal["now"] | None = None
+    """One that waits begins at once."""
 
 
 class ReplicaStatus(Frozen):
@@ -159,6 +177,12 @@ class ReplicaStatus(Frozen):
     priority: Priority = Priority.NORMAL
     limit: str = "none"
     """Of the VM."""
+    counted_cycles: int = 0
+    """That arrived since this daemon runs, of which also the following are."""
+    counted_failures: int = 0
+    counted_changed_bytes: int = 0
+    counted_sent_bytes: int = 0
+    """On the link."""
     peer_limit: str = "none"
     host_limit: str = "none"
 

@@ -93,10 +93,13 @@ async def flatten(
     owner: str,
     identity: Identity | None = None,
     progress: Progress | None = None,
+    shared: bool = False,
 ) -> None:
     """Make `target` a volume of `size` bytes with all that a chain (top first) shows.
 
-    `identity` must be able to read the chain. Raises NoSpace, ConversionFailed.
+    `identity` must be able to read the chain. `shared`: somebody may be writing to it.
+
+    Raises NoSpace, ConversionFailed.
     """
     await fill_volume(
         processes,
@@ -108,6 +111,7 @@ async def flatten(
         identity=identity,
         progress=progress,
         secrets=await keys_of([layer.place for layer in layers]),
+        shared=shared,
     )
 
 
@@ -123,6 +127,7 @@ async def fill_volume(
     progress: Progress | None,
     secrets: Mapping[str, bytes] | None = None,
     largest: int | None = None,
+    shared: bool = False,
 ) -> None:
     """Make `target` a volume of `size` bytes with what a node of QEMU's block layer shows.
 
@@ -131,6 +136,7 @@ async def fill_volume(
         identity: who reads it and so must be able to.
         secrets: what `source` needs.
         largest: bytes that a file may have, however much `source` turns out to hold; None: all of `size`.
+        shared: somebody may be writing to `source`.
 
     Raises NoSpace, ConversionFailed.
     """
@@ -141,7 +147,7 @@ async def fill_volume(
     await qemu_img(
         processes,
         [
-            *("convert", "-p", "-n", "--target-is-zero", "--target-image-opts"),
+            *("convert", "-p", "-n", "--target-is-zero", "--target-image-opts", *(("-U",) if shared else ())),
             *(f"json:{json.dumps(source)}", into),
         ],
         owner=owner,

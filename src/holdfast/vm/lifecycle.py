@@ -37,7 +37,9 @@ class OwnerPhase:
         self._find = find
 
     async def _owner(self, job: Job) -> VmOwner:
-        return await self._find(job.params["vm"])
+        owner = await self._find(job.params["vm"])
+        await owner.rest.give_way()  # a phase may act on the disks beside the owner's task
+        return owner
 
     async def undo(self, job: Job) -> None:
         """Nothing: the owner has undone what failed."""

@@ -32,6 +32,7 @@ from holdfast.vm.disk_settling import forget_unnamed, in_pools, settle_disks, sp
 from holdfast.vm.guest import GuestWatch
 from holdfast.vm.memory_image import MemoryImage
 from holdfast.vm.records import VmRecord, own_specs, require_lone_identity
+from holdfast.vm.rest import Rest
 from holdfast.vm.rooms import Rooms
 from holdfast.vm.stall import Stall, StallWatch
 from holdfast.vm.start import bring_up, settle_restore, take_down
@@ -57,6 +58,7 @@ class VmOwner:
         self.machine: RunningMachine | None = None
         self.guest: GuestWatch | None = None
         self._queue: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self.rest = Rest(self._rest_record)
         self._at_rest = asyncio.Event()
         self._powered_off = False
         self._stalls = StallWatch(rooms.pools, rooms.events, self._queue.put_nowait)
@@ -129,12 +131,19 @@ class VmOwner:
         while True:
             run = await self._queue.get()
             try:
-                await run()
+                async with self.rest.interrupted():
+                    await run()
             except Exception:
                 log.exception("a report to the owner of a VM failed", vm=self.record.name)
 
+    async def _rest_record(self) -> VmRecord | None:
+        """The VM as it is stored, where it has no machine and nobody waits to act on it."""
+        stored = await self._rooms.records.get(self.record.id)
+        return stored if self.machine is None and self._queue.empty() else None
+
     async def close(self) -> None:
         """Let go of the VM without touching it."""
+        await self.rest.give_way()
         self._stalls.forget()
         for task in (self._watch, self._task):
             if task:
@@ -171,6 +180,7 @@ class VmOwner:
         """Off, failed or saved to running. On failure the VM is what it was before."""
         if not self.admits(Verb.START, operation):
             return
+        await self._rooms.beginnings.require(self.record.id, self.record.name)
         before = self.record.state
         image = MemoryImage(self._rooms.state.vm(self.record.name))
         restore = before is VmState.SAVED

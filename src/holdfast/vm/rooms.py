@@ -21,6 +21,7 @@ from holdfast.trust.firmware_state import FirmwareStates
 from holdfast.trust.host_key import HostKeys
 from holdfast.trust.key_stores import KeyStores
 from holdfast.trust.vtpm import Vtpm
+from holdfast.vm.beginnings import Beginnings
 from holdfast.vm.checkpoint_records import CheckpointRecords
 from holdfast.vm.endings import Endings
 from holdfast.vm.records import VmRecords
@@ -68,6 +69,7 @@ class Rooms:
     acceleration: AccelerationProbe
     groups: VmGroups
     identities: Identities
+    beginnings: Beginnings = field(default_factory=Beginnings)
     endings: Endings = field(default_factory=Endings)
     looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Held while the disks of a VM are read for its loaders."""

@@ -25,6 +25,7 @@ from holdfast.spec.attachment import DiskAttachment, Layer
 from holdfast.spec.vm import DiskBus
 
 SIZE = 8 << 20
+TAG = "0a1b2c3d"
 DISKS = ("disk0", "disk1")
 
 
@@ -99,7 +100,7 @@ class Rig:
 
     @property
     def capture(self) -> Capture:
-        return Capture(self.machine, self.folder / "n.sock", self.folder)
+        return Capture(self.machine, TAG, self.folder / "n.sock", self.folder)
 
     async def write(self, disk: str, pattern: int, at: str, size: str) -> None:
         device = "disk-disk1" if disk == "disk1" else f"/machine/peripheral/disk-{disk}/virtio-backend"
@@ -288,16 +289,16 @@ async def test_what_a_killed_daemon_left_is_taken_away_by_the_next(
     await rig.cycle()
     await rig.write("disk0", 1, "0", "64k")
     maps, snapshot = rig.machine.change_maps, rig.machine.snapshot
-    await maps.record("since-2", DISKS)
+    await maps.record(f"since-{TAG}-2", DISKS)
     rig.cycles = 2
     if last != "record":
-        await snapshot.take(DISKS, rig.folder)
+        await snapshot.take(TAG, DISKS, rig.folder)
     if last not in ("record", "take"):
-        await maps.freeze(dict.fromkeys(DISKS, "since-1"))
+        await maps.freeze(dict.fromkeys(DISKS, f"since-{TAG}-1"))
     if last in ("show", "commit"):
-        await snapshot.show(dict.fromkeys(DISKS, "since-1"))
+        await snapshot.show(TAG, dict.fromkeys(DISKS, f"since-{TAG}-1"))
     if last == "commit":
-        await snapshot.release()
+        await snapshot.release(TAG)
     await rig.write("disk1", 2, "0", "64k")
     await rig.machine.detach()
     found = machines_of(rig.processes)
@@ -419,7 +420,7 @@ async def test_copies_that_find_no_room_break_the_cycle_and_not_the_guest(rig: R
     await run("mount", "-t", "tmpfs", "-o", "size=1M", "none", str(small))
     try:
         rig.cycles += 1
-        capture = Capture(rig.machine, rig.folder / "n.sock", small)
+        capture = Capture(rig.machine, TAG, rig.folder / "n.sock", small)
         captured = await capture.begin(rig.cycles, DISKS, rig.replica.held)
         await rig.write("disk0", 3, "0", "4M")
         with pytest.raises(SourceLost):
@@ -469,3 +470,44 @@ async def test_what_is_trimmed_is_not_kept_up(rig: Rig) -> None:
     await rig.capture.give_up()
     await rig.cycle()
     await rig.require_current()
+
+
+async def test_two_replications_have_instants_of_their_own_and_neither_waits_for_the_other(rig: Rig) -> None:
+    first, second = rig.capture, Capture(rig.machine, "ffffffff", rig.folder / "n.sock", rig.folder)
+    await first.attach(None)
+    await rig.cycle()
+    await second.attach(None)
+    other = Replica()
+    held = await second.begin(1, DISKS, 0)
+    other.disks = await asyncio.to_thread(other.ship, held)
+    await second.commit(1)
+    other.held = 1
+
+    await rig.write("disk0", 3, "1M", "64k")
+    below = await second.begin(2, DISKS, 1)  # it hangs there, while the first one goes on above it
+    for number in range(4, 7):
+        await rig.write("disk0", number, "1M", "64k")
+        await rig.write("disk1", number, "2M", "64k")
+        assert await rig.cycle() == {"disk0": rig.replica.held - 1, "disk1": rig.replica.held - 1}
+    shown = await asyncio.to_thread(other.ship, below)
+    assert (shown["disk0"][1 << 20], shown["disk1"][2 << 20]) == (3, 0)
+
+    rig.cycles += 1
+    above = await first.begin(rig.cycles, DISKS, rig.replica.held)
+    await second.commit(2)  # taken away from below another
+    other.disks, other.held = shown, 2
+    await rig.write("disk0", 9, "1M", "64k")
+    images = await asyncio.to_thread(rig.replica.ship, above)
+    assert images["disk0"][1 << 20] == 6
+    await first.give_up()
+    assert await rig.machine.snapshot.tags() == frozenset()
+
+    captured = await second.begin(3, DISKS, 2)
+    other.disks = await asyncio.to_thread(other.ship, captured)
+    await second.commit(3)
+    await rig.cycle()
+    assert other.disks == rig.replica.disks
+    await second.forget()
+    await rig.require_current()
+    nodes = await rig.machine.layers.nodes()
+    assert not [node for node in nodes if node.startswith("sl-")]

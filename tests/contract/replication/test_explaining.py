@@ -23,6 +23,7 @@ from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.replica import ReplicaEnable, ReplicaLimits, ReplicaPeer
 from holdfast.spec.replica_figures import ReplicaExplanation
 from holdfast.spec.vm import Disk, KernelBoot, VmSpec
+from holdfast.vm.rest import Rest
 
 __all__ = ["rig"]
 _SECONDS = 20.0
@@ -46,8 +47,12 @@ class Book:
     async def carry(self, _: Any, carried: Any) -> Replication:
         return await self._changed(carried=carried, at_rest="")
 
-    async def rest(self, _: Any, digest: str) -> Replication:
-        return await self._changed(at_rest=digest)
+    async def rest(self, _: Any, digest: str, cycle: int) -> Replication:
+        return await self._changed(at_rest=digest, rest_cycle=cycle)
+
+
+async def _somebody_acts() -> None:
+    """So that nobody reads the VM's disks."""
 
 
 class Replicated:
@@ -67,7 +72,7 @@ class Replicated:
         )
         self.book = Book(self.replication)
         means = (north.identity, "north", north.peers, self.book)
-        self.means = Means(*means, self.dispatch, self.attachments, north.events)  # type: ignore[arg-type]
+        self.means = Means(*means, self.dispatch, self.attachments, north.events, None)  # type: ignore[arg-type]
         self.task: asyncio.Task[None] | None = None
 
     def look(self) -> Vm:
@@ -78,6 +83,8 @@ class Replicated:
             machine=self.rig.machine if self.runs else None,
             runtime=self.rig.folder,
             folder=self.rig.folder,
+            started=None,
+            rest=Rest(_somebody_acts),
             failed=self.failed,
         )
 
@@ -167,6 +174,7 @@ async def test_where_it_fails_is_told_and_it_goes_on_once_that_is_mended(
         await web.mended()
 
     await web.hosts.south.peering.remove("north")
+    await web.rig.write("disk0", 2, "0", "64k")
     found = await web.until("replica-not-let-in")
     assert "paired no more" in found.summary
     assert (await web.held()).causes[0].rule == "source-not-paired"

@@ -42,10 +42,9 @@ class Host:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         (folder / "replicas").mkdir()
-        catalog = Catalog.open(folder / "catalog.sqlite")
-        self.folder, self.events = folder, EventLog(catalog)
-        events = self.events
-        self.events = events
+        self.folder = folder
+        catalog = self.catalog = Catalog.open(folder / "catalog.sqlite")
+        events = self.events = EventLog(catalog)
         self.identity = identity.load_or_make(folder)
         self.peers = PeerBook(catalog, events)
         self.book = ReplicaBook(catalog, events)

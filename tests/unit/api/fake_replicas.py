@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fake_turns import FakeSeeds, FakeTurns
+
 from holdfast.spec.errors import Conflict
 from holdfast.spec.failover_test import (
     FailoverTest,
@@ -20,6 +22,7 @@ from holdfast.spec.replica import (
     PeerView,
     ReplicaAccept,
     ReplicaAccepted,
+    ReplicaChange,
     ReplicaEnable,
     ReplicaLimits,
     ReplicaSharedLimits,
@@ -74,17 +77,26 @@ class FakeReplicas:
         self.sent[name] = status(name, request.peer)
         return self.sent[name]
 
-    async def disable(self, name: str) -> None:
+    async def disable(self, name: str, peer: str | None) -> None:
+        self.asked.append(peer)
         del self.sent[name]
 
-    async def show(self, name: str) -> ReplicaStatus:
+    async def set(self, name: str, request: ReplicaChange, peer: str | None) -> ReplicaStatus:
+        self.asked.append((request, peer))
+        return self.sent[name]
+
+    async def pause(self, name: str, peer: str | None, *, paused: bool) -> ReplicaStatus:
+        self.asked.append((paused, peer))
+        return self.sent[name]
+
+    async def show(self, name: str, peer: str | None) -> ReplicaStatus:
         return self.sent[name]
 
 
 class FakeReplications(FakeReplicas):
     reset: tuple[str, ...] = ()
 
-    async def history(self, name: str, since: timedelta) -> ReplicaHistory:
+    async def history(self, name: str, since: timedelta, peer: str | None) -> ReplicaHistory:
         self.asked.append(since)
         empty = interval(0, cycles=0, rpo=None)
         shown = [interval(minute, cycles=60, rpo=1.0 + minute) for minute in (0, 1, 2, 5)]
@@ -93,11 +105,11 @@ class FakeReplications(FakeReplicas):
             vm=name, peer="south", total=total, last_sync=TIME, last_test=None, intervals=tuple(shown)
         )
 
-    async def reset_history(self, name: str) -> None:
+    async def reset_history(self, name: str, peer: str | None) -> None:
         self.reset += (name,)
 
-    async def list(self) -> tuple[ReplicaStatus, ...]:
-        return tuple(self.sent.values())
+    async def list(self, vm: str | None) -> tuple[ReplicaStatus, ...]:
+        return tuple(each for each in self.sent.values() if vm in (None, each.vm))
 
 
 class FakePeers(FakeReplicas):
@@ -293,3 +305,5 @@ class FakeReplicas:
         self.explanations = FakeExplanations()
         self.tests = FakeFailoverTests()
         self.revival = FakeRevival(operations)
+        self.turning = FakeTurns(operations)
+        self.seeds = FakeSeeds(operations)

@@ -63,17 +63,43 @@ def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
         assert run(daemon, *enable, option, text).returncode == 2
 
 
+def test_only_what_is_said_is_changed(daemon: Any) -> None:
+    run(
+        daemon,
+        "replica",
+        "enable",
+        "web",
+        "--to",
+        "south",
+        "--schedule",
+        "22:00-06:00",
+        "--initial",
+        "at 22:00",
+    )
+    asked = daemon.replicas.sent.asked[-1]
+    assert (asked.schedule, asked.initial) == ("22:00-06:00", "at 22:00")
+    done = run(daemon, "replica", "set", "web", "--to", "south", "--rpo", "15m", "--exclude", "none")
+    assert done.returncode == 0, done.stderr
+    change, peer = daemon.replicas.sent.asked[-1]
+    assert (change.model_dump(exclude_unset=True), peer) == ({"rpo_seconds": 900.0, "exclude": ()}, "south")
+    assert run(daemon, "replica", "set", "web").returncode == 2
+    for verb, paused in (("pause", True), ("resume", False)):
+        assert run(daemon, "replica", verb, "web").returncode == 0
+        assert daemon.replicas.sent.asked[-1] == (paused, None)
+
+
 def test_the_status_has_the_fields_that_checkers_count_on(daemon: Any) -> None:
     run(daemon, "replica", "enable", "web", "--to", "south")
     one = json.loads(run(daemon, "replica", "status", "web", "--format", "json").stdout)
     every = json.loads(run(daemon, "replica", "status", "--format", "json").stdout)
-    assert every == [one]
-    assert set(one) >= FIXED
+    assert every == one
+    assert set(one[0]) >= FIXED
     told = run(daemon, "replica", "status")
     assert "replicating" in told.stdout
     assert "web: It is late." in told.stdout
     assert "web: copying 3 MiB of 12 MiB (25%), 1 MiB/s, 9.0 s left" in told.stdout
-    assert run(daemon, "replica", "disable", "web").returncode == 0
+    assert run(daemon, "replica", "disable", "web", "--to", "south").returncode == 0
+    assert daemon.replicas.sent.asked[-1] == "south"
     assert json.loads(run(daemon, "replica", "status", "--format", "json").stdout) == []
 
 

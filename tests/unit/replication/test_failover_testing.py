@@ -44,8 +44,10 @@ class Host:
         self.asked: list[ExecRequest] = []
         self.refusal: Exception | None = None
         self.exit_code = 0
-        self.made = asyncio.Event()
+        self.cancelled: list[str] = []
+        self.made, self.deleted = asyncio.Event(), asyncio.Event()
         self.made.set()
+        self.deleted.set()
 
     # Revival
 
@@ -74,18 +76,26 @@ class Host:
         return ExecResult(exit_code=self.exit_code, stdout="seen", stderr="")
 
     async def delete(self, name: str, force: bool, actor: str) -> Any:
-        del self.vms[name]
-        return SimpleNamespace(id="1")
+        self.vms[name].record.operation = "delete"
+        return SimpleNamespace(id="delete")
 
     # Operations
 
+    async def get(self, name: str) -> Any:
+        if name == "delete":
+            return SimpleNamespace(kind="vm.delete")
+        return SimpleNamespace(name=name, vm="source")
+
+    async def cancel(self, operation: str) -> None:
+        self.cancelled.append(operation)
+
     async def wait(self, operation: str) -> Any:
+        await self.deleted.wait()
+        if operation == "delete":
+            self.vms.clear()
         return SimpleNamespace(error=None)
 
-    # Records and store of replicas
-
-    async def get(self, name: str) -> Any:
-        return SimpleNamespace(name=name, vm="source")
+    # Records (whose `get` stands above) and store of replicas
 
     def replica(self, name: str) -> Any:
         return SimpleNamespace(points=lambda: POINTS, opened=lambda: {"token": 5})
@@ -193,6 +203,22 @@ async def test_a_test_goes_on_after_a_restart_unless_its_vm_was_never_made(rig: 
     rig.tests, rig.host.vms = rig.anew(), {}
     found = await rig.until(ended)
     assert (found.verdict, "the daemon ended" in found.error) == (FailoverVerdict.FAILED, True)
+
+
+async def test_nobody_ends_a_test_that_is_being_ended(rig: Rig) -> None:
+    test = await rig.tests.begin("web", FailoverTestCreate())
+    await rig.until(runs)
+    rig.host.deleted.clear()
+    ending = asyncio.create_task(rig.tests.end("web"))
+    keeping = asyncio.create_task(rig.tests.keep())
+    while (await rig.book.get(test.id)).phase is not FailoverTestPhase.ENDING:
+        await asyncio.sleep(0)
+    again = asyncio.create_task(rig.tests.end("web"))
+    await asyncio.sleep(0.1)  # for whoever would interfere
+    rig.host.deleted.set()
+    assert [each.phase for each in await asyncio.gather(ending, again)] == [FailoverTestPhase.ENDED] * 2
+    keeping.cancel()
+    assert rig.host.cancelled == []
 
 
 async def test_a_vm_that_somebody_deleted_ends_its_test(rig: Rig) -> None:

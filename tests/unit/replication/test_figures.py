@@ -6,7 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from holdfast.replication.figures import CycleDone, ReplicationFigures, catch_up, part_above, percentile
+from holdfast.replication.figures import (
+    WINDOW,
+    CycleDone,
+    ReplicationFigures,
+    catch_up,
+    part_above,
+    percentile,
+)
 
 
 def test_nothing_is_told_before_anything_happened() -> None:
@@ -107,5 +114,20 @@ def test_half_a_day_of_seconds_is_told_at_once() -> None:
     begun = time.process_time()
     now = figures.now(50_000.0)
     assert time.process_time() - begun < 0.5
-    assert now.cycles == 43_200
-    assert now.rpo_p99_seconds == pytest.approx(1.19, abs=0.01)
+    assert now.cycles == pytest.approx(43_200, abs=60)  # what is far back goes by minutes
+    assert now.rpo_p99_seconds == pytest.approx(1.19, rel=0.04)
+    assert now.rpo_p50_seconds == pytest.approx(0.7, rel=0.04)
+    assert len(figures._done.rows) < 1000
+
+
+def test_an_outage_far_back_counts_as_long_as_it_lasted() -> None:
+    """Whether it is known by cycles, by minutes, or both."""
+    figures = steady(1.0, 0.2, 1000)
+    for number in range(3000, 8000):
+        figures.done(CycleDone(float(number), number + 0.2, 1000))
+    now = figures.now(8000.0)
+    assert now.cycles == 6000
+    # Of 8000 s it was above 1 s for 2001 s at a stretch, and a fifth of each other second.
+    assert now.missed_ratio == pytest.approx((2001 + 0.2 * 5999) / 8000, abs=0.01)
+    assert now.rpo_p99_seconds == pytest.approx(1920, rel=0.04)
+    assert figures.now(8000.0 + WINDOW + 60).cycles == 0

@@ -9,6 +9,8 @@ from holdfast.replication.health import RULES, Facts, Health, ReplicationState, 
 WELL = Facts(ReplicationState.REPLICATING, target=1.0, rpo=0.8)
 
 CASES = {
+    "both-run": replace(WELL, fenced=True, both_run=True),
+    "failed-over": replace(WELL, fenced=True),
     "cannot-send": replace(WELL, cannot_send="connection refused {}", cannot_send_for=60),
     "retrying": replace(WELL, cannot_send="connection reset", cannot_send_for=5),
     "resync-required": replace(WELL, state=ReplicationState.WAITING_FOR_RESYNC),

@@ -74,7 +74,7 @@ def test_what_is_kept_is_read_again_as_it_was() -> None:
     assert (interval.errors, interval.pending) == (1, 12345)
     read = Interval.loaded(interval.dumped())
     assert read.dumped() == interval.dumped()
-    assert len(interval.dumped()) < 600
+    assert len(interval.dumped()) < 800
     for wrong in ("{}", "[1,2]", "nonsense"):
         with pytest.raises(ValueError):
             Interval.loaded(wrong)

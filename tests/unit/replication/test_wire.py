@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from holdfast.replication import wire
 from holdfast.replication.wire import Begin, DiskShape, FrameRefused, Hello, Kind, NoCommonVersion
+from holdfast.spec.turn import Turn
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 DISK = DiskShape(id="disk0", size=1 << 30)
@@ -28,6 +29,11 @@ MESSAGES = [
     wire.Committed(cycle=2),
     wire.Ask(disk="disk0", offset=0, length=64 << 20, block=0),
     wire.Digests(digests="ab" * 32),
+    wire.Query(vm=ID, turn=Turn.PRIMARY, term=1),
+    wire.TurnIs(turn=Turn.FAILED_OVER, term=2),
+    wire.Prepare(vm=ID, term=2, memory=1 << 30),
+    wire.TakeOver(vm=ID, term=2, cycle=7),
+    wire.Release(vm=ID, term=2),
     wire.Abandon(cycle=2),
 ]
 

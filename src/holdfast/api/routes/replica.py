@@ -12,6 +12,7 @@ from holdfast.spec.replica import (
     PeerView,
     ReplicaAccept,
     ReplicaAccepted,
+    ReplicaChange,
     ReplicaEnable,
     ReplicaLimit,
     ReplicaSharedLimits,
@@ -20,6 +21,7 @@ from holdfast.spec.replica import (
 from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 
 router = APIRouter(tags=["replicas"])
+Peer = Annotated[str | None, Query(max_length=63)]
 
 
 @router.post("/v1/replica/tokens", status_code=201)
@@ -69,14 +71,17 @@ async def limit_replicas_to_peer(
 
 
 @router.get("/v1/replica/status")
-async def list_replications(services: With, _: Viewer) -> tuple[ReplicaStatus, ...]:
-    """All VMs of this host that are replicated."""
-    return await services.replicas.sent.list()
+async def list_replications(
+    services: With, _: Viewer, vm: Annotated[str | None, Query(max_length=63)] = None
+) -> tuple[ReplicaStatus, ...]:
+    """All VMs of this host that are replicated, or one of them: a row for each peer."""
+    return await services.replicas.sent.list(vm)
 
 
 @router.get("/v1/vms/{name}/replica")
-async def show_replication(services: With, _: Viewer, name: str) -> ReplicaStatus:
-    return await services.replicas.sent.show(name)
+async def show_replication(services: With, _: Viewer, name: str, peer: Peer = None) -> ReplicaStatus:
+    """To a peer; it may be left out where there is one only."""
+    return await services.replicas.sent.show(name, peer)
 
 
 @router.post("/v1/vms/{name}/replica", status_code=201)
@@ -85,24 +90,47 @@ async def enable_replication(services: With, _: Operator, name: str, request: Re
     return await services.replicas.sent.enable(name, request)
 
 
+@router.patch("/v1/vms/{name}/replica")
+async def change_replication(
+    services: With, _: Operator, name: str, request: ReplicaChange, peer: Peer = None
+) -> ReplicaStatus:
+    """Change settings while it goes on. A peer may be left out where there is one only."""
+    return await services.replicas.sent.set(name, request, peer)
+
+
+@router.post("/v1/vms/{name}/replica/pause")
+async def pause_replication(services: With, _: Operator, name: str, peer: Peer = None) -> ReplicaStatus:
+    """Send nothing until it is resumed; what changes meanwhile stays known."""
+    return await services.replicas.sent.pause(name, peer, paused=True)
+
+
+@router.post("/v1/vms/{name}/replica/resume")
+async def resume_replication(services: With, _: Operator, name: str, peer: Peer = None) -> ReplicaStatus:
+    return await services.replicas.sent.pause(name, peer, paused=False)
+
+
 @router.delete("/v1/vms/{name}/replica", status_code=204)
-async def disable_replication(services: With, _: Operator, name: str) -> None:
-    """What is held over there stays."""
-    await services.replicas.sent.disable(name)
+async def disable_replication(services: With, _: Operator, name: str, peer: Peer = None) -> None:
+    """What is held over there stays. A peer may be left out where there is one only."""
+    await services.replicas.sent.disable(name, peer)
 
 
 @router.get("/v1/vms/{name}/replica/history")
 async def show_replication_history(
-    services: With, _: Viewer, name: str, since: Annotated[int, Query(ge=60, le=90 * 86400)] = 43200
+    services: With,
+    _: Viewer,
+    name: str,
+    since: Annotated[int, Query(ge=60, le=90 * 86400)] = 43200,
+    peer: Peer = None,
 ) -> ReplicaHistory:
     """What happened within the last `since` seconds, by minutes for a day, else by hours."""
-    return await services.replicas.sent.history(name, timedelta(seconds=since))
+    return await services.replicas.sent.history(name, timedelta(seconds=since), peer)
 
 
 @router.delete("/v1/vms/{name}/replica/history", status_code=204)
-async def reset_replication_history(services: With, _: Operator, name: str) -> None:
+async def reset_replication_history(services: With, _: Operator, name: str, peer: Peer = None) -> None:
     """Measure anew from now on."""
-    await services.replicas.sent.reset_history(name)
+    await services.replicas.sent.reset_history(name, peer)
 
 
 @router.get("/v1/replica/held")

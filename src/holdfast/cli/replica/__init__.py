@@ -4,6 +4,7 @@ from holdfast.cli.lazy import group
 
 app = group(
     "holdfast.cli.replica",
-    "accept peer enable disable status explain history limit list points test tests settle remove",
+    "accept peer enable set pause resume disable status explain history limit list points "
+    "test tests settle failover commit reclaim turns export_seed import_seed remove",
     "VMs replicated to other hosts, and replicas that this host holds.",
 )

@@ -1,11 +1,19 @@
 """`holdfast replica disable`."""
 
+from typing import Annotated
+
+import typer
+
 from holdfast.cli.output import Format, FormatOption
 
-EXAMPLE = "holdfast replica disable web"
+EXAMPLE = "holdfast replica disable web --to south"
 
 
-def command(vm: str, format_: FormatOption = Format.TABLE) -> None:
+def command(
+    vm: Annotated[str, typer.Argument(help="The VM.")],
+    to: Annotated[str | None, typer.Option(help="Of several peers the one that is meant.")] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
     """Replicate a VM no more. What the other host holds stays there."""
     from urllib.parse import quote
 
@@ -13,7 +21,7 @@ def command(vm: str, format_: FormatOption = Format.TABLE) -> None:
     from holdfast.cli.session import connect
 
     with connect() as client:
-        client.wire("DELETE", f"/v1/vms/{quote(vm, safe='')}/replica")
+        client.wire("DELETE", f"/v1/vms/{quote(vm, safe='')}/replica", query={"peer": to})
     if format_ is Format.JSON:
         print_json({"disabled": vm})
     else:

@@ -31,6 +31,11 @@ def command(
             "nic0=192.0.2.10/24,gateway=192.0.2.1,dns=192.0.2.53; may repeat."
         ),
     ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option(help="When it is sent: always, or 22:00-06:00,sat 00:00-24:00"),
+    ] = "always",
+    initial: Annotated[str, typer.Option(help="When the initial copy begins: now, or 'at 22:00'.")] = "now",
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Replicate a VM to another host, from now on."""
@@ -48,6 +53,8 @@ def command(
         "priority": priority,
         "limit": limit,
         "exclude": exclude or [],
+        "schedule": schedule,
+        "initial": initial,
         "failover": failover(map_switch, failover_address),
     }
     with connect() as client:

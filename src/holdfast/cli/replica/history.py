@@ -13,6 +13,7 @@ def command(
     vm: Annotated[str, typer.Argument(help="The VM.")],
     since: Annotated[str, typer.Option(help="How far back: 1m to 90d; by minutes up to a day.")] = "12h",
     reset: Annotated[bool, typer.Option("--reset", help="Forget it, and measure anew from now on.")] = False,
+    to: Annotated[str | None, typer.Option(help="Of several peers the one that is meant.")] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Show what happened to a VM's replica over time: cycles, sizes, latency, failures, RPO."""
@@ -28,9 +29,9 @@ def command(
     path = f"/v1/vms/{quote(vm, safe='')}/replica/history"
     with connect() as client:
         if reset:
-            client.wire("DELETE", path)
+            client.wire("DELETE", path, query={"peer": to})
         else:
-            found = client.wire("GET", path, query={"since": round(seconds(since))})
+            found = client.wire("GET", path, query={"since": round(seconds(since)), "peer": to})
     if reset and format_ is Format.JSON:
         print_json({"reset": vm})
     elif reset:

@@ -18,23 +18,21 @@ def command(
 ) -> None:
     """Show how current the replicas of this host's VMs are, and what is not as it should be."""
     import sys
-    from urllib.parse import quote
 
     from holdfast.cli.output import print_json
     from holdfast.cli.replica import watching
     from holdfast.cli.session import connect
     from holdfast.cli.sheets.replica import status_lines
 
-    path = "/v1/replica/status" if vm is None else f"/v1/vms/{quote(vm, safe='')}/replica"
     with connect() as client:
 
         def ask() -> list[dict[str, Any]]:
-            found: Any = client.wire("GET", path)
-            return found if vm is None else [found]
+            found: list[dict[str, Any]] = client.wire("GET", "/v1/replica/status", query={"vm": vm})
+            return found
 
         if watch:
             watching.watch(ask, format_)
         elif format_ is Format.JSON:
-            print_json(client.wire("GET", path))
+            print_json(ask())
         else:
             sys.stdout.write("".join(f"{line}\n" for line in status_lines(ask())))

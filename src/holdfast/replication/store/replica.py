@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from holdfast.host.files import remove_tree
+from holdfast.host.files import remove_tree, sync_folder
 from holdfast.replication.store.errors import (
     CycleRefused,
     ReplicaBusy,
@@ -211,6 +211,22 @@ class ReplicaStore:
             if not folder.is_dir() or folder.is_symlink():
                 raise ReplicaNotFound(f"there is no replica {vm!r}", value=vm, cure="List the replicas.")
             return self._get(vm, room)
+
+    def place(self, vm: str, content: Path) -> Replica:
+        """A replica without points, in place of what has its name.
+
+        What is known of its disks is to be compared before anything counts.
+
+        Args:
+            content: a folder on the same file system with `base/<disk>`, raw and as long as each disk, all of
+                it durable; where it is gone, it was placed before. Raises BadName, ReplicaNotFound, OSError.
+        """
+        folder = self._root / check_name(vm)
+        if content.exists():
+            self.remove(vm)
+            content.rename(folder)
+            sync_folder(self._root)
+        return self.replica(vm)
 
     def remove(self, vm: str) -> None:
         """With all its points. Nothing happens where there is none."""

@@ -1,0 +1,123 @@
+"""Senders of one VM to real receivers: paused, scheduled, changed while they run, and several at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from test_capture import TAG, Rig, rig
+from test_explaining import Replicated, web
+from test_listening import Hosts
+
+from holdfast.replication.capture import tag_of
+from holdfast.replication.health import ReplicationState
+from holdfast.replication.sending import Sender
+from holdfast.replication.statuses import status_of
+from holdfast.spec.replica import ReplicaLimits, ReplicaStatus
+
+__all__ = ["rig", "web"]
+_SECONDS = 20.0
+
+
+def status(sender: Sender) -> ReplicaStatus:
+    return status_of("web", sender, time.monotonic())
+
+
+async def until(sender: Sender, holds: Callable[[ReplicaStatus], bool]) -> ReplicaStatus:
+    deadline = time.monotonic() + _SECONDS
+    while not holds(found := status(sender)):
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def test_one_that_is_paused_sends_nothing_and_then_only_what_changed(web: Replicated) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    web.begin()
+    before = await until(web.sender, lambda each: each.points > 1 and each.lag_bytes == 0)
+    await web.end()
+    web.sender.changed(web.sender.replication.model_copy(update={"paused": True}))
+    web.task = asyncio.create_task(web.sender.run())
+    await web.rig.write("disk0", 7, "1M", "64k")
+    paused = await until(web.sender, lambda each: not web.sender.progress.connected)
+    assert (paused.state, paused.health) == (ReplicationState.SUSPENDED, "warning")
+    sent = web.sender.figures.now(time.monotonic()).cycles
+    await asyncio.sleep(1.5)  # what is measured is that nothing is sent meanwhile
+    assert web.sender.figures.now(time.monotonic()).cycles == sent
+    web.book.record = web.book.record.model_copy(update={"paused": False})
+    web.sender.changed(web.book.record)
+    done = await until(web.sender, lambda each: each.points > before.points and each.lag_bytes == 0)
+    assert (done.state, done.full_copies) == (ReplicationState.REPLICATING, 0)
+    assert web.sender.progress.tries[-1].changed == 64 << 10
+
+
+async def test_outside_of_its_schedule_nothing_is_sent_and_its_rpo_counts_with_the_gap(
+    web: Replicated,
+) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    begin, end = (f"{datetime.now() + timedelta(hours=each):%H}:00" for each in (2, 3))
+    web.begin(schedule=f"{begin}-{end}")
+    await asyncio.sleep(0.5)
+    waits = status(web.sender)
+    assert (waits.points, waits.state) == (0, ReplicationState.READY_FOR_INITIAL)
+    assert web.sender.target == 23 * 3600 + 1
+    assert await web.rig.capture.since() == {"disk0": None, "disk1": None}
+    web.book.record = web.book.record.model_copy(
+        update={"settings": web.settings.model_copy(update={"schedule": "always", "points": "all:1m"})}
+    )
+    web.sender.changed(web.book.record)
+    await until(web.sender, lambda each: each.points > 0)
+    (held,) = await web.hosts.south.book.held()
+    assert (held.points, web.sender.target) == ("all:1m", 1)
+    web.book.record = web.book.record.model_copy(
+        update={"settings": web.settings.model_copy(update={"points": "all:2m"})}
+    )
+    web.sender.changed(web.book.record)
+    deadline = time.monotonic() + _SECONDS
+    while (await web.hosts.south.book.held())[0].points != "all:2m":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def east(rig: Rig, tmp_path: Path) -> AsyncIterator[Replicated]:
+    folder = tmp_path / "others"
+    folder.mkdir()
+    made = Replicated(rig, Hosts(folder))
+    yield made
+    await made.end()
+    await made.dispatch.close()
+    made.hosts.south.listener.close()
+
+
+async def test_of_two_peers_one_that_hangs_does_not_slow_the_other(
+    web: Replicated, east: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (web, east):
+        await each.hosts.pair(ReplicaLimits())
+        each.begin()
+    assert len({TAG, tag_of(web.replication.id), tag_of(east.replication.id)}) == 3
+    for each in (web, east):
+        await until(each.sender, lambda found: found.points > 1)
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(east.sender._link, "ship", hang)  # its snapshot stays, under those of the other
+    await web.rig.write("disk0", 7, "1M", "64k")
+    await asyncio.sleep(1.5)
+    before = status(web.sender).points
+    for number in range(3):
+        await web.rig.write("disk1", 8 + number, "2M", "64k")
+        await until(web.sender, lambda each: each.lag_bytes == 0)
+    found = await until(web.sender, lambda each: each.points > before + 1)
+    assert found.rpo_seconds is not None and found.rpo_seconds < 2.5
+    late = status(east.sender).rpo_seconds
+    assert late is not None and late > 1.5
+    monkeypatch.undo()
+    await east.end()
+    east.task = asyncio.create_task(east.sender.run())
+    await until(east.sender, lambda each: each.lag_bytes == 0 and (each.rpo_seconds or 9) < 2)
+    assert [each.sender.replication.full_copies for each in (web, east)] == [0, 0]
