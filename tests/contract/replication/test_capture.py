@@ -511,3 +511,17 @@ async def test_two_replications_have_instants_of_their_own_and_neither_waits_for
     await rig.require_current()
     nodes = await rig.machine.layers.nodes()
     assert not [node for node in nodes if node.startswith("sl-")]
+
+
+async def test_a_cycle_gives_way_to_whoever_needs_the_disks_for_itself(rig: Rig) -> None:
+    await rig.capture.attach(None)
+    await rig.cycle()
+    await rig.write("disk0", 6, "1M", "4k")
+    await rig.begin()
+    async with rig.machine.snapshot.barred():
+        assert not await rig.machine.snapshot.tags()
+        await rig.capture.give_up()
+        with pytest.raises(DisksChanging):
+            await rig.begin()
+    assert set((await rig.cycle()).values()) == {1}
+    await rig.require_current()
