@@ -29,11 +29,11 @@ _FILL = "dd if=/dev/urandom of=/dev/vda bs=1M seek=4 count=10 conv=notrunc,fsync
 class Two:
     """Both listen; `north` was paired to send to `south`, and not the other way."""
 
-    def __init__(self, north: LiveHost, south: LiveHost) -> None:
-        self.north, self.south = north, south
+    def __init__(self, north: LiveHost, south: LiveHost, limit: float = _LIMIT) -> None:
+        self.north, self.south, self._limit = north, south, limit
 
     def until(self, what: str, found: Callable[[], Any], wanted: Callable[[Any], bool] = bool) -> Any:
-        deadline = time.monotonic() + _LIMIT
+        deadline = time.monotonic() + self._limit
         while not wanted(seen := found()):
             assert time.monotonic() < deadline, (what, seen, self.north.tail(), self.south.tail())
             time.sleep(0.1)

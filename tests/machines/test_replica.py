@@ -166,6 +166,8 @@ def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
 
     pair.receiver.kill()
     pair.until("the failure is noticed", lambda status: bool(status["last_error"]))
+    (found,) = pair.source.call("GET", f"/v1/replica/explain/{NAME}")
+    assert found["causes"][0]["rule"] in ("replica-nobody-listens", "replica-link-lost"), found
     pair.receiver.start()
     pair.until_new_points()
 
@@ -181,6 +183,10 @@ def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
     status = pair.until("calm", lambda status: status["state"] == "replicating")
     assert (status["peer"], status["full_copies"], status["last_error"]) == ("south", 0, "")
     assert status["points"] > 10
+    (found,) = pair.receiver.call("GET", f"/v1/replica/explain/{NAME}")
+    assert (found["held"], found["state"]) == (True, "connected")
+    history = pair.source.call("GET", f"/v1/vms/{NAME}/replica/history")
+    assert history["total"]["cycles"] >= status["cycles"] > 0
     pair.receiver.stop()
     assert of_one_instant(pair.newest_point()) >= before
     pair.source.call("DELETE", f"/v1/vms/{NAME}/replica")

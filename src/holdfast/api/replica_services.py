@@ -16,7 +16,7 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory, ReplicaPlan
 from holdfast.spec.seed import SeedExport, SeedFromVm, SeedImport
 from holdfast.spec.turn import Failover, PlannedFailover, TurnView
 
@@ -53,6 +53,12 @@ class ReplicaLimits(Protocol):
 
 class ReplicaExplanations(Protocol):
     async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]: ...
+
+
+class ReplicaPlanning(Protocol):
+    async def plan(
+        self, name: str | None, rpo_seconds: float | None, bandwidth: str | None, since: timedelta
+    ) -> tuple[ReplicaPlan, ...]: ...
 
 
 class HeldReplicas(Protocol):
@@ -110,6 +116,8 @@ class ReplicaServices(Protocol):
     def limits(self) -> ReplicaLimits: ...
     @property
     def explanations(self) -> ReplicaExplanations: ...
+    @property
+    def planning(self) -> ReplicaPlanning: ...
     @property
     def tests(self) -> FailoverTests: ...
     @property

@@ -259,7 +259,7 @@ class FailoverTestRow(Table):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     replica: Mapped[str] = mapped_column(_NAME, index=True)
     started: Mapped[datetime]
-    ended: Mapped[bool]
+    ended: Mapped[bool] = mapped_column(index=True)
     record: Mapped[dict[str, Any]]
 
 

@@ -127,7 +127,8 @@ class BlockJobs:
             await self._dismiss(job_id)
 
     async def _begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
-        await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+        async with self._session.graph:
+            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
 
     @contextlib.asynccontextmanager
     async def _ended_with_us(self, job_id: str) -> AsyncIterator[None]:

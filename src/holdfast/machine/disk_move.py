@@ -57,7 +57,8 @@ class DiskMove:
                 "copy-mode": "write-blocking",
                 "auto-dismiss": False,
             }
-            await self._session.execute("blockdev-mirror", arguments)
+            async with self._session.graph:
+                await self._session.execute("blockdev-mirror", arguments)
         await self._jobs.follow_until_ready(job, progress)
 
     async def switch(self, new: DiskAttachment) -> None:

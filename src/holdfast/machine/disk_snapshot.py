@@ -68,8 +68,8 @@ class DiskSnapshot:
 
     def __init__(self, session: QmpSession) -> None:
         self._session = session
-        self._one = asyncio.Lock()
-        """Held while nodes are put in and taken out."""
+        self._one = session.graph
+        """Held while nodes are put in and taken out; no job begins meanwhile."""
         self._barred = 0
         """How many want that there is no snapshot now."""
         self._served: Path | None = None

@@ -91,6 +91,12 @@ class QmpSession:
 
     def __init__(self, connection: socket.socket) -> None:
         self.lost = asyncio.Event()
+        self.graph = asyncio.Lock()
+        """Held from a look at which block nodes stand on which until the change that counts on it.
+
+        QEMU does not keep several clients' changes apart: one that begins a job between the look and the
+        change of another ends it by a segmentation fault (seen with QEMU 10.0.2).
+        """
         self._connection = connection
         self._client = QMPClient("holdfast", _LARGEST_MESSAGE)
         # The library's own listener to all events keeps them for ever.

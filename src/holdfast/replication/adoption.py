@@ -35,6 +35,7 @@ from holdfast.storage.convert import take_back
 from holdfast.storage.scratch import operation_folder
 from holdfast.storage.volume_content import flatten
 from holdfast.vm.admission import Verb
+from holdfast.vm.lifecycle import Find
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -126,11 +127,11 @@ class Adoption:
         return False
 
 
-def procedures(means: Means) -> list[Procedure]:
+def procedures(means: Means, find: Find) -> list[Procedure]:
     def result(job: Job) -> dict[str, Any]:
         return {"vm": job.subject, "replica": job.notes["replica"]}
 
-    return [Procedure(ADOPT, (CopyDisks(means.rooms), _Place(means)), result)]
+    return [Procedure(ADOPT, (CopyDisks(means.rooms, find), _Place(means)), result)]
 
 
 class CopyDisks:
@@ -143,12 +144,14 @@ class CopyDisks:
     title = "copy the disks"
     weight = 10.0
 
-    def __init__(self, rooms: Rooms, *, shared: bool = False) -> None:
+    def __init__(self, rooms: Rooms, find: Find, *, shared: bool = False) -> None:
         self._rooms = rooms
+        self._find = find
         self._shared = shared
 
     async def do(self, job: Job) -> None:
         rooms = self._rooms
+        await (await self._find(job.params["vm"])).rest.give_way()
         base = operation_folder(rooms.state.scratch, job.id) / "replica" / "base"
         await asyncio.to_thread(emptied, base)
         record = await rooms.records.get(job.params["vm"])

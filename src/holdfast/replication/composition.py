@@ -21,6 +21,7 @@ from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.origins import ReplicaOrigins
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.peering import Peering, own_name
+from holdfast.replication.planning import Planning
 from holdfast.replication.replica_records import ReplicaBook
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
@@ -42,6 +43,7 @@ class Replicas:
     held: ReplicaListener
     limits: SharedLimits
     explanations: Explanations
+    planning: Planning
     revival: Revival
     tests: FailoverTests
     turning: Turning
@@ -72,17 +74,21 @@ class Replicas:
         rooms.endings.tell(sent.before_end)
         limits = SharedLimits(state.replica_limits, dispatch, peers)
         limits.load()
-        tests = FailoverTests(FailoverTestBook(catalog, events), revival, registry, operations, held, store)
+        book_of_tests = FailoverTestBook(catalog, events)
+        listener.tests = book_of_tests.last
+        tests = FailoverTests(book_of_tests, revival, registry, operations, held, store)
         asker = TurnAsker(identity, own_name())
         joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker)
         turning = Turning(joined, rooms, registry, operations)
         seed_means = seeds.Means(identity, rooms, peers, held, store)
-        for procedure in (*turning.procedures, *seeds.procedures(seed_means)):
+        for procedure in (*turning.procedures, *seeds.procedures(seed_means, registry.owner)):
             operations.register(procedure)
         peering = Peering(identity, peers, listener, held, book, limits.of_peer)
         made = seeds.Seeds(seed_means, registry, operations)
-        explained, scrubbing = Explanations(sent, listener), Scrubbing(held, store, events)
-        return cls(peering, sent, listener, limits, explained, revival, tests, turning, made, scrubbing)
+        explained, planned = Explanations(sent, listener), Planning(sent)
+        scrubbing = Scrubbing(held, store, events)
+        sending = (peering, sent, listener, limits, explained, planned)
+        return cls(*sending, revival, tests, turning, made, scrubbing)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""

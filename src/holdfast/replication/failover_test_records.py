@@ -112,6 +112,13 @@ class FailoverTestBook:
 
         return await self._catalog.read(load)
 
+    async def last(self) -> dict[str, datetime]:
+        """When each replica was tested last, by its name in lower case."""
+        found: dict[str, datetime] = {}
+        for each in await self.all(None):
+            found.setdefault(each.replica.lower(), each.ended or each.started)
+        return found
+
     # Plans
 
     async def plans(self) -> dict[str, FailoverTestPlan]:

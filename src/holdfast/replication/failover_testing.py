@@ -8,6 +8,7 @@ in between takes each test up where it was: one whose VM was not made yet has fa
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -43,6 +44,7 @@ from holdfast.vm.registry import VmRegistry
 log = structlog.get_logger(__name__)
 
 _TICK = 2.0  # seconds between two looks at whose time is over
+_LOOK = 15.0  # seconds between two looks at what is due
 _ACTOR = "schedule"
 _SHELLS = {GuestOs.LINUX: ("/bin/sh", "-c"), GuestOs.WINDOWS: ("cmd.exe", "/c")}
 _Phase, _Verdict = FailoverTestPhase, FailoverVerdict
@@ -90,6 +92,8 @@ class FailoverTests:
         """By the test's id; held by the one who deletes its VM."""
         self._beginning = asyncio.Lock()
         """Held while a test is recorded and its VM not yet begun: so nobody takes it for left behind."""
+
+        revival.make_way = self._make_way
 
     # What is asked for
 
@@ -160,14 +164,17 @@ class FailoverTests:
 
     async def keep(self) -> None:
         """Take up tests of an earlier daemon, end those whose time is over, begin those due; for ever."""
+        looked = -_LOOK
         while True:
             try:
                 self._tasks = {each: task for each, task in self._tasks.items() if not task.done()}
                 for test in await self._book.under_way():
                     with contextlib.suppress(NoFailoverTest):  # it was refused meanwhile
                         await self._tend(test)
-                for name, plan in (await self._book.plans()).items():
-                    await self._look(name, plan)
+                if time.monotonic() - looked >= _LOOK:
+                    looked = time.monotonic()
+                    for name, plan in (await self._book.plans()).items():
+                        await self._look(name, plan)
             except Exception:
                 log.exception("tests of failovers could not be looked after")
             await asyncio.sleep(_TICK)
@@ -332,6 +339,11 @@ class FailoverTests:
         ended = await self._operations.wait(begun.id)
         if ended.error:
             raise RemoteError(ended.error)
+
+    async def _make_way(self, name: str) -> None:
+        """A failover does not wait for a test."""
+        with contextlib.suppress(NoFailoverTest):
+            await self.end(name)
 
     async def _look(self, name: str, plan: FailoverTestPlan) -> None:
         """Begin the test of a replica if it is due."""

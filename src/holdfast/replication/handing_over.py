@@ -205,6 +205,13 @@ class _AllIsHeld(_OfVm):
     async def do(self, job: Job) -> None:
         vm = job.params["vm"]
         owner = await self._means.find(vm)
+        owner.rest.under = job.id  # what the end of the machine left unsent is read from its disks
+        try:
+            job.notes["cycle"] = await self._arrived(job, owner)
+        finally:
+            owner.rest.under = None
+
+    async def _arrived(self, job: Job, owner: VmOwner) -> int:
         until = time.monotonic() + _WHOLE_SECONDS
         while not (cycle := held_cycle(await self._sent(job), owner)):
             left = until - time.monotonic()
@@ -216,7 +223,7 @@ class _AllIsHeld(_OfVm):
                 )
             job.progress(1 - left / _WHOLE_SECONDS, "what changed last is on its way")
             await asyncio.sleep(_TICK)
-        job.notes["cycle"] = cycle
+        return cycle
 
 
 def held_cycle(sent: Replication, owner: VmOwner) -> int:

@@ -33,16 +33,22 @@ class StoredReplica:
 
     Args:
         room: gives the bytes that it may take, asked before each cycle; None: all there is.
+        tested: gives when a point was tested last; None: never.
         confirm: what is here is of an earlier replication, so nobody knows what changed since then until
             all of it was compared, or sent; called when it was.
     """
 
     def __init__(
-        self, replica: Replica, room: Callable[[], int | None], confirm: Callable[[], None] | None = None
+        self,
+        replica: Replica,
+        room: Callable[[], int | None],
+        confirm: Callable[[], None] | None = None,
+        tested: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         self._replica = replica
         self._room = room
         self._confirm = confirm
+        self._tested = tested
         self._leaves: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
 
     def standing(self) -> Standing:
@@ -57,6 +63,7 @@ class StoredReplica:
             compare=self._confirm is not None or self._replica.must_compare(),
             points=len(points),
             lost=sum(bool(each.lost) for each in points),
+            tested_us=int(tested.timestamp() * 1e6) if (tested := self._tested()) else 0,
         )
 
     def begin(self, begin: Begin) -> StoredIncoming:

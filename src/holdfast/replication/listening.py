@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -56,6 +56,10 @@ class CannotListen(Conflict):
     id = "replica-cannot-listen"
 
 
+async def _none() -> dict[str, datetime]:
+    return {}
+
+
 @dataclass
 class _Served:
     """One VM, as it is sent here."""
@@ -87,6 +91,10 @@ class ReplicaListener:
         """By the replica's name: its source, and the bytes that it took lately."""
         self._refused: dict[str, tuple[datetime, str, str]] = {}
         """By the VM's id: when what came of it was refused last, the error's id and words."""
+        self.tests: Callable[[], Awaitable[dict[str, datetime]]] = _none
+        """When each replica was tested last, by its name in lower case."""
+        self._tested: dict[str, datetime] = {}
+        """As they said lately."""
         self._lock = threading.Lock()
         self._links = threading.Semaphore(_MOST_LINKS)
         self._strangers = threading.Semaphore(_MOST_STRANGERS)
@@ -129,6 +137,7 @@ class ReplicaListener:
             measure = time.monotonic() - measured >= _USED_SECONDS
             if measure:
                 measured = time.monotonic()
+                self._tested = await self.tests()
             for held in await self._book.held():
                 try:
                     await asyncio.to_thread(self._tend, held, measure=measure)
@@ -302,7 +311,9 @@ class ReplicaListener:
                 self._ask(self._book.confirm(held.name, opened.replication))
 
             room = self._room_of(peer, held.name)
-            return served, StoredReplica(replica, room, confirm if other else None)
+            return served, StoredReplica(
+                replica, room, confirm if other else None, lambda: self._tested.get(held.name.lower())
+            )
         except BaseException:
             served.one.release()
             raise
@@ -370,6 +381,7 @@ class ReplicaListener:
             connected=served is not None and served.link is not None,
             points=len(points),
             lost=sum(bool(each.lost) for each in points),
+            last_test=self._tested.get(held.name.lower()),
             newest=points[-1].taken if points else None,
             oldest=points[0].taken if points else None,
             used=used,

@@ -68,6 +68,8 @@ class Progress:
     points: int = 0
     lost: int = 0
     """Points that are damaged over there."""
+    tested_us: int = 0
+    """When one was tested last, microseconds since 1970 by the receiver's clock; 0: never."""
     newest: int = 0
     """Number of the newest cycle over there, milliseconds since 1970 by this host's clock of then."""
     next_at: float | None = None
@@ -119,7 +121,7 @@ class Progress:
         seconds = self.clock() - self._began
         changed = shipped.written + shipped.zeroed
         self.tries.append(Try(self.clock(), seconds, changed, shipped.sent))
-        self.points, self.lost = shipped.points, shipped.lost
+        self.points, self.lost, self.tested_us = shipped.points, shipped.lost, shipped.tested_us
         self.cycles += 1
         self.changed += changed
         self.sent += shipped.sent

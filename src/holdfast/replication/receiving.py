@@ -138,7 +138,8 @@ def _receive(link: Link, holding: Holding, begin: Begin) -> None:
         if _Cycle(begin, incoming).whole(link):
             incoming.commit()
             standing = holding.standing()
-            tell(link, Committed(cycle=begin.cycle, points=standing.points, lost=standing.lost))
+            told = {"points": standing.points, "lost": standing.lost, "tested_us": standing.tested_us}
+            tell(link, Committed(cycle=begin.cycle, **told))
     finally:
         incoming.abandon()
 

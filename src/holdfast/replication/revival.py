@@ -7,6 +7,7 @@ else open, for `sweep` closes what is not named. So deleting such a VM is all th
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +119,8 @@ class Revival:
         self._planner = Planner(rooms)
         self._opening = asyncio.Lock()
         """Held from the opening of a point until a record names it."""
+        self.make_way: Callable[[str], Awaitable[None]] | None = None
+        """Told the name of a replica that a VM is to be made of for use: what only tries it out is ended."""
 
     async def begin(self, held: HeldVm, number: int | None, wanted: Wanted) -> Revived:
         """Begin to make a VM that stands on a point, and to start it where that is wanted.
@@ -133,6 +136,8 @@ class Revival:
             ReplicaSpecDamaged, ReplicaFirmwareMissing, RevivedNeedsAttestedHost, ImageNotFound,
             VmIdTaken, VmNameTaken, MacTaken, MemoryShort, ...: no such VM can be made here.
         """
+        if not wanted.isolated and self.make_way is not None:
+            await self.make_way(held.name)
         async with self._opening:
             await self._require_unused(held.name)
             replica = await asyncio.to_thread(self._store.replica, held.name)

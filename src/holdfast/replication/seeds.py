@@ -47,6 +47,7 @@ from holdfast.storage.scratch import operation_folder
 from holdfast.trust.envelope import KEY_BYTES
 from holdfast.trust.protection import RecipientLock, RecipientOpener
 from holdfast.vm.admission import Verb
+from holdfast.vm.lifecycle import Find
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -163,7 +164,7 @@ async def checked(means: Means, folder: Path) -> tuple[Manifest, ReplicaPeer]:
     return manifest, peer
 
 
-def procedures(means: Means) -> list[Procedure]:
+def procedures(means: Means, find: Find) -> list[Procedure]:
     def exported(job: Job) -> dict[str, Any]:
         return {"vm": job.subject, "folder": job.params["folder"]}
 
@@ -171,9 +172,9 @@ def procedures(means: Means) -> list[Procedure]:
         return {"replica": job.notes["replica"]}
 
     return [
-        Procedure(EXPORT, (CopyDisks(means.rooms, shared=True), _Pack(means)), exported),
+        Procedure(EXPORT, (CopyDisks(means.rooms, find, shared=True), _Pack(means)), exported),
         Procedure(IMPORT, (_Unpack(means), _Place(means)), placed),
-        Procedure(FROM_VM, (CopyDisks(means.rooms), _Place(means)), placed),
+        Procedure(FROM_VM, (CopyDisks(means.rooms, find), _Place(means)), placed),
     ]
 
 

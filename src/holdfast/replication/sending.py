@@ -453,7 +453,7 @@ class Sender:
         self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
         self.progress.connected = True
         self.progress.points, self.progress.lost = standing.points, standing.lost
-        self.progress.newest = standing.cycle
+        self.progress.newest, self.progress.tested_us = standing.cycle, standing.tested_us
         if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
             # What an earlier daemon sent: its number is its time.
             age = max(0.0, time.time() - standing.cycle / 1000)

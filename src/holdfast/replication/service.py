@@ -13,7 +13,7 @@ from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
-from holdfast.replication.history import History
+from holdfast.replication.history import History, Kept
 from holdfast.replication.pace import parse_limit
 from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
@@ -183,7 +183,18 @@ class Replications:
         owner = await self._registry.named(name)
         replication = await self._means.book.of(owner.record.id, peer)
         kept = await self._recording.read(replication.id, since)
-        return told(status.vm, status.peer, kept, last_sync=status.last_sync, last_test=None)
+        return told(status.vm, status.peer, kept, last_sync=status.last_sync, last_test=status.last_test)
+
+    async def profiles(
+        self, name: str | None, since: timedelta
+    ) -> tuple[tuple[ReplicaStatus, tuple[Kept, ...]], ...]:
+        """What was measured of one VM, or of all. Raises VmNotFound, NotReplicated, BadHistoryTime."""
+        found = []
+        for status in await self.list(name):
+            owner = await self._registry.named(status.vm)
+            replication = await self._means.book.of(owner.record.id, status.peer)
+            found.append((status, await self._recording.read(replication.id, since)))
+        return tuple(found)
 
     async def reset_history(self, name: str, peer: str | None = None) -> None:
         """Forget what happened, and measure anew from now on.

@@ -53,6 +53,8 @@ class Shipped(Frozen):
     """That the receiver holds now."""
     lost: int = 0
     """Of them, that are lost by damage."""
+    tested_us: int = 0
+    """As `wire.Committed`."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Shipper:
             compared=sum(count for _, count in looked.values()),
             points=done.points,
             lost=done.lost,
+            tested_us=done.tested_us,
         )
 
     def _compare(

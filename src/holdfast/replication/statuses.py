@@ -1,7 +1,7 @@
 """What is told of one replication now: from a sender's figures and progress to the words of the API. Pure."""
 
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from holdfast.catalog.clock import aware, now
 from holdfast.replication.figures import Figures
@@ -11,6 +11,8 @@ from holdfast.replication.progress import Progress
 from holdfast.replication.sending import Sender
 from holdfast.spec.replica import ReplicaStatus
 from holdfast.spec.replica_figures import ReplicaProgress
+
+_LATEST_US = datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1e6
 
 
 def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
@@ -46,6 +48,7 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         average_latency=round(figures.average_latency, 4),
         missed_ratio=round(figures.missed_ratio, 4),
         last_sync=_ago(figures.since_arrived),
+        last_test=_moment(progress.tested_us),
         last_error=progress.error,
         last_error_id=progress.fault.id if progress.fault else "",
         failing_seconds=facts.cannot_send_for,
@@ -77,10 +80,17 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.vm.failed,
-        rests_unsent=sender.vm.machine is None and replication.initial and not replication.at_rest,
+        rests_unsent=_rests_unsent(sender),
         churn=figures.churn,
         throughput=figures.throughput,
     )
+
+
+def _rests_unsent(sender: Sender) -> bool:
+    """The VM does not run, and its disks are not known to be as they are over there."""
+    replication = sender.replication
+    rests = sender.vm.machine is None and not sender.fenced
+    return rests and replication.initial and not replication.at_rest
 
 
 def state_of(sender: Sender) -> ReplicationState:
@@ -116,6 +126,13 @@ def progress_of(progress: Progress, lag: int) -> ReplicaProgress | None:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
+
+
+def _moment(microseconds: int) -> datetime | None:
+    """What the receiver says: any number."""
+    if not 0 < microseconds < _LATEST_US:
+        return None
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
 
 
 def _ago(seconds: float | None) -> datetime | None:

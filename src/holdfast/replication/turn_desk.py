@@ -48,7 +48,7 @@ class TurnDesk:
     async def answer(self, peer: ReplicaPeer, asked: Asked) -> TurnIs:
         """As `listening.Desk`. Raises NoSuchReplica and what a failover is refused by."""
         held = await self._held.of_vm(asked.vm)
-        known = await self._turns.decide(asked.vm, lambda _session, _before: None)
+        known = await self._turns.read(asked.vm)
         theirs = known.peer == peer.fingerprint if known else False
         if not theirs and (held is None or held.source != peer.fingerprint):
             raise NoSuchReplica("this host holds no such replica of yours", value=asked.vm)

@@ -87,7 +87,7 @@ class Turning:
         self.procedures: tuple[Procedure, ...] = (
             *taking_over.procedures(takes),
             *handing_over.procedures(gives),
-            *adoption.procedures(adopts),
+            *adoption.procedures(adopts, registry.owner),
         )
         rooms.beginnings.ask(self._fencing.before_start)
         joined.listener.desk = TurnDesk(

@@ -84,6 +84,10 @@ class TurnBook:
         found = self._known.get(vm)
         return found.term if found else FIRST_TERM
 
+    async def read(self, vm: str) -> TurnRecord | None:
+        """What holds now, see `read_turn`."""
+        return await self._catalog.read(lambda session: read_turn(session, vm))
+
     def all(self) -> tuple[TurnRecord, ...]:
         return tuple(sorted(self._known.values(), key=lambda each: each.name.lower()))
 
@@ -102,9 +106,9 @@ class TurnBook:
         """In somebody's transaction; `learn` its result once that has ended."""
         before = read_turn(session, vm)
         after = decide(session, before)
-        if after is None or after == before:
-            return before
         row = session.get(ReplicaTurnRow, vm)
+        if after is None or (row is not None and TurnRecord.model_validate(row.record) == after):
+            return before
         if row is None:
             row = ReplicaTurnRow(vm=vm, record={})
             session.add(row)

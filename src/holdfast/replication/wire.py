@@ -255,6 +255,8 @@ class Standing(Message):
     """That are held."""
     lost: _Count = 0
     """Of them, that are lost by damage."""
+    tested_us: _Count = 0
+    """When one was tested last: microseconds since 1970-01-01 UTC, by the receiver's clock; 0: never."""
 
 
 class Begin(Message):
@@ -289,6 +291,8 @@ class Committed(Message):
     """That are held now."""
     lost: _Count = 0
     """Of them, that are lost by damage."""
+    tested_us: _Count = 0
+    """When one was tested last: microseconds since 1970-01-01 UTC, by the receiver's clock; 0: never."""
 
 
 class Ask(Message):

@@ -169,6 +169,8 @@ class ReplicaStatus(Frozen):
     missed_ratio: float = 0.0
     """Part of the time, 0 to 1, in which the RPO was above its target."""
     last_sync: datetime | None = None
+    last_test: datetime | None = None
+    """When the replica was tested last, by the receiver's clock."""
     last_error_id: str = ""
     failing_seconds: float = 0.0
     """Since tries fail; 0: they do not."""
@@ -215,3 +217,5 @@ class HeldReplica(Frozen):
     """Bytes that it takes here."""
     lost: int = 0
     """Points that are lost by damage."""
+    last_test: datetime | None = None
+    """When one of them was tested last."""

@@ -108,3 +108,29 @@ class ReplicaExplanation(Frozen):
     """What it was told from, by name; seconds, bytes, bytes a second."""
     evidence: tuple[ReplicaEvidence, ...]
     """The last cycles, the newest last."""
+
+
+class ReplicaPlan(Frozen):
+    """What a VM's replication needs of its link, by what was measured; rates in bytes a second."""
+
+    vm: str
+    """Empty: all that were asked for together, as if they shared one link."""
+    peer: str
+    measured_seconds: float
+    churn: float
+    """Average."""
+    churn_peak: float
+    """Of the minute with most; of more than a day, of the hour."""
+    wire_ratio: float
+    """Bytes on the link for each that changed: what compression leaves."""
+    rpo_seconds: float
+    """That is wanted."""
+    bandwidth_p99: float | None
+    """That holds it for 99 % of the time; None: nothing was measured, or no link is fast enough."""
+    bandwidth_always: float | None
+    bandwidth: float | None
+    """That was asked about; None: none was."""
+    expected_p50_seconds: float | None
+    """Of the RPO at that bandwidth; None: none was asked about, or nothing was measured."""
+    expected_p99_seconds: float | None
+    expected_worst_seconds: float | None

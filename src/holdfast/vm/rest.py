@@ -35,6 +35,8 @@ class Rest:
         self._entering = 0
         """Counts who wanted the VM, so that a look that was overtaken is noticed."""
         self._work: set[asyncio.Task[None]] = set()
+        self.under: str | None = None
+        """Id of an operation that waits for such work, and so is no reason not to begin it."""
 
     async def while_at_rest(self, work: Callable[[VmRecord], Awaitable[T]]) -> T:
         """Do something with the VM's disks, beside others who do. `work` is cancelled where it is in the way.
@@ -45,7 +47,9 @@ class Rest:
         entered = self._entering
         record = await self._look()
         busy = self._acting or entered != self._entering
-        if record is None or busy or record.operation is not None or record.state not in AT_REST:
+        if record is None or busy or record.state not in AT_REST:
+            raise _not_at_rest()
+        if record.operation is not None and record.operation != self.under:
             raise _not_at_rest()
         found: list[T] = []
 

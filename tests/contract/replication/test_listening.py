@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,8 @@ async def test_a_paired_source_sends_and_finds_again_what_is_held(hosts: Hosts) 
     assert answer.digests == blake3(b"\2" * BLOCK).hexdigest()
     (held,) = await hosts.south.listener.held()
     assert (held.name, held.source, held.connected, held.points) == ("web", "north", True, 2)
+    hosts.south.listener._tested = {"web": datetime(2030, 1, 1, tzinfo=UTC)}
+    assert (await asyncio.to_thread(send, link, 7, 6, 3)).tested_us == 1_893_456_000_000_000
     link.close()
 
 

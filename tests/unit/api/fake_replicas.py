@@ -34,6 +34,7 @@ from holdfast.spec.replica_figures import (
     ReplicaExplanation,
     ReplicaHistory,
     ReplicaInterval,
+    ReplicaPlan,
     ReplicaProgress,
 )
 
@@ -184,6 +185,30 @@ class FakeExplanations:
         return (fine,)
 
 
+class FakePlanning:
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def plan(self, *asked: Any) -> tuple[ReplicaPlan, ...]:
+        self.asked.append(asked)
+        plan = ReplicaPlan(
+            vm="web",
+            peer="south",
+            measured_seconds=7200,
+            churn=1e5,
+            churn_peak=1e6,
+            wire_ratio=0.5,
+            rpo_seconds=5,
+            bandwidth_p99=125_000,
+            bandwidth_always=1.25e8,
+            bandwidth=None,
+            expected_p50_seconds=None,
+            expected_p99_seconds=None,
+            expected_worst_seconds=None,
+        )
+        return (plan,)
+
+
 class FakeHeld:
     def __init__(self) -> None:
         self.removed: list[str] = []
@@ -303,6 +328,7 @@ class FakeReplicas:
         self.held = FakeHeld()
         self.limits = FakeReplicaLimits()
         self.explanations = FakeExplanations()
+        self.planning = FakePlanning()
         self.tests = FakeFailoverTests()
         self.revival = FakeRevival(operations)
         self.turning = FakeTurns(operations)

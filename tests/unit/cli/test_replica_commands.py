@@ -121,6 +121,17 @@ def test_an_explanation_says_what_where_since_when_and_what_to_do(daemon: Any) -
     assert (found["vm"], found["causes"][0]["side"]) == ("web", "replica")
 
 
+def test_a_plan_is_asked_for_by_rpo_or_bandwidth(daemon: Any) -> None:
+    done = run(daemon, "replica", "plan", "web", "--rpo", "5s", "--bandwidth", "100Mbit/s", "--since", "7d")
+    assert done.returncode == 0, done.stderr
+    assert daemon.replicas.planning.asked[-1] == ("web", 5.0, "100Mbit/s", timedelta(days=7))
+    for wanted in ("2 h 00 min", "800 kbit/s", "8 Mbit/s", "50%", "1 Mbit/s", "1 Gbit/s"):
+        assert wanted in done.stdout, done.stdout
+    (found,) = json.loads(run(daemon, "replica", "plan", "--format", "json").stdout)
+    assert daemon.replicas.planning.asked[-1] == (None, None, None, timedelta(days=1))
+    assert found["bandwidth_p99"] == 125_000
+
+
 def test_limits_are_of_the_host_or_of_a_peer(daemon: Any) -> None:
     assert run(daemon, "replica", "limit", "--host", "1Gbit/s,22:00-06:00=none").returncode == 0
     done = run(daemon, "replica", "limit", "--peer", "south", "200Mbit/s", "--format", "json")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +45,7 @@ class Host:
         self.refusal: Exception | None = None
         self.exit_code = 0
         self.cancelled: list[str] = []
+        self.make_way: Callable[[str], Awaitable[None]] | None = None
         self.made, self.deleted = asyncio.Event(), asyncio.Event()
         self.made.set()
         self.deleted.set()
@@ -219,6 +220,15 @@ async def test_nobody_ends_a_test_that_is_being_ended(rig: Rig) -> None:
     assert [each.phase for each in await asyncio.gather(ending, again)] == [FailoverTestPhase.ENDED] * 2
     keeping.cancel()
     assert rig.host.cancelled == []
+
+
+async def test_a_failover_ends_the_test(rig: Rig) -> None:
+    assert rig.host.make_way is not None
+    await rig.host.make_way("web")  # where there is none
+    await rig.tests.begin("web", FailoverTestCreate())
+    await rig.until(runs)
+    await rig.host.make_way("web")
+    assert [ended(each) for each in await rig.book.all("web")] == [True]
 
 
 async def test_a_vm_that_somebody_deleted_ends_its_test(rig: Rig) -> None:

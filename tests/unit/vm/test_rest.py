@@ -88,3 +88,15 @@ async def test_one_that_is_cancelled_leaves_before_it_returns() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert reader.left
+
+
+async def test_an_operation_that_waits_for_it_is_no_hindrance() -> None:
+    async def name(record: VmRecord) -> str:
+        return record.name
+
+    rest = rest_of(replace(RESTING, operation="1"))
+    rest.under = "1"
+    assert await rest.while_at_rest(name) == "other"
+    rest.under = "2"
+    with pytest.raises(VmNotAtRest):
+        await rest.while_at_rest(name)

@@ -18,7 +18,7 @@ from holdfast.spec.replica import (
     ReplicaSharedLimits,
     ReplicaStatus,
 )
-from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
+from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory, ReplicaPlan
 
 router = APIRouter(tags=["replicas"])
 Peer = Annotated[str | None, Query(max_length=63)]
@@ -50,6 +50,19 @@ async def remove_replica_peer(services: With, _: Admin, name: str) -> None:
 async def explain_replica(services: With, _: Viewer, name: str) -> tuple[ReplicaExplanation, ...]:
     """Why a VM that is sent, or a replica that is held, is as it is."""
     return await services.replicas.explanations.explain(name)
+
+
+@router.get("/v1/replica/plan")
+async def plan_replication(
+    services: With,
+    _: Viewer,
+    vm: Annotated[str | None, Query(max_length=63)] = None,
+    rpo_seconds: Annotated[float | None, Query(ge=0.5, le=86400)] = None,
+    bandwidth: Annotated[str | None, Query(max_length=40)] = None,
+    since: Annotated[int, Query(ge=60, le=90 * 86400)] = 86400,
+) -> tuple[ReplicaPlan, ...]:
+    """What bandwidth an RPO needs, and which RPO a bandwidth gives, by the last `since` seconds."""
+    return await services.replicas.planning.plan(vm, rpo_seconds, bandwidth, timedelta(seconds=since))
 
 
 @router.get("/v1/replica/limits")

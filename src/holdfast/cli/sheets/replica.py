@@ -15,6 +15,10 @@ COLUMNS = (
     *("vm", "peer", "state", "health", "rpo", "p50", "p99", "target", "lag", "lag time"),
     *("rate", "next", "catch up", "points"),
 )
+PLAN_COLUMNS = (
+    *("vm", "peer", "measured", "churn", "peak", "on the link", "rpo", "needs, 99 %", "needs, always"),
+    *("given", "rpo p50", "p99", "worst"),
+)
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _PLAIN = " ...:::##"
 _HEIGHT = 5
@@ -112,6 +116,33 @@ def _figure(key: str, value: Any) -> str:
     if key.endswith("_bytes") or key in ("used", "allowed", "used_of_source"):
         return format_size(round(value))
     return f"{value:.1%}" if key.endswith("_ratio") else str(value)
+
+
+def plan_row(plan: Wire) -> list[str]:
+    """The cells of one line, as `PLAN_COLUMNS` names them."""
+    times = ("expected_p50_seconds", "expected_p99_seconds", "expected_worst_seconds")
+    return [
+        plan["vm"] or "(together)",
+        plan["peer"] or "-",
+        duration(plan["measured_seconds"]) or "-",
+        *(_bits(plan[key]) for key in ("churn", "churn_peak")),
+        f"{plan['wire_ratio']:.0%}",
+        duration(plan["rpo_seconds"]) or "-",
+        *(_bits(plan[key]) for key in ("bandwidth_p99", "bandwidth_always", "bandwidth")),
+        *(duration(plan[key]) or "-" for key in times),
+    ]
+
+
+def _bits(rate: float | None) -> str:
+    """Of bytes a second, as links are sold."""
+    if rate is None:
+        return "-"
+    bits = 8 * rate
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if bits < 1000:
+            return f"{bits:.3g} {unit}"
+        bits /= 1000
+    return f"{bits:.3g} Gbit/s"
 
 
 def history_text(history: Wire, width: int, *, blocks: bool) -> str:

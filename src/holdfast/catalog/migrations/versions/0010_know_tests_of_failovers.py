@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_failover_tests_replica", "failover_tests", ["replica"])
+    op.create_index("ix_failover_tests_ended", "failover_tests", ["ended"])
     op.create_table(
         "failover_test_plans",
         sa.Column("replica", sa.String(length=63, collation="NOCASE"), nullable=False),
