@@ -123,16 +123,20 @@ class Capture:
 
     async def since(self) -> dict[str, int | None]:
         """Of each disk the cycle since which its changes are known."""
-        return {
-            disk: min(self._cycles(maps), default=None)
-            for disk, maps in (await self._maps.of_disks()).items()
-        }
+        return {disk: since for disk, (since, _) in (await self.known()).items()}
 
     async def pending(self) -> dict[str, int]:
         """Of each disk with a map the bytes that would be sent if a cycle began now."""
+        return {disk: pending for disk, (_, pending) in (await self.known()).items()}
+
+    async def known(self) -> dict[str, tuple[int | None, int]]:
+        """Of each disk both, asked of QEMU once: many VMs have nothing to send and are asked all the time."""
         found = await self._maps.of_disks()
         return {
-            disk: sum(maps[self._name(each)].changed for each in self._cycles(maps))
+            disk: (
+                min(self._cycles(maps), default=None),
+                sum(maps[self._name(each)].changed for each in self._cycles(maps)),
+            )
             for disk, maps in found.items()
         }
 

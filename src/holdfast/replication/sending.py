@@ -354,9 +354,10 @@ class Sender:
         if not ends:
             await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
-        pending = await capture.pending()
+        known = await capture.known()
+        since = {disk: each for disk, (each, _) in known.items()}
+        pending = {disk: each for disk, (_, each) in known.items()}
         self.figures.waiting(looked, sum(pending.values()))
-        since = await capture.since()
         disks = self._require_disks(vm, tuple(each for each in self._wanted(vm) if each in since))
         mapped = all(since[disk] is not None for disk in disks)
         standing = self._standing = self._standing or await self._connect(vm)

@@ -553,3 +553,17 @@ async def test_jobs_on_layers_begin_between_instants_and_never_in_one(rig: Rig) 
     await asyncio.wait({writing})
     await rig.cycle()
     await rig.require_current()
+
+
+async def test_a_cycle_gives_way_to_whoever_needs_the_disks_for_itself(rig: Rig) -> None:
+    await rig.capture.attach(None)
+    await rig.cycle()
+    await rig.write("disk0", 6, "1M", "4k")
+    await rig.begin()
+    async with rig.machine.snapshot.barred():
+        assert not await rig.machine.snapshot.tags()
+        await rig.capture.give_up()
+        with pytest.raises(DisksChanging):
+            await rig.begin()
+    assert set((await rig.cycle()).values()) == {1}
+    await rig.require_current()
