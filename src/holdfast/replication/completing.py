@@ -11,6 +11,7 @@ from holdfast.replication.replica_records import NoSuchReplica
 from holdfast.replication.replication_records import AlreadyReplicated
 from holdfast.replication.turns import TurnBook, TurnRecord
 from holdfast.spec.errors import HoldfastError
+from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.replica import PeerRole, ReplicaEnable
 from holdfast.spec.turn import Turn
 
@@ -61,7 +62,7 @@ class Completion:
         if source is None or source.port is None:
             return  # it takes no replicas, or is not known any more
         peer = await self._means.peers.turned(source, PeerRole.RECEIVER)
-        asked = ReplicaEnable(peer=peer.name)
+        asked = ReplicaEnable(peer=peer.name, failover=FailoverNetwork(switches=known.switches))
         if known.points:
             asked = asked.model_copy(update={"points": known.points})
         try:

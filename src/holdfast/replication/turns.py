@@ -52,6 +52,8 @@ class TurnRecord(Frozen):
     """Name of the replica that is held here of it, and not dropped yet."""
     points: str = ""
     """The plan by which its points were kept here, and are on the way back."""
+    switches: dict[str, str] = {}
+    """What a switch of this host is called on the other one, as far as that was said."""
     committed: bool = False
     """Of a VM that is fenced: over there it is final."""
     error: str = ""
