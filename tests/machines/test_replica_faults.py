@@ -349,7 +349,7 @@ def faults(peer: Peers, folder: Path, small: SmallGuest, seed: int) -> Iterator[
         yield made
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_few_faults_lose_nothing_and_copy_nothing_anew(
     peer: Peers, tmp_path: Path, small: SmallGuest
 ) -> None:
