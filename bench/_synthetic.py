@@ -35,6 +35,7 @@ from holdfast.replication.replication_records import Replication, ReplicationBoo
 from holdfast.replication.sending import Means, Sender, Vm
 from holdfast.spec.replica import ReplicaEnable
 from holdfast.spec.vm import Disk, KernelBoot, VmSpec
+from holdfast.vm.rest import Rest
 
 _OPTIONS = "compat=1.1,cluster_size=128k,extended_l2=on"
 _PEER = "south"
@@ -89,7 +90,8 @@ class SyntheticVm:
 
     def look(self) -> Vm:
         """As a sender is given it."""
-        return Vm(self.id, self.name, self.spec, self.machine, self.folder, self.folder)
+        where = (self.folder, self.folder)
+        return Vm(self.id, self.name, self.spec, self.machine, *where, started=None, rest=Rest(_never))
 
     async def kill(self) -> None:
         """kill -9."""
@@ -110,6 +112,10 @@ class SyntheticVm:
         return own_memory(self.pid)
 
 
+async def _never() -> None:
+    """It is not at rest."""
+
+
 class Source:
     """A host that sends, without a daemon around it."""
 
@@ -126,9 +132,9 @@ class Source:
         self.processes = Processes(state)
         self.dispatch = Dispatch(self.processes)
         attachments = Attachments(None)  # type: ignore[arg-type]  # no firmware here
-        self._means = Means(
-            self._identity, "north", self._peers, self.book, self.dispatch, attachments, events
-        )
+        sent = (self._peers, self.book, self.dispatch, attachments, events)
+        # The disks of its VMs are not looked at while they are off.
+        self._means = Means(self._identity, "north", *sent, None)  # type: ignore[arg-type]
         self._numbers = 0
 
     async def pair(self, address: str, token: str) -> None:

@@ -254,6 +254,7 @@ async def _resync(pair: Pair) -> list[Figure]:
         await asyncio.sleep(3.0)
         await vm.kill()
         writer.end()
+        await asyncio.sleep(1.0)  # what arrived last is counted
         tries.clear()
         await vm.launch()
         sending.sender.wake()

@@ -12,6 +12,7 @@ from small_vms import with_small_images
 from test_checkpoint_crash import NAME, newest
 from test_replica import Pair, pair  # noqa: F401  (a fixture)
 
+from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation, OperationState
 
 TEST = f"{NAME} - Test"
@@ -124,11 +125,16 @@ def _until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_replica_is_tested_while_it_goes_on(pair: Pair, small: SmallGuest) -> None:  # noqa: F811
-    tested, receiver = OnReceiver(pair.receiver), with_small_images(pair.receiver, small)
+    tested, receiver = OnReceiver(pair.receiver), pair.receiver
     pair.source.call("POST", f"/v1/vms/{NAME}/nics", {})
     pair.run_guest()
     pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
     pair.until_new_points()
+    with pytest.raises(RemoteError) as caught:
+        tested.begin()
+    assert caught.value.wire_id == "image-not-found"  # its kernel
+    tested.assert_nothing_is_left()
+    with_small_images(receiver, small)
     before = pair.written()
     pair.until_new_points(2)
 

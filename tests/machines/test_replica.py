@@ -58,6 +58,10 @@ class Pair:
             seen.add(self.newest()[1])
             time.sleep(0.1)
 
+    def consistencies(self) -> list[str]:
+        points = self.receiver.call("GET", f"/v1/replica/held/{NAME}/points")
+        return [each["consistency"] for each in points]
+
     def run_guest(self) -> None:
         self.source.do("POST", f"/v1/vms/{NAME}/start")
         self.source.wait_agent(NAME)
@@ -134,19 +138,24 @@ def test_a_vm_that_is_stopped_is_current_over_there_and_needs_no_comparison(pair
 
 
 def test_a_vm_that_is_off_is_read_and_gives_way_to_its_start(pair: Pair) -> None:
-    pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
+    asked = {"peer": "south", "rpo_seconds": 1, "consistent_seconds": 2}
+    pair.source.call("POST", f"/v1/vms/{NAME}/replica", asked)
     pair.until("it is there", lambda status: status["points"] and status["rpo_seconds"] < 2)
     pair.run_guest()
     pair.until_new_points()
     before = pair.written()
     for marked in pair.source.qemus():
         os.kill(marked.ref.pid, signal.SIGKILL)
-    pair.until("it is read", lambda status: pair.compared() == 1 and status["lag_bytes"] == 0)
+    pair.until("it is read", lambda status: pair.compared() > 0 and status["lag_bytes"] == 0)
     status = pair.until("it is current", lambda status: status["rpo_seconds"] < 2)
     assert (status["full_copies"], status["last_error"]) == (0, "")
+    compared = pair.compared()
     pair.run_guest()
     pair.until_new_points()
-    assert pair.compared() == 1  # at neither start
+    assert pair.compared() == compared
+    pair.until("its agent answered", lambda _: "application" in pair.consistencies())
+    seen = pair.written()
+    pair.until("the guest writes on", lambda _: pair.written() > seen)
     pair.source.do("POST", f"/v1/vms/{NAME}/stop", {"timeout_seconds": 60})
     disks = [content(pair.source, NAME, disk) for disk in own_specs(pair.source, NAME)[0]["disks"]]
     pair.receiver.stop()
@@ -176,7 +185,8 @@ def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
     pair.run_guest()
     pair.until_new_points()
 
-    assert pair.compared() == 1  # QEMU's maps were lost with it, and with nothing else
+    # QEMU's maps were lost with it, and with nothing else; its start may cut off a comparison at rest.
+    assert 1 <= pair.compared() <= 2
 
     before = pair.written()
     pair.until_new_points()

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 from live_host import LiveHost
+from loop_files import LoopFile
 from namespaces import Peers, ip
 from rough_link import RoughLink
 from small_guest import SmallGuest
@@ -300,7 +301,14 @@ def _host(
     host = LiveHost(folder, arguments, wrapper)
     place = host.state.root / small_disk
     place.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m,mode=711", "tmpfs", str(place)], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = LoopFile(folder / "small.img", place)
+    disk.file.touch()
+    os.truncate(disk.file, 400 * _MIB)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", disk.file], check=True)
+    disk.mount()
+    (place / "lost+found").rmdir()
+    place.chmod(0o711)
     try:
         host.start()
         yield host
@@ -308,7 +316,7 @@ def _host(
         host.kill()
         for marked in host.processes.find():
             os.kill(marked.ref.pid, signal.SIGKILL)
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        disk.unmount()
         host.close()
 
 

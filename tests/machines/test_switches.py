@@ -1,5 +1,6 @@
 """Real guests on real switches, in a network namespace of the test's own."""
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +12,11 @@ from namespaces import Peers, ip
 from small_guest import SmallGuest
 from small_vms import small_vm, with_small_images
 
+from holdfast.replication.guest_addresses import AddressSet, Means, set_addresses
 from holdfast.spec.errors import HoldfastError
+from holdfast.spec.failover import parse_failover_address
+from holdfast.spec.vm import GuestOs, Nic
+from holdfast.spec.vm_requests import ExecRequest, ExecResult
 
 _SETTLED = 30.0
 
@@ -50,6 +55,20 @@ def said(host: LiveHost, name: str, script: str, expected: str) -> None:
             return
         assert time.monotonic() < deadline, heard
         time.sleep(0.2)
+
+
+def given_by_agent(host: LiveHost, name: str, text: str) -> AddressSet:
+    """As a failover sets addresses in a guest without a cloud-init seed."""
+
+    async def execute(request: ExecRequest) -> ExecResult:
+        body = request.model_dump(mode="json")
+        return ExecResult.model_validate(host.call("POST", f"/v1/vms/{name}/exec", body))
+
+    (shown,) = host.call("GET", f"/v1/vms/{name}/nics")
+    nic = Nic(id=shown["id"], mac=shown["mac"])
+    wanted = [(nic, parse_failover_address(text))]
+    (found,) = asyncio.run(set_addresses(execute, GuestOs.LINUX, wanted))
+    return found
 
 
 def reaches(host: LiveHost, name: str, target: str) -> bool:
@@ -109,7 +128,11 @@ def test_a_private_switch_keeps_vms_among_themselves(lan: LiveHost, peer: Peers,
     lan.call("POST", "/v1/switches", {"name": "closed", "type": "private"})
     start(lan, small, "a", "b", switch="closed")
     lan.run_in("a", "ip addr add 192.0.2.1/24 dev eth0")
-    lan.run_in("b", "ip addr add 192.0.2.2/24 dev eth0")
+    given = given_by_agent(lan, "b", "nic0=192.0.2.2/24,2001:db8::2/64,gateway=192.0.2.254,dns=192.0.2.53")
+    assert (given.done, given.means) == (True, Means.IP), given
+    assert "default via 192.0.2.254" in lan.run_in("b", "ip route")
+    assert "2001:db8::2/64" in lan.run_in("b", "ip addr show dev eth0")
+    assert "192.0.2.53" in lan.run_in("b", "cat /etc/resolv.conf")
     assert reaches(lan, "a", "192.0.2.2")
     bridge = next(line.split()[0] for line in ip("-br", "link", "show", "type", "bridge").splitlines())
     ip("route", "add", "192.0.2.0/24", "dev", bridge)

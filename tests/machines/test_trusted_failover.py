@@ -3,6 +3,7 @@
 One Debian guest with Secure Boot: replicated, tested over there, handed over, handed back.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from test_sealing import FILE, PCRS, VALUE, in_guest
 from holdfast.spec.attestation import VmVerdict
 
 NAME = "keeper"
+_WHO = "cat /var/lib/cloud/data/instance-id /etc/machine-id /etc/ssh/ssh_host_*_key.pub"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
@@ -43,7 +45,11 @@ def test_a_trusted_vm_fails_over_with_what_its_tpm_keeps(two: Two) -> None:
     north, south = two.north, two.south
     north.wait_agent(NAME)
     assert in_guest(north, NAME, "seal", PCRS, VALUE, FILE) == "sealed"
-    north.run_in(NAME, "sync")
+    deadline = time.monotonic() + 600
+    while "running" in north.run_in(NAME, "cloud-init status || true"):
+        assert time.monotonic() < deadline, north.console(NAME)
+        time.sleep(3)
+    known = north.run_in(NAME, f"sync; {_WHO}")
     attested(north)
     north.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
     two.until_sent(north)
@@ -52,6 +58,10 @@ def test_a_trusted_vm_fails_over_with_what_its_tpm_keeps(two: Two) -> None:
     test: dict[str, Any] = tests.begin(wait_seconds=600)
     assert test["verdict"] == "passed", test
     assert in_guest(south, test["vm"], "unseal", FILE) == VALUE
+    guest = south.vm(test["vm"]).guest
+    assert (guest.secure_boot, guest.tpm_version) == (True, "2.0")
+    # To its guest it is the same instance: nothing of cloud-init runs anew.
+    assert south.run_in(test["vm"], _WHO) == known
     south.call("DELETE", f"/v1/replica/held/{NAME}/test")
     tests.assert_nothing_is_left()
     two.until_sent(north)

@@ -110,10 +110,6 @@ def _walk(folder: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
 
 
 def _nothing(path: Path) -> NothingToImport:
-    if not path.exists():
-        return NothingToImport(
-            f"there is no file {str(path)!r}", value=str(path), cure="See that its path is right."
-        )
     return NothingToImport(
         f"{str(path)!r} is nothing that can be imported",
         value=str(path),

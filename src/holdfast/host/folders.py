@@ -6,7 +6,7 @@ root/                     durable; /var/lib/holdfast or $XDG_DATA_HOME/holdfast
 ├── switches/<name>/      dnsmasq          ├── keys/              certificates, host key (0700)
 ├── firmware/             variable stores to copy (0700)
 ├── replicas/<VM name>/   replicas of other hosts' VMs
-├── replica-history.sqlite  what happened to those that are sent
+├── replica-history.sqlite, replica-limits.json   of replicas that are sent
 ├── scratch/              half-made files   └── reserve            room for records on a full disk
 runtime/                  sockets; /run/holdfast or $XDG_RUNTIME_DIR/holdfast; short, since a UNIX
 └── vm/<8 hex>/           socket's path has at most 107 bytes (unix(7))

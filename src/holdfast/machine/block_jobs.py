@@ -4,6 +4,10 @@
     (QEMU, docs/interop and qapi/job.json; only mirror and a commit of the active layer become ready)
 
 A job belongs to QEMU: it outlives the daemon, and is found again by its id.
+
+What a job had put into a chain has no child any more from its end until it is dismissed, and QEMU (10.0.2)
+ends in a segmentation fault where nodes are listed then. So a job waits for us (`pending`) before it ends,
+and nobody lists nodes (`QmpSession.node_list`) from there on until it is dismissed.
 """
 
 import asyncio
@@ -21,6 +25,10 @@ Progress = Callable[[int, int], None]
 
 _LOOK = 0.5  # seconds between two looks at how far it is
 _CANCEL_SECONDS = 60.0
+
+
+ENDS_WITH_US = {"auto-finalize": False, "auto-dismiss": False}
+"""Of commands that begin a job."""
 
 
 class BlockJobFailed(Failed):
@@ -113,7 +121,7 @@ class BlockJobs:
 
         What a mirror had copied stays in its target, which is not switched to.
         """
-        async with self._session.listen("JOB_STATUS_CHANGE") as listener:
+        async with self._session.listen("JOB_STATUS_CHANGE") as listener, self._session.node_list:
             job = (await self.all()).get(job_id)
             if job is None:
                 return
@@ -127,8 +135,8 @@ class BlockJobs:
             await self._dismiss(job_id)
 
     async def _begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
-        async with self._session.graph:
-            await self._session.execute(command, {**arguments, "job-id": job_id, "auto-dismiss": False})
+        async with self._session.block_graph:
+            await self._session.execute(command, {**arguments, "job-id": job_id, **ENDS_WITH_US})
 
     @contextlib.asynccontextmanager
     async def _ended_with_us(self, job_id: str) -> AsyncIterator[None]:
@@ -142,7 +150,7 @@ class BlockJobs:
 
     async def _is_ready(self, job_id: str, listener: Listener, progress: Progress) -> bool:
         """True once it is; False: it has ended, and nothing of that is taken in yet."""
-        while (job := (await self.all()).get(job_id)) and job.status != "concluded":
+        while (job := (await self.all()).get(job_id)) and job.status not in ("pending", "concluded"):
             progress(job.done, job.total)
             if job.status == "ready":
                 return True
@@ -154,8 +162,8 @@ class BlockJobs:
         completed = False
         while job := (await self.all()).get(job_id):
             progress(job.done, job.total)
-            if job.status == "concluded":
-                await self._dismiss(job_id)
+            if job.status in ("pending", "concluded"):
+                job = await self._ended(job, listener)
                 if job.error:
                     raise _failed(job.kind, job.error)
                 return
@@ -164,6 +172,17 @@ class BlockJobs:
                 completed = True
             with contextlib.suppress(QmpTimedOut):
                 await listener.get(_LOOK)
+
+    async def _ended(self, job: JobState, listener: Listener) -> JobState:
+        """How it ended, and nothing is left of it."""
+        async with self._session.node_list:
+            if job.status == "pending":
+                await self._session.execute("job-finalize", {"id": job.id})
+            while (now := (await self.all()).get(job.id)) and now.status != "concluded":
+                with contextlib.suppress(QmpTimedOut):
+                    await listener.get(_LOOK)
+            await self._dismiss(job.id)
+            return now or job
 
     async def _dismiss(self, job_id: str) -> None:
         with contextlib.suppress(QmpRefused):

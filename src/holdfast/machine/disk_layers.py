@@ -17,6 +17,12 @@ from holdfast.machine.block_jobs import BlockJobs, Progress
 from holdfast.machine.devices.disks import filter_node, layer_nodes
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.attachment import Layer
+from holdfast.spec.errors import Conflict
+
+
+class BlockJobNotDismissed(Conflict):
+    id = "block-job-not-dismissed"
+
 
 _FORMAT = "d-"
 _FILE = "f-"
@@ -24,8 +30,24 @@ _FILE = "f-"
 
 async def block_nodes(session: QmpSession) -> dict[str, dict[str, Any]]:
     """All nodes of a QEMU by name (qapi/block-core.json, BlockDeviceInfo)."""
-    found = await session.execute("query-named-block-nodes", {"flat": True})
+    async with session.node_list:
+        await _require_dismissed(session)
+        found = await session.execute("query-named-block-nodes", {"flat": True})
     return {node["node-name"]: node for node in found}
+
+
+async def _require_dismissed(session: QmpSession) -> None:
+    """No job has ended that a killed daemon did not dismiss. Raises BlockJobNotDismissed."""
+    if session.jobs_end_with_us:
+        return
+    for job in await session.execute("query-jobs"):
+        if job["status"] == "concluded":
+            raise BlockJobNotDismissed(
+                "a job on the VM's disks has ended, and what it left is not taken in yet",
+                value=job["id"],
+                cure="It is taken in when what began it goes on; try again.",
+            )
+    session.jobs_end_with_us = True
 
 
 def layer_node(name: str) -> str:

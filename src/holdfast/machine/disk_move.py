@@ -11,7 +11,7 @@ The job belongs to QEMU: it is found again by its name after a crash of the daem
 
 import re
 
-from holdfast.machine.block_jobs import BlockJobs, Progress
+from holdfast.machine.block_jobs import ENDS_WITH_US, BlockJobs, Progress
 from holdfast.machine.devices.disks import chain_nodes, filter_node, format_node
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_plug import DiskPlug
@@ -55,9 +55,9 @@ class DiskMove:
                 "sync": "top" if len(new.layers) > 1 else "full",
                 # A guest that writes faster than is copied would never be caught up with otherwise.
                 "copy-mode": "write-blocking",
-                "auto-dismiss": False,
+                **ENDS_WITH_US,
             }
-            async with self._session.graph:
+            async with self._session.block_graph:
                 await self._session.execute("blockdev-mirror", arguments)
         await self._jobs.follow_until_ready(job, progress)
 

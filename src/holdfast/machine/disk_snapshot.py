@@ -25,7 +25,7 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,8 @@ class DiskSnapshot:
 
     def __init__(self, session: QmpSession) -> None:
         self._session = session
-        self._one = session.graph
-        """Held while nodes are put in and taken out; no job begins meanwhile."""
+        self._barred = 0
+        """How many want that there is no snapshot now."""
         self._served: Path | None = None
 
     async def serve(self, path: Path) -> None:
@@ -77,7 +77,7 @@ class DiskSnapshot:
 
         Once it does, nothing more happens: others read there.
         """
-        async with self._one:
+        async with self._session.block_graph:
             if self._served == path and path.exists():
                 return
             with contextlib.suppress(QmpRefused):  # it did not
@@ -107,7 +107,8 @@ class DiskSnapshot:
             QmpRefused: QEMU does not do it; nothing is left of the attempt.
             OSError: the copies cannot be made.
         """
-        async with self._one:
+        async with self._session.block_graph:
+            self._require_free()
             try:
                 nodes = await block_nodes(self._session)
                 sizes = {disk: int(nodes[filter_node(disk)]["image"]["virtual-size"]) for disk in disks}
@@ -127,26 +128,55 @@ class DiskSnapshot:
     async def show(self, tag: str, bitmaps: Mapping[str, str | None]) -> None:
         """Let each disk be read, with a frozen map of changes where it has one: its name by disk.
 
-        Raises QmpRefused.
+        Raises DisksChanging, QmpRefused.
         """
-        for disk, bitmap in bitmaps.items():
-            shown = {
-                "driver": "snapshot-access",
-                "node-name": f"{_SHOWN}{tag}-{disk}",
-                "file": f"{_COPIES}{tag}-{disk}",
-                "discard": "unmap",  # how the reader says what it will not read
-            }
-            await self._session.execute("blockdev-add", shown)
-            maps = [await self._copy_map(tag, disk, bitmap)] if bitmap else []
-            export = {
-                "type": "nbd",
-                "id": export_of(tag, disk),
-                "name": export_of(tag, disk),
-                "node-name": f"{_SHOWN}{tag}-{disk}",
-                "writable": True,
-                "bitmaps": maps,
-            }
-            await self._session.execute("block-export-add", export)
+        async with self._session.block_graph:
+            self._require_free()
+            for disk, bitmap in bitmaps.items():
+                await self._show(tag, disk, bitmap)
+
+    @contextlib.asynccontextmanager
+    async def barred(self) -> AsyncIterator[None]:
+        """While this lasts there is no snapshot, and none can be taken: those that are there are taken away.
+
+        For what QEMU does only with disks that are not shown, such as writing out the last of the memory.
+        Readers get errors and try again. Raises as `release`.
+        """
+        self._barred += 1
+        try:
+            async with self._session.block_graph:
+                there = await self.tags()
+            for tag in there:
+                await self.release(tag)
+            yield
+        finally:
+            self._barred -= 1
+
+    def _require_free(self) -> None:
+        if self._barred:
+            raise DisksChanging(
+                "the VM's memory is being written out",
+                cure="Wait until that is done; the next cycle tries again.",
+            )
+
+    async def _show(self, tag: str, disk: str, bitmap: str | None) -> None:
+        shown = {
+            "driver": "snapshot-access",
+            "node-name": f"{_SHOWN}{tag}-{disk}",
+            "file": f"{_COPIES}{tag}-{disk}",
+            "discard": "unmap",  # how the reader says what it will not read
+        }
+        await self._session.execute("blockdev-add", shown)
+        maps = [await self._copy_map(tag, disk, bitmap)] if bitmap else []
+        export = {
+            "type": "nbd",
+            "id": export_of(tag, disk),
+            "name": export_of(tag, disk),
+            "node-name": f"{_SHOWN}{tag}-{disk}",
+            "writable": True,
+            "bitmaps": maps,
+        }
+        await self._session.execute("block-export-add", export)
 
     async def _copy_map(self, tag: str, disk: str, bitmap: str) -> dict[str, str]:
         """A copy is shown: QEMU aborts where a disk grows while a map of its own is."""
@@ -172,7 +202,7 @@ class DiskSnapshot:
                 tried again.
         """
         await self._end_exports(tag)
-        async with self._one:
+        async with self._session.block_graph:
             await self._release(tag)
 
     async def tags(self) -> frozenset[str]:

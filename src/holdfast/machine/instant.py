@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.machine.disk_layers import DiskLayers
+from holdfast.machine.disk_snapshot import DiskSnapshot
 from holdfast.machine.memory_stream import MemoryStream, Progress
 from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
@@ -32,10 +33,13 @@ class Stall:
 class Instant:
     """The instants of one QEMU. `runs`: the guest runs now, and is to run afterwards."""
 
-    def __init__(self, session: QmpSession, memory: MemoryStream, layers: DiskLayers) -> None:
+    def __init__(
+        self, session: QmpSession, memory: MemoryStream, layers: DiskLayers, snapshot: DiskSnapshot
+    ) -> None:
         self._session = session
         self._memory = memory
         self._layers = layers
+        self._snapshot = snapshot
 
     async def of_disks(
         self, tops: Mapping[str, str], copy: Callable[[], Awaitable[None]] | None, *, runs: bool
@@ -80,9 +84,17 @@ class Instant:
     async def with_memory(
         self, path: Path, work: Callable[[], Awaitable[None]], progress: Progress, *, runs: bool
     ) -> Stall:
-        """Write the memory to `path` and do the work at the instant that it is of. Raises as `stream`."""
-        async with self._still(runs) as stall:
-            await self._memory.stream(path, work, progress)
+        """Write the memory to `path` and do the work at the instant that it is of. Raises as `stream`.
+
+        QEMU gives up its disks for that instant, which it cannot while they are shown to readers.
+        """
+        async with contextlib.AsyncExitStack() as barred, self._still(runs) as stall:
+
+            async def at_instant() -> None:
+                await barred.enter_async_context(self._snapshot.barred())
+                await work()
+
+            await self._memory.stream(path, at_instant, progress)
         if not runs:
             await self.be_paused()
         return stall

@@ -104,7 +104,7 @@ class RunningMachine:
     @property
     def instant(self) -> Instant:
         """All of it at one instant."""
-        return Instant(self._session, self.memory, self.layers)
+        return Instant(self._session, self.memory, self.layers, self._snapshot)
 
     @property
     def nics(self) -> NicPlug:

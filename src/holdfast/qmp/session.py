@@ -91,12 +91,6 @@ class QmpSession:
 
     def __init__(self, connection: socket.socket) -> None:
         self.lost = asyncio.Event()
-        self.graph = asyncio.Lock()
-        """Held from a look at which block nodes stand on which until the change that counts on it.
-
-        QEMU does not keep several clients' changes apart: one that begins a job between the look and the
-        change of another ends it by a segmentation fault (seen with QEMU 10.0.2).
-        """
         self._connection = connection
         self._client = QMPClient("holdfast", _LARGEST_MESSAGE)
         # The library's own listener to all events keeps them for ever.
@@ -104,6 +98,12 @@ class QmpSession:
         self._ears: set[_Ear] = set()
         self._everything = self._listen(()).listener
         self._descriptors = asyncio.Lock()
+        self.node_list = asyncio.Lock()
+        """Held while all block nodes are listed, and from the end of a job on them until it is dismissed."""
+        self.jobs_end_with_us = False
+        """No job's end from before this session is left."""
+        self.block_graph = asyncio.Lock()
+        """Held while somebody looks at which block nodes stand on which and changes that, or begins a job."""
         self._watch: asyncio.Task[None] | None = None
 
     @classmethod

@@ -28,6 +28,7 @@ from holdfast.machine.change_maps import ChangeMap, ChangeMaps
 from holdfast.machine.disk_snapshot import DiskSnapshot, export_of
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
+from holdfast.spec.replica import Consistency
 
 TAG_DIGITS = 8
 _CARRIED = re.compile(r"since-([0-9a-f]{8})-[0-9]{1,19}-[0-9a-f]{16}")
@@ -87,6 +88,7 @@ class Captured(Frozen):
     socket: Path
     """Where the exports are served."""
     disks: tuple[CapturedDisk, ...]
+    consistency: Consistency = Consistency.CRASH
 
 
 class Capture:
@@ -121,16 +123,20 @@ class Capture:
 
     async def since(self) -> dict[str, int | None]:
         """Of each disk the cycle since which its changes are known."""
-        return {
-            disk: min(self._cycles(maps), default=None)
-            for disk, maps in (await self._maps.of_disks()).items()
-        }
+        return {disk: since for disk, (since, _) in (await self.known()).items()}
 
     async def pending(self) -> dict[str, int]:
         """Of each disk with a map the bytes that would be sent if a cycle began now."""
+        return {disk: pending for disk, (_, pending) in (await self.known()).items()}
+
+    async def known(self) -> dict[str, tuple[int | None, int]]:
+        """Of each disk both, asked of QEMU once: many VMs have nothing to send and are asked all the time."""
         found = await self._maps.of_disks()
         return {
-            disk: sum(maps[self._name(each)].changed for each in self._cycles(maps))
+            disk: (
+                min(self._cycles(maps), default=None),
+                sum(maps[self._name(each)].changed for each in self._cycles(maps)),
+            )
             for disk, maps in found.items()
         }
 

@@ -1,5 +1,8 @@
 """Comparing the disks of a captured cycle with what the receiver holds: by digests, over its own link.
 
+What turns out to be the same is not kept up any longer while the guest writes, so that a long comparison
+takes little room on the source.
+
 The link belongs to one thread, so questions are gathered: whatever the comparison wants to know at a time is
 asked at once, and answered in that order.
 """
@@ -14,7 +17,7 @@ from blake3 import blake3
 from holdfast.replication.capture import Captured, CapturedDisk
 from holdfast.replication.link import Link, hear, tell
 from holdfast.replication.nbd import Source
-from holdfast.replication.resync import LEAF, Compared, HashTree, differences
+from holdfast.replication.resync import LEAF, REGION, Compared, HashTree, differences
 from holdfast.replication.wire import Ask, Digests, Extent
 from holdfast.spec.units import KIB, MIB
 
@@ -41,10 +44,10 @@ def compare(
 
 async def _compared(local: "_Snapshot", remote: "_Peer", size: int) -> tuple[list[Extent], int]:
     counted, found, gap = Compared(), [], 0
-    async for each in differences(HashTree(local.hashes), remote, size, counted):
+    async for each in differences(HashTree(local.hashes), remote, size, counted, local.forget):
         found.append((each.offset, each.length))
         while len(found) > _MOST_EXTENTS:
-            gap = max(64 * KIB, 2 * gap)
+            gap = min(max(64 * KIB, 2 * gap), REGION // 2)  # never over one that was forgotten
             found = joined(found, gap)
     return found, counted.bytes_compared
 
@@ -84,6 +87,11 @@ class _Snapshot:
                 with self._one:
                     self._looked(size)
         return b"".join(found)
+
+    def forget(self, offset: int, length: int) -> None:
+        """It is not looked at again."""
+        with self._one:
+            self._source.trim([(offset, length)])
 
     def _read(self, start: int, size: int) -> memoryview | None:
         """None: it reads as zeroes."""

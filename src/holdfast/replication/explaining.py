@@ -198,16 +198,14 @@ def _tried(status: ReplicaStatus, progress: Progress, now: Moment) -> str:
         return "The initial copy is on its way."
     if progress.fault is None:
         return ""
+    count = "1 try" if progress.attempts == 1 else f"{progress.attempts} tries"
     since = now.wall_of(progress.failing_since).strftime("%Y-%m-%d %H:%M:%S")
     following = (
         "one is under way"
         if status.next_cycle_seconds is None
         else f"the next one begins in {status.next_cycle_seconds:.1f} s"
     )
-    return (
-        f"{progress.attempts} tries failed since {since}; {following}. They go on by themselves, "
-        "after 30 s at most."
-    )
+    return f"{count} failed since {since}; {following}. They go on by themselves, after 30 s at most."
 
 
 def _evidence(each: Try, now: Moment) -> ReplicaEvidence:

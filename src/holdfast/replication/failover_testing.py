@@ -107,6 +107,7 @@ class FailoverTests:
                 taken=each.taken,
                 received=each.received,
                 lost=each.lost,
+                consistency=each.consistency,
                 open=each.number in opened,
             )
             for each in points

@@ -68,6 +68,8 @@ class Facts:
     lost_points: int = 0
     replica_room_left: int | None = None
     """Bytes; None: there is no limit."""
+    not_consistent: str = ""
+    """Why the guest's file systems could not be brought to rest for a point; empty: they could."""
     bytes_a_day: float = 0.0
     """That the replica grows by."""
     ahead: float = 0.0
@@ -204,6 +206,12 @@ RULES: tuple[Rule, ...] = (
         lambda facts: facts.state in _FAILED_OVER and not facts.reverse_enabled,
         "The VM runs on the replica, and nothing is replicated back",
         "Reverse the replication once the old primary can be reached.",
+    ),
+    Rule(
+        *("not-consistent", Health.WARNING, Side.SOURCE),
+        lambda facts: bool(facts.not_consistent),
+        "The last point that was to be application-consistent is not: {not_consistent}",
+        "See that qemu-guest-agent runs in the guest; it is tried again by itself.",
     ),
     Rule(
         *("source-paused", Health.WARNING, Side.SOURCE),

@@ -83,6 +83,7 @@ class StoredReplica:
             disks={disk.id: disk.size for disk in begin.disks},
             base=begin.base,
             compared=begin.compared,
+            consistency=begin.consistency,
         )
         self._leaves.clear()
         incoming = self._replica.begin(cycle)

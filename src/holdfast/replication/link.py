@@ -124,6 +124,8 @@ class TlsLink:
     def __init__(self, connection: ssl.SSLSocket, silence: float) -> None:
         self._connection = connection
         self._silence = silence
+        self._waits = 0.0
+        """Seconds, as the connection was told last."""
         self._wire = memoryview(bytearray(LARGEST_BODY))
         self._head = memoryview(bytearray(HEADER_BYTES))
         certificate = connection.getpeercert(binary_form=True)
@@ -142,7 +144,7 @@ class TlsLink:
     def send(self, kind: Kind, *parts: Buffer, size: int | None = None) -> None:
         length = sum(len(part) for part in parts)
         with _reported():
-            self._connection.settimeout(self._silence)
+            self._wait_at_most(self._silence)
             head = header(kind, length, size)
             if length <= len(self._wire) // 64:  # a small frame in one record
                 self._connection.sendall(head + b"".join(parts))
@@ -188,11 +190,17 @@ class TlsLink:
     def _some(self, target: memoryview, limit: float) -> int:
         if limit <= 0:
             raise TimeoutError
-        self._connection.settimeout(limit)
+        self._wait_at_most(limit)
         count = self._connection.recv_into(target)
         if not count:
             raise EOFError
         return count
+
+    def _wait_at_most(self, limit: float) -> None:
+        """About so many seconds: setting it is a system call, and a record of TLS has but 16 KiB."""
+        if abs(limit - self._waits) > limit / 10:
+            self._connection.settimeout(limit)
+            self._waits = limit
 
 
 class Address(Frozen):

@@ -65,6 +65,8 @@ class Progress:
     failing_since: float = 0.0
     attempts: int = 0
     """That failed, one after another."""
+    not_consistent: str = ""
+    """Why the guest could not be brought to rest for a point that was to be application-consistent."""
     points: int = 0
     lost: int = 0
     """Points that are damaged over there."""

@@ -47,6 +47,8 @@ class Replication(Frozen):
     rest_cycle: int = 0
     """The cycle that all of it came by."""
     paused: bool = False
+    freezing: bool = False
+    """The guest's file systems may stand still for a cycle, and have to be let go."""
 
     @property
     def peer(self) -> str:
@@ -106,6 +108,9 @@ class ReplicationBook:
     async def pause(self, replication: Replication, *, paused: bool) -> Replication:
         event = "replica.paused" if paused else "replica.unpaused"
         return await self._update(replication, {"paused": paused}, event)
+
+    async def freezing(self, replication: Replication, *, freezing: bool) -> Replication:
+        return await self._update(replication, {"freezing": freezing})
 
     async def set(self, replication: Replication, settings: ReplicaEnable) -> Replication:
         return await self._update(replication, {"settings": settings}, "replica.changed")

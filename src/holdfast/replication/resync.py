@@ -123,26 +123,38 @@ class Compared:
 
 
 async def differences(
-    local: Hashes, remote: Hashes, size: int, counted: Compared | None = None
+    local: Hashes,
+    remote: Hashes,
+    size: int,
+    counted: Compared | None = None,
+    same: Callable[[int, int], None] = lambda *_: None,
 ) -> AsyncIterator[Difference]:
     """Where the two sides differ, ascending, by blocks of 4 KiB; neighbours are one.
 
     Both have `size` bytes; where one is shorter, what it lacks reads as zeroes on its side.
+
+    Args:
+        same: told offset and length of each region in which nothing differs; it is not looked at again.
 
     Raises:
         WrongAnswer: the other side does not keep to the protocol. Whatever a side raises is raised.
     """
     counted = counted or Compared()
     waiting = deque(range(0, size, REGION))
-    running: deque[asyncio.Task[list[Difference]]] = deque()
+    running: deque[tuple[int, asyncio.Task[list[Difference]]]] = deque()
     open_end: Difference | None = None
     try:
         while waiting or running:
             while waiting and len(running) < UNDER_WAY:
                 at = waiting.popleft()
                 work = _region(local, remote, at, min(REGION, size - at), counted)
-                running.append(asyncio.create_task(work))
-            for each in await running.popleft():
+                running.append((at, asyncio.create_task(work)))
+            first, task = running[0]
+            found = await task
+            running.popleft()
+            if not found:
+                same(first, min(REGION, size - first))
+            for each in found:
                 if open_end is not None and open_end.offset + open_end.length == each.offset:
                     open_end = Difference(open_end.offset, open_end.length + each.length)
                     continue
@@ -152,9 +164,9 @@ async def differences(
         if open_end is not None:
             yield open_end
     finally:
-        for task in running:
+        for _, task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
 async def _region(

@@ -146,7 +146,8 @@ class Revival:
             try:
                 return await self._submit(held, opened, point, wanted)
             except BaseException:
-                await asyncio.shield(asyncio.to_thread(replica.close_point, opened.token))
+                # Where only the end of it was missed, the record names the point, which then stays open.
+                await asyncio.shield(self._sweep())
                 raise
 
     async def ended(self, begun: Revived) -> None:
@@ -154,7 +155,7 @@ class Revival:
         try:
             ended = await self._operations.wait(begun.operation)
         finally:
-            await asyncio.shield(self.sweep())
+            await asyncio.shield(self._swept())
         if ended.error:
             raise RemoteError(ended.error)
 
@@ -181,10 +182,7 @@ class Revival:
     async def sweep(self) -> None:
         """Close every point that no specification names."""
         async with self._opening:
-            named: set[tuple[str, str]] = set()
-            for record in await self._rooms.records.all():
-                named |= _tokens(await specs_of(self._rooms, record))
-            await asyncio.to_thread(self._close_unnamed, named)
+            await self._sweep()
 
     async def keep(self) -> None:
         """Sweep when that may help, for ever."""
@@ -193,6 +191,12 @@ class Revival:
         async for event in self._rooms.events.follow(last):
             if event.kind in ("vm.deleted", "vm.disk-settled", "vm.checkpoint-deleted"):
                 await self._swept()
+
+    async def _sweep(self) -> None:
+        named: set[tuple[str, str]] = set()
+        for record in await self._rooms.records.all():
+            named |= _tokens(await specs_of(self._rooms, record))
+        await asyncio.to_thread(self._close_unnamed, named)
 
     async def _swept(self) -> None:
         try:
@@ -248,7 +252,7 @@ class Revival:
 
         try:
             operation = await self._operations.submit(REVIVE, wanted.name, params, wanted.actor, reserve)
-        except BaseException:
+        except HoldfastError:
             if kept is not None:
                 kept.unlink(missing_ok=True)
             raise

@@ -12,6 +12,7 @@ forgotten.
 
 import asyncio
 import contextlib
+import functools
 import math
 import random
 import time
@@ -26,6 +27,7 @@ from holdfast.catalog.events import EventLog
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.attachments import Attachments, Beside, SentVm
 from holdfast.replication.capture import Capture, Captured, tag_of
+from holdfast.replication.consistent import ConsistentCycles
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.figures import CycleDone, ReplicationFigures
 from holdfast.replication.identity import Identity
@@ -41,6 +43,7 @@ from holdfast.replication.wire import DiskShape, Open, Standing
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.turn import Turn
 from holdfast.spec.vm import VmSpec
+from holdfast.vm.quiesce import Quiesce
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rest import Rest, VmNotAtRest
 from holdfast.vm.resting_disks import RestingVms
@@ -82,6 +85,7 @@ class Vm:
     started: datetime | None
     """When it was started last."""
     rest: Rest
+    quiesce: Quiesce
     failed: bool = False
     """Its machine ended by itself."""
 
@@ -135,6 +139,7 @@ class Sender:
         """One that has sent its last cycle."""
         self._all_sent = 0
         """The cycle by which all of it was; 0: it was not, or that is recorded."""
+        self._consistent = ConsistentCycles(means.book, self.progress)
         self._changed = False
         """Settings, since the receiver was told of them."""
         self._asked = 0.0
@@ -345,15 +350,20 @@ class Sender:
     async def _cycle(self, vm: Vm, machine: RunningMachine) -> None:
         capture = self._capture(vm, machine)
         await self._attach(capture, machine)
+        ends = machine is self._ending  # its guest, and its owner, do nothing any more
+        if not ends:
+            await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
-        pending = await capture.pending()
+        known = await capture.known()
+        since = {disk: each for disk, (each, _) in known.items()}
+        pending = {disk: each for disk, (_, each) in known.items()}
         self.figures.waiting(looked, sum(pending.values()))
-        since = await capture.since()
         disks = self._require_disks(vm, tuple(each for each in self._wanted(vm) if each in since))
         mapped = all(since[disk] is not None for disk in disks)
         standing = self._standing = self._standing or await self._connect(vm)
         beside = await self._look_beside(vm)
-        if mapped and self._is_current(standing, disks, pending, beside):
+        due = not ends and self._consistent.due(self.replication)
+        if mapped and not due and self._is_current(standing, disks, pending, beside):
             self.figures.done(CycleDone(looked, time.monotonic(), 0))
             return
         whole = standing.compare or not standing.cycle
@@ -361,13 +371,15 @@ class Sender:
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
         begun, held = time.monotonic(), {each.id for each in standing.disks}
-        captured = await capture.begin(self._next(standing), disks, standing.cycle, held)
+        begin = functools.partial(capture.begin, self._next(standing), disks, standing.cycle, held)
+        captured = await self._consistent.begin(self, vm.quiesce, begin) if due else await begin()
         try:
             await self._ship(vm, captured, beside, attachments)
         except BaseException:
             await asyncio.shield(capture.give_up())
             raise
         self._latency = time.monotonic() - begun
+        self._consistent.arrived(captured.consistency)
         await capture.commit(captured.cycle)
 
     async def _attach(self, capture: Capture, machine: RunningMachine) -> None:

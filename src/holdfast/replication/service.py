@@ -27,6 +27,7 @@ from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, Replic
 from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
 from holdfast.spec.vm import VmState
 from holdfast.vm.owner import VmOwner
+from holdfast.vm.quiesce import Quiesce
 from holdfast.vm.registry import VmRegistry
 
 log = structlog.get_logger(__name__)
@@ -309,6 +310,7 @@ class Replications:
             folder=self._state.vm(record.name),
             started=record.started,
             rest=owner.rest,
+            quiesce=Quiesce(owner),
             failed=record.state is VmState.FAILED,
         )
 

@@ -209,7 +209,14 @@ def _through(captured: Captured, meter: Meter, *, full: bool) -> Callable[[_Piec
 def _begin(captured: Captured, base: int, *, compared: bool) -> Begin:
     shapes = tuple(DiskShape(id=disk.id, size=disk.size) for disk in captured.disks)
     taken = int(captured.taken * 1e6)
-    return Begin(cycle=captured.cycle, base=base, taken_us=taken, disks=shapes, compared=compared)
+    return Begin(
+        cycle=captured.cycle,
+        base=base,
+        taken_us=taken,
+        disks=shapes,
+        consistency=captured.consistency,
+        compared=compared,
+    )
 
 
 def _pieces(

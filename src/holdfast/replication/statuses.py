@@ -75,6 +75,7 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         cannot_send=progress.error,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
+        not_consistent=progress.not_consistent,
         fenced=sender.fenced,
         both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,

@@ -60,6 +60,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.replica import Consistency
 from holdfast.spec.turn import Turn
 from holdfast.spec.units import MIB
 
@@ -269,6 +270,8 @@ class Begin(Message):
     """The instant that it is of, by the source's clock: microseconds since 1970-01-01 UTC."""
     disks: _Disks
     """All of the VM's that are replicated, as they are at that instant; WRITE and ZERO count them from 0."""
+    consistency: Consistency = Consistency.CRASH
+    """`application`: the guest's file systems stood still at the instant, as its agent says."""
     compared: bool = False
     """All disks were compared with what is held, whichever cycle that is; what is not sent stays as it is."""
 

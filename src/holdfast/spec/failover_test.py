@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from holdfast.spec.appliance import Finding
 from holdfast.spec.model import Frozen
+from holdfast.spec.replica import Consistency
 
 LONGEST_CHECK = 4000
 LONGEST_OUTPUT = 4000
@@ -112,3 +113,4 @@ class ReplicaPoint(Frozen):
     """Why it cannot be used."""
     open: bool = False
     """A VM stands on it."""
+    consistency: Consistency = Consistency.CRASH

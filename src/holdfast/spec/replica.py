@@ -88,6 +88,15 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Consistency(StrEnum):
+    """What a point is like for the guest that is started from it."""
+
+    CRASH = "crash"
+    """As after a power failure."""
+    APPLICATION = "application"
+    """Its file systems, and what its agent tells, were brought to rest for the instant."""
+
+
 class ReplicaEnable(Frozen):
     peer: Name
     rpo_seconds: float = Field(default=1.0, ge=1.0, le=86400.0)
@@ -105,6 +114,8 @@ class ReplicaEnable(Frozen):
     """When cycles are sent: `always`, or windows such as `22:00-06:00,sat 00:00-24:00`, by local time."""
     initial: str = Field(default="now", max_length=20)
     """When the initial copy begins: `now`, or `at 22:00`."""
+    consistent_seconds: float = Field(default=0.0, ge=0.0, le=30 * 86400.0)
+    """After how long a point is application-consistent again; 0: none is."""
 
 
 class ReplicaChange(Frozen):
@@ -117,6 +128,7 @@ class ReplicaChange(Frozen):
     exclude: tuple[Annotated[str, Field(max_length=63)], ...] | None = Field(default=None, max_length=256)
     failover: FailoverNetwork | None = None
     schedule: str | None = Field(default=None, max_length=1000)
+    consistent_seconds: float | None = Field(default=None, ge=0.0, le=30 * 86400.0)
     initial: Literal["now"] | None = None
     """One that waits begins at once."""
 

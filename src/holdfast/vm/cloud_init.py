@@ -123,7 +123,7 @@ def readdressed_seed(
         "users": [],
         "ssh_deletekeys": False,
         "preserve_hostname": True,
-        "locale": False,
+        "locale": "false",
         "apt": {"preserve_sources_list": True},
     }
     return {
@@ -141,9 +141,9 @@ def _fixed(nic: Nic, wanted: FailoverAddress) -> dict[str, Any]:
         "addresses": [str(each) for each in wanted.addresses],
         "optional": True,
     }
-    if wanted.gateways:
-        everywhere = {4: "0.0.0.0/0", 6: "::/0"}
-        found["routes"] = [{"to": everywhere[each.version], "via": str(each)} for each in wanted.gateways]
+    for each in wanted.gateways:
+        # Not as routes: cloud-init 22.4 makes ::/64 of the destination ::/0.
+        found[f"gateway{each.version}"] = str(each)
     if wanted.dns:
         found["nameservers"] = {"addresses": [str(each) for each in wanted.dns]}
     return found

@@ -138,6 +138,14 @@ class Rig:
         assert not await self.machine._session.execute("query-block-exports")
         assert not await self.machine._session.execute("query-fdsets")
 
+    async def give_up_patiently(self) -> None:
+        """Once no job stands in the way."""
+        while True:
+            try:
+                return await self.capture.give_up()
+            except DisksChanging:
+                await asyncio.sleep(0.01)
+
     async def launch(self) -> None:
         attachments = []
         for name, bus in zip(DISKS, (DiskBus.VIRTIO, DiskBus.SCSI), strict=True):
@@ -511,3 +519,51 @@ async def test_two_replications_have_instants_of_their_own_and_neither_waits_for
     await rig.require_current()
     nodes = await rig.machine.layers.nodes()
     assert not [node for node in nodes if node.startswith("sl-")]
+
+
+async def test_jobs_on_layers_begin_between_instants_and_never_in_one(rig: Rig) -> None:
+    await rig.capture.attach(None)
+    await rig.cycle()
+    done = asyncio.Event()
+
+    async def cycles() -> int:
+        count = 0
+        while not done.is_set():
+            try:
+                await rig.cycle()
+                count += 1
+            except DisksChanging:
+                await rig.give_up_patiently()
+        return count
+
+    async def guest() -> None:
+        await Guest(rig).write_on()
+
+    cycling, writing = asyncio.create_task(cycles()), asyncio.create_task(guest())
+    for number in range(1, 6):
+        name = f"disk0-{number}"
+        await rig.put_layer("disk0", name)
+        below = (await rig.machine.layers.chains())["disk0"][1]
+        await rig.machine.layers.stream(f"merge-{number}", name, None, lambda *_: None)
+        await rig.machine.layers.drop(below)
+        await asyncio.sleep(0.01)
+    done.set()
+    assert await cycling > 0
+    writing.cancel()
+    await asyncio.wait({writing})
+    await rig.cycle()
+    await rig.require_current()
+
+
+async def test_a_cycle_gives_way_to_whoever_needs_the_disks_for_itself(rig: Rig) -> None:
+    await rig.capture.attach(None)
+    await rig.cycle()
+    await rig.write("disk0", 6, "1M", "4k")
+    await rig.begin()
+    async with rig.machine.snapshot.barred():
+        assert not await rig.machine.snapshot.tags()
+        await rig.capture.give_up()
+        with pytest.raises(DisksChanging):
+            await rig.begin()
+    assert set((await rig.cycle()).values()) == {1}
+    await rig.require_current()

@@ -47,6 +47,9 @@ class Book:
     async def carry(self, _: Any, carried: Any) -> Replication:
         return await self._changed(carried=carried, at_rest="")
 
+    async def freezing(self, _: Any, *, freezing: bool) -> Replication:
+        return await self._changed(freezing=freezing)
+
     async def rest(self, _: Any, digest: str, cycle: int) -> Replication:
         return await self._changed(at_rest=digest, rest_cycle=cycle)
 
@@ -61,6 +64,7 @@ class Replicated:
     def __init__(self, rig: Rig, hosts: Hosts) -> None:
         self.rig, self.hosts = rig, hosts
         self.runs, self.failed = True, False
+        self.quiesce: Any = None
         self.dispatch = Dispatch(rig.processes)
         north = hosts.north
         self.attachments = Attachments(None)  # type: ignore[arg-type]  # a VM without firmware state
@@ -85,6 +89,7 @@ class Replicated:
             folder=self.rig.folder,
             started=None,
             rest=Rest(_somebody_acts),
+            quiesce=self.quiesce,
             failed=self.failed,
         )
 
@@ -158,7 +163,7 @@ async def test_where_it_fails_is_told_and_it_goes_on_once_that_is_mended(
 
     for change, rule, side in (
         ({"port": 1}, "replica-nobody-listens", "replica"),
-        ({"host": "replica.invalid"}, "replica-host-unknown", "link"),
+        ({"host": "replica..invalid"}, "replica-host-unknown", "link"),
         ({"fingerprint": "sha256:" + "0" * 64}, "replica-not-that-peer", "replica"),
     ):
         await web.peer(**change)

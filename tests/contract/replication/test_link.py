@@ -17,7 +17,6 @@ from typing import TypeVar
 import pytest
 
 from holdfast.replication import identity, wire
-from holdfast.replication import link as link_module
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import (
     Address,
@@ -308,19 +307,19 @@ def test_an_identity_is_made_once_and_its_key_is_ours_alone(tmp_path: Path) -> N
         identity.normal("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 
-def test_why_a_host_cannot_be_reached_is_told_apart(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_host_cannot_be_reached_is_told_apart(pair: Pair) -> None:
     def dial(host: str, port: int) -> str:
         with pytest.raises(LinkLost) as caught:
-            connect(Address(host=host, port=port), pair.source, pair.receiver.fingerprint)
+            place = Address(host=host, port=port)
+            connect(place, pair.source, pair.receiver.fingerprint, handshake=0.3)
         assert caught.value.cure
         return caught.value.id
 
-    assert dial("replica.invalid", 8444) == "replica-host-unknown"
+    assert dial("replica..invalid", 8444) == "replica-host-unknown"
     assert dial("x" * 300, 8444) == "replica-host-unknown"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert dial("127.0.0.1", free.getsockname()[1]) == "replica-nobody-listens"
-    monkeypatch.setattr(link_module, "_HANDSHAKE_SECONDS", 0.3)
     with contextlib.ExitStack() as opened:
         full = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):  # more than it queues: nothing answers any more

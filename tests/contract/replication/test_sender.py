@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from test_capture import TAG, Rig, rig
 from test_explaining import Replicated, web
 from test_listening import Hosts
 
-from holdfast.replication.capture import tag_of
+from holdfast.replication.capture import Captured, tag_of
 from holdfast.replication.health import ReplicationState
 from holdfast.replication.sending import Sender
 from holdfast.replication.statuses import status_of
-from holdfast.spec.replica import ReplicaLimits, ReplicaStatus
+from holdfast.spec.replica import Consistency, ReplicaLimits, ReplicaStatus
+from holdfast.vm.checkpoint_of_machine import GuestNotFrozen
 
 __all__ = ["rig", "web"]
 _SECONDS = 20.0
@@ -79,6 +81,66 @@ async def test_outside_of_its_schedule_nothing_is_sent_and_its_rpo_counts_with_t
     while (await web.hosts.south.book.held())[0].points != "all:2m":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
+
+
+@dataclass
+class Guest:
+    """Its agent."""
+
+    answers: bool = True
+    done: list[str] = field(default_factory=list)
+
+    async def while_frozen(self, work: Callable[[], Awaitable[Captured]]) -> Captured:
+        if not self.answers:
+            raise GuestNotFrozen("the guest agent does not answer")
+        self.done.append("frozen")
+        try:
+            return await work()
+        finally:
+            await self.thaw()
+
+    async def thaw(self) -> bool:
+        self.done.append("thawed")
+        return self.answers
+
+
+def consistencies(web: Replicated) -> list[Consistency]:
+    return [each.consistency for each in web.hosts.south.store.replica("web").points()]
+
+
+async def test_points_are_application_consistent_as_often_as_was_said(web: Replicated) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    web.quiesce = Guest()
+    web.begin(consistent_seconds=2.0)
+    deadline = time.monotonic() + _SECONDS
+    while len(web.quiesce.done) < 4 or status(web.sender).points < 4:
+        assert time.monotonic() < deadline
+        await web.rig.write("disk0", 7, "1M", "4k")
+        await asyncio.sleep(0.1)
+    await web.end()
+    found = consistencies(web)
+    assert found[0] is Consistency.APPLICATION and Consistency.CRASH in found[1:]
+    assert web.quiesce.done[:4] == ["frozen", "thawed"] * 2
+    assert found.count(Consistency.APPLICATION) >= 2
+    assert not web.book.record.freezing
+
+
+async def test_where_the_agent_does_not_answer_points_come_all_the_same_and_that_is_told(
+    web: Replicated,
+) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    web.quiesce = Guest(answers=False)
+    web.begin(consistent_seconds=60.0)
+    found = await until(web.sender, lambda each: each.points > 0)
+    assert found.health == "warning" and "agent does not answer" in found.findings[0]
+    assert set(consistencies(web)) == {Consistency.CRASH}
+    assert web.book.record.freezing  # it may be frozen: asked again later, and by the next daemon
+    await web.end()
+    web.quiesce = Guest()
+    web.begin(consistent_seconds=60.0)
+    await until(web.sender, lambda each: each.health == "normal" and web.sender._sent_at > 0)
+    assert web.quiesce.done[:3] == ["thawed", "frozen", "thawed"]
+    assert not web.book.record.freezing
 
 
 @pytest.fixture

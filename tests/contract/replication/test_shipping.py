@@ -1,6 +1,7 @@
 """From a real QEMU over real TLS to a receiver: what arrives is the instant that was captured."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,9 +12,10 @@ from test_capture import DISKS, SIZE, Guest, Rig, numbers, rig
 from test_link import Pair
 
 from holdfast.replication import moving, shipping
+from holdfast.replication.comparing import compare
 from holdfast.replication.link import LinkLost, TlsLink, greet
 from holdfast.replication.moving import Moving, Phase
-from holdfast.replication.nbd import SourceLost
+from holdfast.replication.nbd import Source, SourceLost
 from holdfast.replication.receiving import serve
 from holdfast.replication.shipping import Shipped, Shipper, open_vm
 from holdfast.replication.wire import DiskShape, Open, PeerRefused
@@ -201,3 +203,23 @@ async def test_a_source_that_breaks_in_mid_cycle_leaves_the_receiver_as_it_was(e
     assert ends.held.cycle == 1
     await ends.cycle()
     await ends.require_current()
+
+
+async def test_what_is_found_to_be_the_same_is_kept_up_no_longer(ends: Ends) -> None:
+    await ends.rig.write("disk1", 7, "1M", "64k")
+    await ends.cycle()
+    await ends.rig.write("disk1", 8, "1M", "4k")
+    captured = await ends.rig.begin()
+    same, other = captured.disks
+    found = [await asyncio.to_thread(compare, ends.link, captured, disk) for disk in captured.disks]
+    assert [extents for extents, _ in found] == [[], [(1 << 20, 4096)]]
+    target = memoryview(bytearray(4096))
+    for disk in (same, other):
+        with contextlib.closing(Source(captured.socket, disk.export, None)) as source:
+            if disk is same:
+                with pytest.raises(SourceLost):
+                    source.read([(0, 4096)], target)
+            else:
+                source.read([(1 << 20, 4096)], target)
+    assert bytes(target) == b"\x08" * 4096
+    await ends.rig.capture.give_up()

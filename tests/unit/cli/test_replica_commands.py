@@ -64,20 +64,10 @@ def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:
 
 
 def test_only_what_is_said_is_changed(daemon: Any) -> None:
-    run(
-        daemon,
-        "replica",
-        "enable",
-        "web",
-        "--to",
-        "south",
-        "--schedule",
-        "22:00-06:00",
-        "--initial",
-        "at 22:00",
-    )
+    times = ("--schedule", "22:00-06:00", "--initial", "at 22:00", "--app-consistent", "every=1h")
+    run(daemon, "replica", "enable", "web", "--to", "south", *times)
     asked = daemon.replicas.sent.asked[-1]
-    assert (asked.schedule, asked.initial) == ("22:00-06:00", "at 22:00")
+    assert (asked.schedule, asked.initial, asked.consistent_seconds) == ("22:00-06:00", "at 22:00", 3600)
     done = run(daemon, "replica", "set", "web", "--to", "south", "--rpo", "15m", "--exclude", "none")
     assert done.returncode == 0, done.stderr
     change, peer = daemon.replicas.sent.asked[-1]

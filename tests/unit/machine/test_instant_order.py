@@ -28,7 +28,7 @@ class Session:
 
 def instant(session: Session) -> Instant:
     told = cast(Any, session)
-    return Instant(told, cast(Any, None), DiskLayers(told, io_uring=False))
+    return Instant(told, cast(Any, None), DiskLayers(told, io_uring=False), cast(Any, None))
 
 
 async def test_the_guest_stands_still_before_and_goes_on_after_the_switch() -> None:

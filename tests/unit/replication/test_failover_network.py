@@ -25,7 +25,9 @@ SPEC = VmSpec(
         Nic(id="nic2", mac="52:54:00:00:00:03"),
     ),
 )
-ADDRESS = parse_failover_address("nic0=192.0.2.10/24,2001:db8::10/64,gateway=192.0.2.1,dns=192.0.2.53")
+ADDRESS = parse_failover_address(
+    "nic0=192.0.2.10/24,2001:db8::10/64,gateway=192.0.2.1,gateway=2001:db8::1,dns=192.0.2.53"
+)
 NETWORK = FailoverNetwork(switches={"lan": "Office"}, addresses=(ADDRESS,))
 
 
@@ -57,7 +59,8 @@ def test_a_seed_of_a_new_instance_sets_addresses_and_nothing_else() -> None:
         "match": {"macaddress": "52:54:00:00:00:01"},
         "dhcp4": False,
         "addresses": ["192.0.2.10/24", "2001:db8::10/64"],
-        "routes": [{"to": "0.0.0.0/0", "via": "192.0.2.1"}],
+        "gateway4": "192.0.2.1",
+        "gateway6": "2001:db8::1",
         "nameservers": {"addresses": ["192.0.2.53"]},
         "optional": True,
     }

@@ -28,7 +28,8 @@ class Host:
 
     async def find(self, name: str) -> Any:
         spec = SimpleNamespace(disks=(), boot=UefiBoot(tpm=False))
-        return SimpleNamespace(record=SimpleNamespace(id=name, name=name, number=1, spec=spec))
+        record = SimpleNamespace(id=name, name=name, number=1, spec=spec)
+        return SimpleNamespace(record=record, rest=SimpleNamespace(give_way=self.take))
 
     async def take(self, *_: Any, **__: Any) -> None:
         pass

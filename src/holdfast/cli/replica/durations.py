@@ -12,6 +12,12 @@ class BadDuration(InvalidInput):
     id = "bad-duration"
 
 
+def every(text: str) -> float:
+    """Seconds of `every=1h`; `none` is 0. Raises BadDuration."""
+    said = text.strip()
+    return 0.0 if said == "none" else seconds(said.removeprefix("every="))
+
+
 def seconds(text: str) -> float:
     """Of `1s`, `15m`, `2h`, `1d`; a number alone is seconds. Raises BadDuration."""
     match = _DURATION.fullmatch(text.strip())

@@ -36,13 +36,16 @@ def command(
         typer.Option(help="When it is sent: always, or 22:00-06:00,sat 00:00-24:00"),
     ] = "always",
     initial: Annotated[str, typer.Option(help="When the initial copy begins: now, or 'at 22:00'.")] = "now",
+    app_consistent: Annotated[
+        str, typer.Option(help="How often the guest's agent prepares a point: every=1h, or none.")
+    ] = "none",
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Replicate a VM to another host, from now on."""
     from urllib.parse import quote
 
     from holdfast.cli.output import print_json, say
-    from holdfast.cli.replica.durations import seconds
+    from holdfast.cli.replica.durations import every, seconds
     from holdfast.cli.replica.failover_words import failover
     from holdfast.cli.session import connect
 
@@ -55,6 +58,7 @@ def command(
         "exclude": exclude or [],
         "schedule": schedule,
         "initial": initial,
+        "consistent_seconds": every(app_consistent),
         "failover": failover(map_switch, failover_address),
     }
     with connect() as client:

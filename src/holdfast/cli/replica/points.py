@@ -24,4 +24,4 @@ def command(
     with connect() as client:
         items = client.wire("GET", f"/v1/replica/held/{quote(name, safe='')}/points")
     words: dict[str, Callable[[Any], str | None]] = {"taken": moment, "received": size}
-    show_list(items, ("number", "taken", "received", "open", "lost"), format_, words)
+    show_list(items, ("number", "taken", "consistency", "received", "open", "lost"), format_, words)

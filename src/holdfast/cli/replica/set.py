@@ -27,13 +27,16 @@ def command(
     ] = None,
     schedule: Annotated[str | None, typer.Option(help="When it is sent: always, or 22:00-06:00.")] = None,
     initial: Annotated[str | None, typer.Option(help="now: an initial copy that waits begins.")] = None,
+    app_consistent: Annotated[
+        str | None, typer.Option(help="How often the guest's agent prepares a point: every=1h, or none.")
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Change how a VM is replicated, while it goes on. What is not said stays as it is."""
     from urllib.parse import quote
 
     from holdfast.cli.output import print_json, say
-    from holdfast.cli.replica.durations import seconds
+    from holdfast.cli.replica.durations import every, seconds
     from holdfast.cli.replica.failover_words import failover
     from holdfast.cli.session import connect
 
@@ -46,6 +49,7 @@ def command(
         "failover": failover(map_switch, failover_address) if map_switch or failover_address else None,
         "schedule": schedule,
         "initial": initial,
+        "consistent_seconds": None if app_consistent is None else every(app_consistent),
     }
     changed = {key: value for key, value in asked.items() if value is not None}
     if not changed:

@@ -136,6 +136,7 @@ class _Arriving:
             disks=self._sizes,
             compared=number if whole else (heads[-1].compared if heads else 0),
             received=self._received,
+            consistency=self._cycle.consistency,
             end=end,
         )
 

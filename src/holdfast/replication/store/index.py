@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError
 from holdfast.replication.store.files import Files
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.replica import Consistency
 
 BLOCK = 4096
 ENTRY = np.dtype([("block", "<u8"), ("at", "<u8"), ("crc", "<u4")])
@@ -83,6 +84,8 @@ class Head(Frozen):
     """The last cycle, as `last` counts, that followed a comparison of all disks with the source's."""
     received: int = 0
     """Bytes of data that arrived for the span."""
+    consistency: Consistency = Consistency.CRASH
+    """Of the last cycle."""
     overwritten: bool = False
     """Of a base: later changes are being written into it, and it is no point any more."""
     end: int = 0

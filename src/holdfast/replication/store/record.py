@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from holdfast.replication.store.index import Head
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
+from holdfast.spec.replica import Consistency
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Cycle:
 
     `base` is then not looked at.
     """
+    consistency: Consistency = Consistency.CRASH
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Point:
     """Bytes that arrived since the point before, as far as points are kept."""
     lost: str = ""
     """Why it cannot be opened."""
+    consistency: Consistency = Consistency.CRASH
 
 
 class Damage(Frozen):
@@ -77,7 +80,15 @@ def reason_lost(head: Head, damages: Iterable[Damage]) -> str:
 def points_of(heads: Sequence[Head], damages: Sequence[Damage]) -> tuple[Point, ...]:
     """The oldest first."""
     return tuple(
-        Point(head.last, head.cycle, head.taken, dict(head.disks), head.received, reason_lost(head, damages))
+        Point(
+            number=head.last,
+            cycle=head.cycle,
+            taken=head.taken,
+            disks=dict(head.disks),
+            received=head.received,
+            lost=reason_lost(head, damages),
+            consistency=head.consistency,
+        )
         for head in heads
     )
 
