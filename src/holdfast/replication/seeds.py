@@ -141,13 +141,7 @@ class Seeds:
             if count >= peer.limits.vms:
                 raise TooManyReplicas(f"{peer.name} may have {peer.limits.vms} VMs here", value=count)
             return
-        with contextlib.suppress(ReplicaNotFound):
-            if (await asyncio.to_thread(self._means.store.replica, held.name)).points():
-                raise ReplicaExists(
-                    f"replica {held.name!r} has points already",
-                    value=held.name,
-                    cure="Nothing is to be seeded; or remove it first (`holdfast replica remove`).",
-                )
+        await _require_no_points(self._means, vm)
 
 
 async def checked(means: Means, folder: Path) -> tuple[Manifest, ReplicaPeer]:
@@ -263,11 +257,25 @@ class _Place(_OfSeed):
         if peer is None:
             raise PeerNotFound("the source is paired no more", value=job.params["peer"])
         name = job.params.get("name", job.subject)
+        if (folder / "replica").exists():  # else it was placed before the daemon was killed
+            await _require_no_points(means, job.params["source_vm"])
         held = await means.held.adopt(job.params["source_vm"], name, peer)
         job.notes["replica"] = held.name
         await asyncio.to_thread(private, folder / "replica")
         await asyncio.to_thread(means.store.place, held.name, folder / "replica")
         await asyncio.to_thread(remove_tree, folder)
+
+
+async def _require_no_points(means: Means, vm: str) -> None:
+    """What came over the link is not overwritten. Raises ReplicaExists."""
+    held = await means.held.of_vm(vm)
+    with contextlib.suppress(ReplicaNotFound):
+        if held is not None and (await asyncio.to_thread(means.store.replica, held.name)).points():
+            raise ReplicaExists(
+                f"replica {held.name!r} has points already",
+                value=held.name,
+                cure="Nothing is to be seeded; or remove it first (`holdfast replica remove`).",
+            )
 
 
 def _require_empty(folder: Path) -> None:
