@@ -13,7 +13,7 @@ from live_host import LiveHost, live_host
 from test_failover import Two
 from test_failover_test import OnReceiver
 from test_replica import free_port
-from test_sealing import FILE, PCRS, VALUE, in_guest
+from test_sealed_values import FILE, PCRS, VALUE, in_guest
 
 from holdfast.spec.attestation import VmVerdict
 

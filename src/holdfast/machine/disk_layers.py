@@ -119,7 +119,8 @@ class DiskLayers:
             for old, new in tops.items()
         ]
         if actions:
-            await self._session.execute("transaction", {"actions": actions})
+            async with self._session.block_graph:
+                await self._session.execute("transaction", {"actions": actions})
 
     async def drop(self, name: str) -> None:
         """Close a layer on which nothing stands any more; nothing happens where it is not open."""

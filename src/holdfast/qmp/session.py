@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qemu.qmp import (
+    ConnectError,
     EventListener,
     ExecInterruptedError,
     ExecuteError,
@@ -22,11 +23,13 @@ from qemu.qmp import (
     Runstate,
     StateError,
 )
+from qemu.qmp.qmp_client import GreetingError, NegotiationError
 
 from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 
 _MOST_WAITING = 10_000  # events nobody has looked at; a guest can cause many, such as resets
 _LARGEST_MESSAGE = 16 * 1024 * 1024  # bytes; query-qmp-schema answers with about 300 KiB
+_LATE_ANSWERS = 3  # connections on which something else than a greeting comes first
 _GOODBYE = 2.0  # seconds that a QEMU that reads nothing more can hold up a close
 
 
@@ -114,22 +117,39 @@ class QmpSession:
             QmpLost: nobody listens there, or it ended or spoke no QMP before the greeting.
             QmpTimedOut: it did not greet in time.
         """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        session = cls(connection)
         try:
             async with asyncio.timeout(limit):
-                await asyncio.get_running_loop().sock_connect(connection, str(path))
-                await session._client.connect(connection)
+                session = await cls._greeted(path)
         except TimeoutError as error:
             raise QmpTimedOut(
                 f"QEMU's monitor did not greet within {limit:g} seconds", value=str(path)
             ) from error
         except (QMPError, OSError, EOFError) as error:
             raise QmpLost("QEMU's monitor cannot be reached", value=str(path)) from error
+        session._watch = asyncio.create_task(session._watch_connection())
+        return session
+
+    @classmethod
+    async def _greeted(cls, path: Path) -> "QmpSession":
+        for _ in range(_LATE_ANSWERS):
+            try:
+                return await cls._opened(path)
+            except ConnectError as error:
+                # What QEMU had to say to whoever was connected before may come first.
+                if not isinstance(error.exc, GreetingError | NegotiationError):
+                    raise
+        return await cls._opened(path)
+
+    @classmethod
+    async def _opened(cls, path: Path) -> "QmpSession":
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        session = cls(connection)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, str(path))
+            await session._client.connect(connection)
         finally:
             if session._client.runstate is not Runstate.RUNNING:
                 connection.close()
-        session._watch = asyncio.create_task(session._watch_connection())
         return session
 
     async def _watch_connection(self) -> None:

@@ -414,8 +414,13 @@ class VmOwner:
         data = {"id": self.record.id}
         if event.name == "RESET":
             if self.guest:
-                self.guest.forget()  # whoever reads of it finds nothing that held before
-            await self._rooms.events.emit("vm.guest-restarted", self.record.name, data)
+                self.guest.forget()
+
+            def forgotten(row: VmRow) -> None:
+                row.guest, row.addresses = None, []
+
+            # Whoever reads of it finds nothing that held before.
+            await self.change(forgotten, "vm.guest-restarted", data)
         elif event.name == "GUEST_PANICKED":
             await self._rooms.events.emit("vm.guest-panicked", self.record.name, data)
         elif event.name == "BLOCK_IO_ERROR":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_capture import TAG, Rig, rig
-from test_explaining import Replicated, web
+from test_causes import Replicated, web
 from test_listening import Hosts
 
 from holdfast.replication.capture import Captured, tag_of

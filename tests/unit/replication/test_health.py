@@ -26,6 +26,7 @@ CASES = {
         WELL, state=ReplicationState.INITIAL_IN_PROGRESS, rpo=None, since_enabled=9e4
     ),
     "no-reverse": replace(WELL, state=ReplicationState.FAILED_OVER, reverse_enabled=False),
+    "not-consistent": replace(WELL, not_consistent="the agent does not answer"),
     "source-paused": replace(WELL, state=ReplicationState.SUSPENDED),
     "clock-behind": replace(WELL, ahead=6.0),
     "machine-failed": replace(WELL, rests_unsent=True, machine_failed=True),
