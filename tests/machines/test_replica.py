@@ -115,6 +115,7 @@ def pair(tmp_path: Path, small: SmallGuest) -> Iterator[Pair]:
         yield Pair(source, receiver, port)
 
 
+@pytest.mark.slow
 def test_a_vm_that_is_stopped_is_current_over_there_and_needs_no_comparison(pair: Pair) -> None:
     pair.run_guest()
     pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})

@@ -213,6 +213,7 @@ def test_a_vm_outlives_its_swtpm_and_starts_with_a_new_one(shared: LiveHost, tru
     assert verdict.verdict == "pass" and "baseline-matches" in {each.id for each in verdict.findings}, verdict
 
 
+@pytest.mark.slow
 def test_another_grub_that_is_signed_is_named_by_the_verdict(
     shared: LiveHost, trusted: str, tmp_path: Path
 ) -> None:

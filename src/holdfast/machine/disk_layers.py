@@ -10,10 +10,11 @@ so; it is opened for writing while another is merged into it.
     commit   disk0-1 is copied into disk0, then let go of; the guest is moved over where it wrote to disk0-1
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.machine.block_jobs import BlockJobs, Progress
+from holdfast.machine.block_jobs import Alone, BlockJobs, Progress
 from holdfast.machine.devices.disks import filter_node, layer_nodes
 from holdfast.qmp.session import QmpSession
 from holdfast.spec.attachment import Layer
@@ -58,10 +59,11 @@ def layer_node(name: str) -> str:
 class DiskLayers:
     """The layers that one process has open."""
 
-    def __init__(self, session: QmpSession, *, io_uring: bool) -> None:
+    def __init__(self, session: QmpSession, *, io_uring: bool, alone: Alone = contextlib.nullcontext) -> None:
+        """`alone` as of `BlockJobs`."""
         self._session = session
         self._io_uring = io_uring
-        self._jobs = BlockJobs(session)
+        self._jobs = BlockJobs(session, alone)
 
     async def chains(self) -> dict[str, tuple[str, ...]]:
         """Of each disk the names of its layers as they are connected now, top first, its image too."""

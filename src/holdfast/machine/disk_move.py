@@ -11,7 +11,7 @@ The job belongs to QEMU: it is found again by its name after a crash of the daem
 
 import re
 
-from holdfast.machine.block_jobs import ENDS_WITH_US, BlockJobs, Progress
+from holdfast.machine.block_jobs import ENDS_WITH_US, Alone, BlockJobs, Progress
 from holdfast.machine.devices.disks import chain_nodes, filter_node, format_node
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_plug import DiskPlug
@@ -22,10 +22,12 @@ from holdfast.spec.attachment import DiskAttachment
 class DiskMove:
     """The moves of one QEMU's disks."""
 
-    def __init__(self, session: QmpSession, *, io_uring: bool) -> None:
+    def __init__(self, session: QmpSession, *, io_uring: bool, alone: Alone) -> None:
+        """`alone` as of `BlockJobs`."""
         self._session = session
         self._io_uring = io_uring
-        self._jobs = BlockJobs(session)
+        self._alone = alone
+        self._jobs = BlockJobs(session, alone)
         self._layers = DiskLayers(session, io_uring=io_uring)
         self._plug = DiskPlug(session, io_uring=io_uring)
 
@@ -57,7 +59,7 @@ class DiskMove:
                 "copy-mode": "write-blocking",
                 **ENDS_WITH_US,
             }
-            async with self._session.block_graph:
+            async with self._alone(), self._session.block_graph:
                 await self._session.execute("blockdev-mirror", arguments)
         await self._jobs.follow_until_ready(job, progress)
 

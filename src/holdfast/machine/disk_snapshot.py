@@ -45,6 +45,7 @@ READERS = 16
 _COPY_SECONDS = 5  # that a guest's write may wait for the copy
 _CLOSE_SECONDS = 30.0
 _LOOK = 0.5
+_SOON = 0.02
 _LISTENER = "snapshots"
 
 
@@ -136,14 +137,18 @@ class DiskSnapshot:
                 await self._show(tag, disk, bitmap)
 
     @contextlib.asynccontextmanager
-    async def barred(self) -> AsyncIterator[None]:
-        """While this lasts there is no snapshot, and none can be taken: those that are there are taken away.
+    async def barred(self, patience: float = 0.0) -> AsyncIterator[None]:
+        """While this lasts there is no snapshot, and none can be taken.
 
-        For what QEMU does only with disks that are not shown, such as writing out the last of the memory.
-        Readers get errors and try again. Raises as `release`.
+        Those that are there have `patience` seconds to be released, and are taken away then: their readers
+        get errors and try again. For what QEMU does only with disks that are not shown, such as writing out
+        the last of the memory. Raises as `release`.
         """
         self._barred += 1
         try:
+            until = time.monotonic() + patience
+            while time.monotonic() < until and await self.tags():  # noqa: ASYNC110  (QEMU tells nobody)
+                await asyncio.sleep(_SOON)
             async with self._session.block_graph:
                 there = await self.tags()
             for tag in there:
@@ -155,7 +160,7 @@ class DiskSnapshot:
     def _require_free(self) -> None:
         if self._barred:
             raise DisksChanging(
-                "the VM's memory is being written out",
+                "the VM's disks are wanted for something else, such as its memory being written out",
                 cure="Wait until that is done; the next cycle tries again.",
             )
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from holdfast.spec.units import MIB
 _ROLE = "qemu"
 _GREETING_SECONDS = 300.0  # 2,048 emulated CPUs take 90 s to make; QEMU's end is noticed at once
 _QUIT_SECONDS = 10.0
+_CYCLE_SECONDS = 5.0  # that a job on disks waits for a cycle of replication to end by itself
 _LARGEST_SCREEN = 64 * MIB
 _LOG_LINES = 40
 
@@ -94,7 +96,7 @@ class RunningMachine:
     @property
     def layers(self) -> DiskLayers:
         """The layers of its disks."""
-        return DiskLayers(self._session, io_uring=self._capabilities.io_uring)
+        return DiskLayers(self._session, io_uring=self._capabilities.io_uring, alone=self._unshown)
 
     @property
     def memory(self) -> MemoryStream:
@@ -129,7 +131,11 @@ class RunningMachine:
     @property
     def moves(self) -> DiskMove:
         """Disks that are moved to other layers while it runs."""
-        return DiskMove(self._session, io_uring=self._capabilities.io_uring)
+        return DiskMove(self._session, io_uring=self._capabilities.io_uring, alone=self._unshown)
+
+    def _unshown(self) -> AbstractAsyncContextManager[None]:
+        """While it lasts nobody is shown the disks; a cycle that is under way may end first."""
+        return self._snapshot.barred(_CYCLE_SECONDS)
 
     @property
     def change_maps(self) -> ChangeMaps:

@@ -542,7 +542,8 @@ async def test_jobs_on_layers_begin_between_instants_and_never_in_one(rig: Rig) 
     cycling, writing = asyncio.create_task(cycles()), asyncio.create_task(guest())
     for number in range(1, 6):
         name = f"disk0-{number}"
-        await rig.put_layer("disk0", name)
+        async with rig.machine._snapshot.barred(5.0):
+            await rig.put_layer("disk0", name)
         below = (await rig.machine.layers.chains())["disk0"][1]
         await rig.machine.layers.stream(f"merge-{number}", name, None, lambda *_: None)
         await rig.machine.layers.drop(below)

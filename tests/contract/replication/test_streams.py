@@ -30,7 +30,8 @@ async def put(rig: Rig, disk: str, name: str) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
-                return await rig.put_layer(disk, name)
+                async with rig.machine._snapshot.barred(5.0):
+                    return await rig.put_layer(disk, name)
             except QmpRefused:
                 await asyncio.sleep(0.01)
 
@@ -52,6 +53,7 @@ async def test_streams_end_beside_cycles(rig: Rig) -> None:
             await layers.stream(f"settle-{disk}", name, None, lambda *_: None)
             await layers.make_writable(layer, None)
             await layers.drop(below)
+            await asyncio.sleep(0.1)  # nothing is shown while a job begins
     over.set()
     assert await cycles > 0
     assert not rig.machine.ended.is_set()
