@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems o
 # Past the guest's cache: what waits to be written fills its memory, and the agent would be killed for it.
 _WRITER = """
 dd if=/dev/urandom of=/tmp/part bs=1M count=8 2>/dev/null
-( for at in 0 8 16 24 32; do
+( sleep 2  # until the agent has said that this began
+  for at in 0 8 16 24 32; do
     dd if=/tmp/part of=/dev/vda bs=1M seek=$at oflag=direct conv=fsync || echo failed at $at
   done; echo written ) >/tmp/log 2>&1 </dev/null &
 """

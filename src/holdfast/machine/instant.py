@@ -48,12 +48,13 @@ class Instant:
         """Switch layers (new name by old name), and `copy` what else belongs to that instant.
 
         QEMU takes its commands in their order, so it is told all of them without waiting for an answer, but
-        where there is something to copy.
+        where there is something to copy. Nobody is shown the disks meanwhile, as in `of_work`.
 
         Raises:
             QmpRefused, as an ExceptionGroup: nothing was switched.
         """
-        async with self._still(runs) as stall, asyncio.TaskGroup() as group:
+        alone, still = self._snapshot.barred(_CYCLE_SECONDS), self._still(runs)
+        async with alone, still as stall, asyncio.TaskGroup() as group:
             stop = group.create_task(self._session.execute("stop"))
             group.create_task(self._layers.switch(tops))
             if copy is not None:

@@ -1,5 +1,6 @@
 """What QEMU is told of an instant, and in which order: it takes commands as they come."""
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ class Session:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.block_graph = asyncio.Lock()
 
     async def execute(self, command: str, arguments: Any = None, limit: float = 30.0) -> Any:
         self.told.append(command)
@@ -26,9 +28,17 @@ class Session:
         raise QmpTimedOut("nothing")
 
 
+class Snapshots:
+    """There are none."""
+
+    @asynccontextmanager
+    async def barred(self, patience: float = 0.0) -> Any:
+        yield
+
+
 def instant(session: Session) -> Instant:
     told = cast(Any, session)
-    return Instant(told, cast(Any, None), DiskLayers(told, io_uring=False), cast(Any, None))
+    return Instant(told, cast(Any, None), DiskLayers(told, io_uring=False), cast(Any, Snapshots()))
 
 
 async def test_the_guest_stands_still_before_and_goes_on_after_the_switch() -> None:
