@@ -27,10 +27,7 @@ Progress = Callable[[int, int], None]
 Alone = Callable[[], AbstractAsyncContextManager[None]]
 _LOOK = 0.5  # seconds between two looks at how far it is
 _CANCEL_SECONDS = 60.0
-
-
-ENDS_WITH_US = {"auto-finalize": False, "auto-dismiss": False}
-"""Of commands that begin a job."""
+_ENDS_WITH_US = {"auto-finalize": False, "auto-dismiss": False}
 
 
 class BlockJobFailed(Failed):
@@ -87,7 +84,7 @@ class BlockJobs:
             QmpRefused: it could not begin.
         """
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            await self._begin(job_id, command, arguments)
+            await self.begin(job_id, command, arguments)
             async with self._ended_with_us(job_id):
                 await self._to_its_end(job_id, listener, progress)
 
@@ -99,7 +96,7 @@ class BlockJobs:
         False: it has ended well without ever being ready.
         """
         async with self._session.listen("JOB_STATUS_CHANGE") as listener:
-            await self._begin(job_id, command, arguments)
+            await self.begin(job_id, command, arguments)
             async with self._ended_with_us(job_id):
                 if await self._is_ready(job_id, listener, progress):
                     return True
@@ -141,9 +138,10 @@ class BlockJobs:
                             await listener.get(_LOOK)
             await self._dismiss(job_id)
 
-    async def _begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
+    async def begin(self, job_id: str, command: str, arguments: dict[str, Any]) -> None:
+        """Begin a job that is followed later. Raises QmpRefused: it could not begin."""
         async with self._alone(), self._session.block_graph:
-            await self._session.execute(command, {**arguments, "job-id": job_id, **ENDS_WITH_US})
+            await self._session.execute(command, {**arguments, "job-id": job_id, **_ENDS_WITH_US})
 
     @contextlib.asynccontextmanager
     async def _ended_with_us(self, job_id: str) -> AsyncIterator[None]:

@@ -11,7 +11,7 @@ The job belongs to QEMU: it is found again by its name after a crash of the daem
 
 import re
 
-from holdfast.machine.block_jobs import ENDS_WITH_US, Alone, BlockJobs, Progress
+from holdfast.machine.block_jobs import Alone, BlockJobs, Progress
 from holdfast.machine.devices.disks import chain_nodes, filter_node, format_node
 from holdfast.machine.disk_layers import DiskLayers
 from holdfast.machine.disk_plug import DiskPlug
@@ -26,7 +26,6 @@ class DiskMove:
         """`alone` as of `BlockJobs`."""
         self._session = session
         self._io_uring = io_uring
-        self._alone = alone
         self._jobs = BlockJobs(session, alone)
         self._layers = DiskLayers(session, io_uring=io_uring)
         self._plug = DiskPlug(session, io_uring=io_uring)
@@ -50,17 +49,14 @@ class DiskMove:
         if job not in await self._jobs.all():
             await self._open(new)
             arguments = {
-                "job-id": job,
                 "device": filter_node(old.id),
                 "replaces": format_node(old),
                 "target": format_node(new),
                 "sync": "top" if len(new.layers) > 1 else "full",
                 # A guest that writes faster than is copied would never be caught up with otherwise.
                 "copy-mode": "write-blocking",
-                **ENDS_WITH_US,
             }
-            async with self._alone(), self._session.block_graph:
-                await self._session.execute("blockdev-mirror", arguments)
+            await self._jobs.begin(job, "blockdev-mirror", arguments)
         await self._jobs.follow_until_ready(job, progress)
 
     async def switch(self, new: DiskAttachment) -> None:

@@ -44,6 +44,8 @@ READERS = 16
 """That may wait to be let in."""
 _COPY_SECONDS = 5  # that a guest's write may wait for the copy
 _CLOSE_SECONDS = 30.0
+_CYCLE_SECONDS = 5.0
+"""That a cycle of replication may take to end by itself."""
 _LOOK = 0.5
 _SOON = 0.02
 _LISTENER = "snapshots"
@@ -135,6 +137,10 @@ class DiskSnapshot:
             self._require_free()
             for disk, bitmap in bitmaps.items():
                 await self._show(tag, disk, bitmap)
+
+    def between_cycles(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """As `barred`; a cycle of replication that is under way may end first."""
+        return self.barred(_CYCLE_SECONDS)
 
     @contextlib.asynccontextmanager
     async def barred(self, patience: float = 0.0) -> AsyncIterator[None]:

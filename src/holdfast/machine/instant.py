@@ -17,7 +17,6 @@ from holdfast.machine.memory_stream import MemoryStream, Progress
 from holdfast.qmp.errors import QmpLost, QmpRefused, QmpTimedOut
 from holdfast.qmp.session import Listener, QmpSession
 
-_CYCLE_SECONDS = 5.0  # that a cycle of replication may take to end by itself
 _EVENT_SECONDS = 1.0
 _ENDED = ("shutdown", "internal-error", "guest-panicked")
 """States in which a guest must be reset before it may go on."""
@@ -53,7 +52,7 @@ class Instant:
         Raises:
             QmpRefused, as an ExceptionGroup: nothing was switched.
         """
-        alone, still = self._snapshot.barred(_CYCLE_SECONDS), self._still(runs)
+        alone, still = self._snapshot.between_cycles(), self._still(runs)
         async with alone, still as stall, asyncio.TaskGroup() as group:
             stop = group.create_task(self._session.execute("stop"))
             group.create_task(self._layers.switch(tops))
@@ -73,7 +72,7 @@ class Instant:
         """
 
         async def whole() -> Stall:
-            async with self._snapshot.barred(_CYCLE_SECONDS), self._still(runs) as stall:
+            async with self._snapshot.between_cycles(), self._still(runs) as stall:
                 await self._session.execute("stop")
                 await work()
             return stall

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ from holdfast.spec.units import MIB
 _ROLE = "qemu"
 _GREETING_SECONDS = 300.0  # 2,048 emulated CPUs take 90 s to make; QEMU's end is noticed at once
 _QUIT_SECONDS = 10.0
-_CYCLE_SECONDS = 5.0  # that a job on disks waits for a cycle of replication to end by itself
 _LARGEST_SCREEN = 64 * MIB
 _LOG_LINES = 40
 
@@ -96,7 +94,8 @@ class RunningMachine:
     @property
     def layers(self) -> DiskLayers:
         """The layers of its disks."""
-        return DiskLayers(self._session, io_uring=self._capabilities.io_uring, alone=self._unshown)
+        io_uring = self._capabilities.io_uring
+        return DiskLayers(self._session, io_uring=io_uring, alone=self._snapshot.between_cycles)
 
     @property
     def memory(self) -> MemoryStream:
@@ -131,11 +130,8 @@ class RunningMachine:
     @property
     def moves(self) -> DiskMove:
         """Disks that are moved to other layers while it runs."""
-        return DiskMove(self._session, io_uring=self._capabilities.io_uring, alone=self._unshown)
-
-    def _unshown(self) -> AbstractAsyncContextManager[None]:
-        """While it lasts nobody is shown the disks; a cycle that is under way may end first."""
-        return self._snapshot.barred(_CYCLE_SECONDS)
+        io_uring = self._capabilities.io_uring
+        return DiskMove(self._session, io_uring=io_uring, alone=self._snapshot.between_cycles)
 
     @property
     def change_maps(self) -> ChangeMaps:

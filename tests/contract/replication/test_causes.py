@@ -1,6 +1,7 @@
 """Why a replication fails, told apart: a real QEMU, a real receiver, and what goes wrong in between."""
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
@@ -137,15 +138,21 @@ class Replicated:
         return explain_held(*await self.hosts.south.listener.look("web"))
 
 
-@pytest.fixture
-async def web(rig: Rig, tmp_path: Path) -> AsyncIterator[Replicated]:
-    folder = tmp_path / "hosts"
+@contextlib.asynccontextmanager
+async def replicated(rig: Rig, folder: Path) -> AsyncIterator[Replicated]:
+    """By hosts that are made in `folder`."""
     folder.mkdir()
     made = Replicated(rig, Hosts(folder))
     yield made
     await made.end()
     await made.dispatch.close()
     made.hosts.south.listener.close()
+
+
+@pytest.fixture
+async def web(rig: Rig, tmp_path: Path) -> AsyncIterator[Replicated]:
+    async with replicated(rig, tmp_path / "hosts") as made:
+        yield made
 
 
 async def test_where_it_fails_is_told_and_it_goes_on_once_that_is_mended(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_capture import TAG, Rig, rig
-from test_causes import Replicated, web
-from test_listening import Hosts
+from test_causes import Replicated, replicated, web
 
 from holdfast.replication.capture import Captured, tag_of
 from holdfast.replication.health import ReplicationState
@@ -145,13 +144,8 @@ async def test_where_the_agent_does_not_answer_points_come_all_the_same_and_that
 
 @pytest.fixture
 async def east(rig: Rig, tmp_path: Path) -> AsyncIterator[Replicated]:
-    folder = tmp_path / "others"
-    folder.mkdir()
-    made = Replicated(rig, Hosts(folder))
-    yield made
-    await made.end()
-    await made.dispatch.close()
-    made.hosts.south.listener.close()
+    async with replicated(rig, tmp_path / "others") as made:
+        yield made
 
 
 async def test_of_two_peers_one_that_hangs_does_not_slow_the_other(

@@ -32,7 +32,7 @@ class Snapshots:
     """There are none."""
 
     @asynccontextmanager
-    async def barred(self, patience: float = 0.0) -> Any:
+    async def between_cycles(self) -> Any:
         yield
 
 
