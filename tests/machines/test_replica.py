@@ -18,6 +18,7 @@ from small_vms import small_vm, with_small_images
 from test_checkpoint_crash import NAME, WRITER, of_one_instant
 
 from holdfast.replication.store.replica import ReplicaStore
+from holdfast.spec.vm import VmState
 
 _LIMIT = 90.0
 
@@ -185,6 +186,7 @@ def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
 
     for marked in pair.source.qemus():
         os.kill(marked.ref.pid, signal.SIGKILL)
+    pair.source.wait_state(NAME, VmState.FAILED)
     pair.run_guest()
     pair.until_new_points()
 

@@ -199,6 +199,7 @@ def test_state_of_trust_outlives_save_and_a_killed_daemon(shared: LiveHost, trus
     check_invariants(shared)
 
 
+@pytest.mark.slow
 def test_a_vm_outlives_its_swtpm_and_starts_with_a_new_one(shared: LiveHost, trusted: str) -> None:
     mark = f"vm:{shared.vm(trusted).id}"
     (swtpm,) = shared.processes.find(owner=mark, role="swtpm")

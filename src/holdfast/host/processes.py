@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from holdfast.spec.errors import Failed, TimedOut, Unsupported
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_OUTPUT = 1024 * 1024
+_EXEC_SECONDS = 5.0
 _LONGEST_ANSWER = 16 * 1024 * 1024
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "USER", "LOGNAME")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,6 +94,16 @@ def started_at(pid: int) -> int | None:
         return None
     fields = text[text.rindex(")") + 2 :].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _await_marks(pid: int) -> None:
+    """execve(2) closes Popen's pipe before it lays out the environment: for a moment no marks are there."""
+    deadline = time.monotonic() + _EXEC_SECONDS
+    with contextlib.suppress(OSError):  # gone already, or another user's
+        while not Path(f"/proc/{pid}/environ").read_bytes() and started_at(pid) is not None:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.001)
 
 
 def _set_limits(limits: Limits) -> None:
@@ -165,11 +177,13 @@ class Processes:
     @staticmethod
     def _popen(argv: Sequence[str], **options: object) -> "subprocess.Popen[bytes]":
         try:
-            return subprocess.Popen(list(argv), **options)  # type: ignore[call-overload,no-any-return]
+            child = subprocess.Popen(list(argv), **options)  # type: ignore[call-overload]
         except FileNotFoundError as error:
             raise _missing(argv[0]) from error
         except OSError as error:
             raise SpawnFailed(f"{argv[0]} could not be started: {error.strerror}", value=argv[0]) from error
+        _await_marks(child.pid)
+        return child  # type: ignore[no-any-return]
 
     async def _reap(self, child: "subprocess.Popen[bytes]") -> None:
         with contextlib.suppress(ProcessLookupError):
