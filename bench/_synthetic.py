@@ -90,8 +90,17 @@ class SyntheticVm:
 
     def look(self) -> Vm:
         """As a sender is given it."""
-        where = (self.folder, self.folder)
-        return Vm(self.id, self.name, self.spec, self.machine, *where, started=None, rest=Rest(_never))
+        return Vm(
+            self.id,
+            self.name,
+            self.spec,
+            self.machine,  # type: ignore[arg-type]  # what a sender uses of one
+            runtime=self.folder,
+            folder=self.folder,
+            started=None,
+            rest=Rest(_never),
+            quiesce=None,  # type: ignore[arg-type]  # no guest is brought to rest
+        )
 
     async def kill(self) -> None:
         """kill -9."""
@@ -193,6 +202,8 @@ class Sending:
     async def until(self, holds, limit: float = 120.0) -> None:
         deadline = time.monotonic() + limit
         while not holds():
+            if self._task.done():
+                self._task.result()
             if time.monotonic() > deadline:
                 raise RuntimeError(f"it does not come to pass: {self.sender.progress.error}")
             await asyncio.sleep(0.02)
