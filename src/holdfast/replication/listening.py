@@ -27,6 +27,7 @@ from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.retention import kept, parse_plan
 from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
+from holdfast.replication.way_back import require_usable
 from holdfast.replication.wire import Open, Pair, TurnIs
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer
@@ -295,10 +296,12 @@ class ReplicaListener:
     def open(self, link: TlsLink, opened: Open) -> tuple[_Served, StoredReplica]:
         """The replica that a link is about, of which it is the only one until `one` is released.
 
-        Raises NotThatPeer, BadRetention, ReplicaBusy and as `ReplicaBook.claim`.
+        Raises NotThatPeer, BadRetention, BadLimit, BadSchedule, ReplicaBusy and as `ReplicaBook.claim`.
         """
         peer = self._peer(link)
         parse_plan(opened.points)
+        if opened.agreed is not None:
+            require_usable(opened.agreed)
         held, other = self._ask(self._book.claim(peer, opened))
         self._reached(peer, link.host, opened.receives)
         served = self._take_over(held.vm, link)

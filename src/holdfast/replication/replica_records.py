@@ -14,7 +14,7 @@ from holdfast.replication.wire import Open
 from holdfast.spec.errors import Forbidden, Insufficient, NotFound
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import MAX_NAME, Name
-from holdfast.spec.replica import ReplicaPeer
+from holdfast.spec.replica import ReplicaPeer, ReplicaSettings
 
 
 class ReplicaOfAnother(Forbidden):
@@ -42,6 +42,8 @@ class HeldVm(Frozen):
     """The plan by which points are kept."""
     term: int = FIRST_TERM
     """The highest that the source told."""
+    agreed: ReplicaSettings | None = None
+    """What was agreed on the source."""
 
 
 class ReplicaBook:
@@ -78,6 +80,7 @@ class ReplicaBook:
                 replication=known,
                 points=opened.points,
                 term=max(opened.term, row.record.get("term", FIRST_TERM)),
+                agreed=opened.agreed,
             )
             row.record = held.model_dump(mode="json")
             return held, known != opened.replication

@@ -450,6 +450,7 @@ class Sender:
             points=settings.points,
             term=self._means.turns.term(vm.id) if self._means.turns else FIRST_TERM,
             receives=self._means.receives(),
+            agreed=settings.agreed,
         )
         standing = await self._link.connect(
             Address(host=peer.host or "", port=peer.port or 0),

@@ -14,13 +14,12 @@ from holdfast.machine.running import RunningMachine
 from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History, Kept
-from holdfast.replication.pace import parse_limit
 from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
-from holdfast.replication.retention import parse_plan
-from holdfast.replication.schedule import initial_from, parse_schedule
+from holdfast.replication.schedule import initial_from
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
+from holdfast.replication.way_back import require_usable
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaStatus
@@ -125,6 +124,9 @@ class Replications:
             replication = await self._means.book.of(owner.record.id, peer)
             given = {key: getattr(request, key) for key in request.model_fields_set}
             wanted = {key: value for key, value in given.items() if value is not None}
+            if request.failover is not None and "home" not in request.failover.model_fields_set:
+                home = replication.settings.failover.home
+                wanted["failover"] = request.failover.model_copy(update={"home": home})
             settings = replication.settings.model_copy(update=wanted)
             _require_usable(owner, settings)
             replication = await self._means.book.set(replication, settings)
@@ -325,9 +327,7 @@ class Replications:
 
 
 def _require_usable(owner: VmOwner, settings: ReplicaEnable) -> None:
-    parse_plan(settings.points)
-    parse_limit(settings.limit)
-    parse_schedule(settings.schedule)
+    require_usable(settings)
     initial_from(settings.initial, datetime.now())
     _require_disks(owner, settings)
     require_nics(owner.record.spec, settings.failover)

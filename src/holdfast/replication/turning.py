@@ -23,7 +23,7 @@ from holdfast.replication.turns import TurnBook, TurnRecord
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation
 from holdfast.spec.turn import Failover, PlannedFailover, TurnView
-from holdfast.spec.vm import VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.vm.import_admission import VmIdTaken
 from holdfast.vm.planning import Planner
 from holdfast.vm.registry import VmRegistry
@@ -73,7 +73,7 @@ class Turning:
             joined.replications.send_no_more,
         )
         completes = completing.Means(
-            turns, peers, joined.replications.enable, self._settle, joined.listener.remove
+            turns, peers, joined.replications.enable, self._spec, self._settle, joined.listener.remove
         )
         self._takeovers = taking_over.Takeovers(takes, operations)
         self._handovers = handing_over.Handovers(gives, registry)
@@ -132,6 +132,9 @@ class Turning:
     async def _make(self, held: HeldVm, point: int, name: str, start: bool, actor: str) -> None:
         wanted = Wanted(name=name, same_identity=True, isolated=False, start=start, actor=actor)
         await self._joined.revival.revive(held, point, wanted)
+
+    async def _spec(self, vm: str) -> VmSpec:
+        return (await self._registry.owner(vm)).record.spec
 
     async def _settle(self, vm: str) -> None:
         try:

@@ -17,6 +17,7 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import ReplicaTurnRow, VmRow
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
+from holdfast.spec.replica import ReplicaSettings
 from holdfast.spec.turn import Turn
 
 FIRST_TERM = 1
@@ -50,10 +51,8 @@ class TurnRecord(Frozen):
     since: datetime
     replica: str = ""
     """Name of the replica that is held here of it, and not dropped yet."""
-    points: str = ""
-    """The plan by which its points were kept here, and are on the way back."""
-    switches: dict[str, str] = {}
-    """What a switch of this host is called on the other one, as far as that was said."""
+    back: ReplicaSettings | None = None
+    """How it is replicated back: as it was agreed on the other host."""
     committed: bool = False
     """Of a VM that is fenced: over there it is final."""
     error: str = ""

@@ -60,7 +60,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
-from holdfast.spec.replica import Consistency
+from holdfast.spec.replica import Consistency, ReplicaSettings
 from holdfast.spec.turn import Turn
 from holdfast.spec.units import MIB
 
@@ -241,6 +241,8 @@ class Open(Message):
     """Of the VM's turns, as the source knows it; see `turns`."""
     receives: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port at which the source itself receives replicas; 0: it does not."""
+    agreed: ReplicaSettings | None = None
+    """What was agreed on the source, all of which holds for the way back after a failover."""
 
 
 class Standing(Message):
