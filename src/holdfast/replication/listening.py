@@ -29,8 +29,8 @@ from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, Replica
 from holdfast.replication.store.replica import Replica, ReplicaStore
 from holdfast.replication.way_back import require_usable
 from holdfast.replication.wire import Open, Pair, TurnIs
-from holdfast.spec.errors import Conflict, HoldfastError
-from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer
+from holdfast.spec.errors import Conflict, HoldfastError, InvalidInput
+from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer, ReplicaSender
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -55,6 +55,16 @@ class Desk(Protocol):
 
 class CannotListen(Conflict):
     id = "replica-cannot-listen"
+
+
+class PeerCannotSend(InvalidInput):
+    id = "replica-peer-cannot-send"
+
+
+class ReplicaStillSent(Conflict):
+    """The host that a replica is sent by is connected."""
+
+    id = "replica-still-sent"
 
 
 async def _none() -> dict[str, datetime]:
@@ -188,6 +198,30 @@ class ReplicaListener:
 
         await asyncio.to_thread(work)
         await self._book.remove(name)
+
+    async def accept_from(self, name: str, request: ReplicaSender) -> HeldReplica:
+        """A person says that a replica may be sent by another host from now on.
+
+        Raises NoSuchReplica, PeerNotFound, PeerCannotSend, ReplicaStillSent.
+        """
+        held, peer = await self._book.get(name), await self._peers.get(request.peer)
+        if peer.role is not PeerRole.SOURCE:
+            raise PeerCannotSend(
+                f"{peer.name!r} takes replicas of this host; nothing can come from it",
+                value=peer.name,
+                cure="Pair the other way round: `holdfast replica accept` here, `replica peer add` there.",
+            )
+        served, now = self._served.get(held.vm), self._pinned.get(held.source)
+        still = served is not None and served.link is not None and peer.fingerprint != held.source
+        if still and not request.replace:
+            raise ReplicaStillSent(
+                f"replica {held.name!r} is being sent by {now.name if now else 'another host'!r}",
+                value=held.name,
+                cure="See that the VM failed over from that host, and disable its replication there; or add "
+                "--yes.",
+            )
+        await self._book.accept_from(held.name, peer)
+        return await asyncio.to_thread(self._view, await self._book.get(held.name))
 
     async def halt(self, vm: str) -> None:
         """End the link about a VM, which by its turn is not let in again. Raises ReplicaBusy."""
@@ -376,7 +410,7 @@ class ReplicaListener:
             points, used = replica.points(), replica.used()
         except ReplicaNotFound:
             points, used = (), 0
-        peer = self._pinned.get(held.source)
+        peer, heir = self._pinned.get(held.source), self._pinned.get(held.heir)
         served = self._served.get(held.vm)
         return HeldReplica(
             name=held.name,
@@ -385,6 +419,7 @@ class ReplicaListener:
             points=len(points),
             lost=sum(bool(each.lost) for each in points),
             last_test=self._tested.get(held.name.lower()),
+            accepted_from=heir.name if heir else "",
             newest=points[-1].taken if points else None,
             oldest=points[0].taken if points else None,
             used=used,

@@ -147,9 +147,9 @@ class Sender:
 
     @property
     def fenced(self) -> bool:
-        """Whether the VM has failed over to another host."""
+        """Whether the VM has failed over to another host, which sends it from now on."""
         known = self._means.turns.known(self.replication.vm) if self._means.turns else None
-        return known is not None and known.turn is Turn.FENCED
+        return known is not None and known.turn in (Turn.FENCED, Turn.ADOPTING)
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -239,7 +239,7 @@ class Sender:
 
     def _held_back(self) -> float:
         """Seconds for which nothing is to be sent; 0: a cycle may begin."""
-        if self.replication.paused:
+        if self.replication.paused or self.fenced:
             return math.inf
         settings, now = self.replication.settings, datetime.now()
         wait = parse_schedule(settings.schedule).opens_in(now)

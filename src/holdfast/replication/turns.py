@@ -18,7 +18,7 @@ from holdfast.catalog.tables import ReplicaTurnRow, VmRow
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
 from holdfast.spec.replica import ReplicaSettings
-from holdfast.spec.turn import Turn
+from holdfast.spec.turn import RUNS, Turn
 
 FIRST_TERM = 1
 
@@ -53,6 +53,8 @@ class TurnRecord(Frozen):
     """Name of the replica that is held here of it, and not dropped yet."""
     back: ReplicaSettings | None = None
     """How it is replicated back: as it was agreed on the other host."""
+    others: dict[str, bool] = {}
+    """Of a VM that is fenced: other hosts that it was sent to, by fingerprint, and whether each knows."""
     committed: bool = False
     """Of a VM that is fenced: over there it is final."""
     error: str = ""
@@ -180,4 +182,5 @@ def read_turn(session: Session, vm: str) -> TurnRecord | None:
 
 def moved(before: TurnRecord, to: Turn, **change: object) -> TurnRecord:
     since = before.since if before.turn is to else aware(now())
-    return before.model_copy(update={"turn": to, "since": since, **change})
+    others = {} if to in RUNS else before.others
+    return before.model_copy(update={"turn": to, "since": since, "others": others, **change})

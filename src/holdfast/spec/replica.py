@@ -209,6 +209,8 @@ class ReplicaStatus(Frozen):
     """On the link."""
     peer_limit: str = "none"
     host_limit: str = "none"
+    moved_to: str = ""
+    """Name of the host that the VM failed over to, which sends it now; empty: it did not."""
 
 
 class ReplicaLimit(Frozen):
@@ -241,3 +243,13 @@ class HeldReplica(Frozen):
     """Points that are lost by damage."""
     last_test: datetime | None = None
     """When one of them was tested last."""
+    accepted_from: str = ""
+    """Name of a peer that may send it in the source's place, since the VM failed over to it."""
+
+
+class ReplicaSender(Frozen):
+    """Who may send a replica that is held here, from now on."""
+
+    peer: Name
+    replace: bool = False
+    """Also where the host that sends it is connected."""
