@@ -119,6 +119,11 @@ class ReplicaListener:
         """TCP port; None: it does not listen."""
         return self._door.port if self._door else None
 
+    @property
+    def told(self) -> Address | None:
+        """Where others are told that it listens, see `Door.told`; None: it does not."""
+        return self._door.told if self._door else None
+
     async def listen(self, address: Address) -> None:
         """Raises CannotListen."""
         await self.pin()
@@ -337,7 +342,7 @@ class ReplicaListener:
         if opened.agreed is not None:
             require_usable(opened.agreed)
         held, other = self._ask(self._book.claim(peer, opened))
-        self._reached(peer, link.host, opened.receives)
+        self._reached(peer, opened.receives_at or link.host, opened.receives)
         served = self._take_over(held.vm, link)
         try:
             # Its turn may have come while this link waited for another one's end.

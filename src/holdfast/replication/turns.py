@@ -87,6 +87,11 @@ class TurnBook:
         found = self._known.get(vm)
         return found.term if found else FIRST_TERM
 
+    def own_term(self, vm: str) -> int:
+        """By which it is sent: one that is being handed over is still this host's by the term before."""
+        found = self._known.get(vm)
+        return self.term(vm) - (found is not None and found.turn is Turn.HANDING_OVER)
+
     async def read(self, vm: str) -> TurnRecord | None:
         """What holds now, see `read_turn`."""
         return await self._catalog.read(lambda session: read_turn(session, vm))

@@ -54,9 +54,10 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
@@ -244,8 +245,15 @@ class Open(Message):
     """Of the VM's turns, as the source knows it; see `turns`."""
     receives: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port at which the source itself receives replicas; 0: it does not."""
+    receives_at: Annotated[str, StringConstraints(max_length=45)] = ""
+    """IP address, IPv4 or IPv6, at which it does; empty: the one that this link comes from."""
     agreed: ReplicaSettings | None = None
     """What was agreed on the source, all of which holds for the way back after a failover."""
+
+    @field_validator("receives_at")
+    @classmethod
+    def _is_address(cls, given: str) -> str:
+        return str(ip_address(given)) if given else ""
 
 
 class Standing(Message):
