@@ -173,6 +173,7 @@ class Sender:
                         await self._wake.wait()
         finally:
             self._link.close()
+            self._consistent.close()
 
     def measure_anew(self) -> None:
         """Forget the figures; the newest point stays known."""
@@ -208,6 +209,8 @@ class Sender:
         """Replication is over: the machine keeps no maps. `run` must have ended."""
         vm = self._look()
         if vm.machine is not None:
+            if self.replication.freezing:
+                await vm.quiesce.thaw()
             await self._capture(vm, vm.machine).forget()
 
     async def _turn(self) -> float | None:
@@ -216,6 +219,8 @@ class Sender:
         if vm.machine is self._ending and vm.machine is not None:
             self._machine = None
             return None
+        if vm.machine is not None:
+            self._consistent.let_go(self, vm.quiesce)
         if (held_back := self._held_back()) > 0:
             return await self._wait(vm, held_back)
         if self._changed:
@@ -351,8 +356,6 @@ class Sender:
         capture = self._capture(vm, machine)
         await self._attach(capture, machine)
         ends = machine is self._ending  # its guest, and its owner, do nothing any more
-        if not ends:
-            await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
         known = await capture.known()
         since = {disk: each for disk, (each, _) in known.items()}
