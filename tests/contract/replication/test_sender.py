@@ -83,6 +83,20 @@ async def test_what_failed_over_to_another_host_is_sent_no_more_until_it_is_this
     assert web.sender.progress.tries[-1].changed == 64 << 10
 
 
+async def test_a_cycle_that_gives_way_to_a_checkpoint_waits_and_has_not_failed(web: Replicated) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    web.begin()
+    before = await until(web.sender, lambda each: each.points > 1 and each.lag_bytes == 0)
+    async with web.rig.machine.snapshot.barred():
+        await web.rig.write("disk0", 7, "1M", "64k")
+        for _ in range(15):  # what is measured is that nothing fails meanwhile
+            await asyncio.sleep(0.1)
+            assert status(web.sender).last_error == ""
+    await until(web.sender, lambda each: each.points > before.points and each.lag_bytes == 0)
+    assert web.sender.progress.failures == 0
+    assert web.sender.progress.tries[-1].changed == 64 << 10
+
+
 async def test_outside_of_its_schedule_nothing_is_sent_and_its_rpo_counts_with_the_gap(
     web: Replicated,
 ) -> None:
