@@ -43,7 +43,7 @@ class AddressSet(Frozen):
 
     nic: str
     addresses: tuple[str, ...]
-    """None: those that the guest was set up for."""
+    """Empty: those that the guest was set up for."""
     done: bool
     means: Means | None = None
     """By which they are set; None: they are not."""

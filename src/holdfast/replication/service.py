@@ -124,9 +124,8 @@ class Replications:
             replication = await self._means.book.of(owner.record.id, peer)
             given = {key: getattr(request, key) for key in request.model_fields_set}
             wanted = {key: value for key, value in given.items() if value is not None}
-            if request.failover is not None and "home" not in request.failover.model_fields_set:
-                home = replication.settings.failover.home
-                wanted["failover"] = request.failover.model_copy(update={"home": home})
+            if request.failover is not None:
+                wanted["failover"] = replication.settings.failover.changed_to(request.failover)
             settings = replication.settings.model_copy(update=wanted)
             _require_usable(owner, settings)
             replication = await self._means.book.set(replication, settings)
