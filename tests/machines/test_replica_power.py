@@ -19,7 +19,7 @@ from loop_files import LoopFile
 from small_guest import SmallGuest
 from small_vms import small_vm, with_small_images
 from test_checkpoint_crash import NAME
-from test_failover import on_disk, run_guest
+from test_failover import on_disk
 from test_replica import Pair, free_port
 
 _SIZE = 600 << 20
@@ -111,6 +111,10 @@ def test_what_a_receiver_acknowledged_outlives_its_power(tmp_path: Path, small: 
         south.daemon.start()
         (turn,) = south.daemon.call("GET", "/v1/replica/turns")
         assert turn["turn"] == "primary"
+        deadline = time.monotonic() + 60
+        while south.daemon.call("GET", "/v1/replica/held"):  # until it stands on its own
+            assert time.monotonic() < deadline, south.daemon.tail()
+            time.sleep(0.1)
         south.daemon.do("POST", f"/v1/vms/{NAME}/start")
-        run_guest(south.daemon)
+        south.daemon.wait_agent(NAME)
         assert on_disk(south.daemon) >= written

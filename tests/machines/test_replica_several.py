@@ -120,10 +120,10 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     three.until_sent(north, "west")
 
     before = written(north)
-    failover = north.do("POST", f"/v1/vms/{NAME}/replica/failover", {"peer": "south"})
-    assert failover.result is not None
-    run_guest(south)
+    north.do("POST", f"/v1/vms/{NAME}/replica/failover", {"peer": "south"})
+    south.wait_agent(NAME)
     assert on_disk(south) >= before
+    run_guest(south)
     three.until("its address", lambda: addresses(south), lambda seen: "192.0.2.10/24" in seen)
     three.pair("south", "west")
     south.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "west", "rpo_seconds": 1})
