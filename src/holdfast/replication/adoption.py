@@ -61,6 +61,8 @@ class Means:
     """Let in who may send."""
     send_no_more: Callable[[str], Awaitable[None]]
     """Ends all replication of a VM of this host."""
+    note_others: Callable[[TurnRecord], Awaitable[None]]
+    """Before that, and while its records are there: who else it was sent to."""
 
 
 class Adoption:
@@ -98,6 +100,7 @@ class Adoption:
 
     async def _adopt(self, known: TurnRecord) -> None:
         await self._let_in(known)
+        await self._means.note_others(known)
         record = await self._means.vms.record(known.vm)
         if record is None:
             await self._means.turns.turn(known.vm, Turn.REPLICA, {Turn.FENCED}, committed=False)
