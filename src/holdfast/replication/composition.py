@@ -69,7 +69,7 @@ class Replicas:
         means = Means(
             *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
-            receives=lambda: listener.port or 0,
+            receives=lambda: listener.told,
             writing=WritingOut(rooms.volumes.chain),
         )
         sent = Replications(means, registry, state, History(state.replica_history))

@@ -24,6 +24,7 @@ from pathlib import Path
 import structlog
 
 from holdfast.catalog.events import EventLog
+from holdfast.machine.disk_snapshot import DisksChanging
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.attachments import Attachments, Beside, SentVm
 from holdfast.replication.capture import Capture, Captured, tag_of
@@ -62,6 +63,8 @@ _SHORTEST = 0.05
 """Seconds between the begins of two cycles."""
 _OTHERS = 5.0
 """Seconds after which a VM at rest on which somebody acts is looked at again."""
+_GIVES_WAY = 60.0
+"""Seconds for which a cycle that has to wait for others who want the disks is none that failed."""
 _ASKED = 60.0
 """Seconds after which it is asked again what is held of a VM at rest."""
 
@@ -105,8 +108,8 @@ class Means:
     events: EventLog
     resting: RestingVms
     turns: TurnBook | None = None
-    receives: Callable[[], int] = lambda: 0
-    """TCP port at which this host takes replicas; 0: it does not."""
+    receives: Callable[[], Address | None] = lambda: None
+    """Where this host takes replicas, without a host where each of its addresses will do; None: nowhere."""
     writing: WritingOut = field(default_factory=WritingOut)
 
 
@@ -144,14 +147,16 @@ class Sender:
         self._consistent = ConsistentCycles(means.book, self.progress)
         self._changed = False
         """Settings, since the receiver was told of them."""
+        self._gave_way: float | None = None
+        """When a cycle first gave way to others that want the disks; None: none did."""
         self._asked = 0.0
         """When the receiver last said what it holds."""
 
     @property
     def fenced(self) -> bool:
-        """Whether the VM has failed over to another host."""
+        """Whether the VM has failed over to another host, which sends it from now on."""
         known = self._means.turns.known(self.replication.vm) if self._means.turns else None
-        return known is not None and known.turn is Turn.FENCED
+        return known is not None and known.turn in (Turn.FENCED, Turn.ADOPTING)
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -175,6 +180,7 @@ class Sender:
                         await self._wake.wait()
         finally:
             self._link.close()
+            self._consistent.close()
 
     def measure_anew(self) -> None:
         """Forget the figures; the newest point stays known."""
@@ -210,6 +216,8 @@ class Sender:
         """Replication is over: the machine keeps no maps. `run` must have ended."""
         vm = self._look()
         if vm.machine is not None:
+            if self.replication.freezing:
+                await vm.quiesce.thaw()
             await self._capture(vm, vm.machine).forget()
 
     async def _turn(self) -> float | None:
@@ -218,6 +226,8 @@ class Sender:
         if vm.machine is self._ending and vm.machine is not None:
             self._machine = None
             return None
+        if vm.machine is not None:
+            self._consistent.let_go(self, vm.quiesce)
         if (held_back := self._held_back()) > 0:
             return await self._wait(vm, held_back)
         if self._changed:
@@ -233,15 +243,31 @@ class Sender:
                 self._link.close()  # in the midst of a cycle
                 self._standing = None
                 return 0.0
+            if self._gives_way(vm.machine, error):
+                return _SOONEST
             await self._failed(error)
             return self._backed_off()
         await self._went_well()
         wanted = 0.9 * self.replication.settings.rpo_seconds - 1.5 * self._latency
         return max(_SHORTEST, begun + wanted - time.monotonic())
 
+    def _gives_way(self, machine: RunningMachine, error: HoldfastError | OSError) -> bool:
+        """Whether a cycle waits for others that want the disks, such as a checkpoint, and has not failed."""
+        now = time.monotonic()
+        if not (isinstance(error, DisksChanging) or machine.snapshot.is_barred):
+            self._gave_way = None
+            return False
+        self._gave_way = self._gave_way or now
+        if now - self._gave_way > _GIVES_WAY:
+            return False
+        self._link.close()
+        self._standing = self._machine = None
+        self.progress.gives_way()
+        return True
+
     def _held_back(self) -> float:
         """Seconds for which nothing is to be sent; 0: a cycle may begin."""
-        if self.replication.paused:
+        if self.replication.paused or self.fenced:
             return math.inf
         settings, now = self.replication.settings, datetime.now()
         wait = parse_schedule(settings.schedule).opens_in(now)
@@ -353,8 +379,6 @@ class Sender:
         capture = self._capture(vm, machine)
         await self._attach(capture, machine)
         ends = machine is self._ending  # its guest, and its owner, do nothing any more
-        if not ends:
-            await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
         known = await capture.known()
         since = {disk: each for disk, (each, _) in known.items()}
@@ -447,7 +471,7 @@ class Sender:
 
     async def _connect(self, vm: Vm) -> Standing:
         peer = await self._means.peers.get(self.replication.peer)
-        settings = self.replication.settings
+        settings, receives = self.replication.settings, self._means.receives()
         opened = Open(
             replication=self.replication.id,
             vm=vm.id,
@@ -456,8 +480,10 @@ class Sender:
                 DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
             ),
             points=settings.points,
-            term=self._means.turns.term(vm.id) if self._means.turns else FIRST_TERM,
-            receives=self._means.receives(),
+            term=self._means.turns.own_term(vm.id) if self._means.turns else FIRST_TERM,
+            receives=receives.port if receives else 0,
+            receives_at=receives.host if receives else "",
+            agreed=settings.agreed,
         )
         standing = await self._link.connect(
             Address(host=peer.host or "", port=peer.port or 0),
@@ -509,7 +535,7 @@ class Sender:
             )
 
     async def _went_well(self) -> None:
-        self._delay = _SOONEST
+        self._delay, self._gave_way = _SOONEST, None
         seconds = self.progress.went_well()
         if seconds is not None:
             data = {"peer": self.replication.peer, "after_seconds": round(seconds, 1)}

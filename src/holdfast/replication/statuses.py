@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from holdfast.catalog.clock import aware, now
+from holdfast.replication.causes import cause_of
 from holdfast.replication.figures import Figures
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.moving import Phase
@@ -15,11 +16,16 @@ from holdfast.spec.replica_figures import ReplicaProgress
 _LATEST_US = datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1e6
 
 
-def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
-    """`at`: now, by the monotonic clock."""
+def status_of(vm: str, sender: Sender, at: float, moved_to: str = "") -> ReplicaStatus:
+    """Of a replication now.
+
+    Args:
+        at: now, by the monotonic clock.
+        moved_to: name of the host that the VM failed over to.
+    """
     progress, figures = sender.progress, sender.figures.now(at)
     settings = sender.replication.settings
-    facts = facts_of(sender, figures, at)
+    facts = facts_of(sender, figures, at, moved_to)
     found = findings(facts)
     lag = figures.lag_bytes
     return ReplicaStatus(
@@ -60,11 +66,12 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
+        moved_to=moved_to,
     )
 
 
-def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
-    """What the rules of health look at."""
+def facts_of(sender: Sender, figures: Figures, at: float, moved_to: str = "") -> Facts:
+    """What the rules of health look at; arguments as those of `status_of`."""
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
@@ -73,10 +80,12 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
         cannot_send=progress.error,
+        cannot_send_cure=_cure(progress) or Facts.cannot_send_cure,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
         not_consistent=progress.not_consistent,
         fenced=sender.fenced,
+        moved_to=repr(moved_to) if moved_to else "another host",
         both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
@@ -85,6 +94,10 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         churn=figures.churn,
         throughput=figures.throughput,
     )
+
+
+def _cure(progress: Progress) -> str:
+    return cause_of(progress.fault).cure if progress.fault else ""
 
 
 def _rests_unsent(sender: Sender) -> bool:
