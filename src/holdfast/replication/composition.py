@@ -31,6 +31,7 @@ from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turning import Joined, Turning
 from holdfast.replication.turns import TurnBook
+from holdfast.replication.writing_out import WritingOut
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
@@ -69,6 +70,7 @@ class Replicas:
             *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
             receives=lambda: listener.told,
+            writing=WritingOut(rooms.volumes.chain),
         )
         sent = Replications(means, registry, state, History(state.replica_history))
         rooms.endings.tell(sent.before_end)

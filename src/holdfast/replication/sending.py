@@ -17,7 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.turns import FIRST_TERM, TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
+from holdfast.replication.writing_out import WritingOut
 from holdfast.spec.errors import Conflict, HoldfastError
 from holdfast.spec.turn import Turn
 from holdfast.spec.vm import VmSpec
@@ -109,6 +110,7 @@ class Means:
     turns: TurnBook | None = None
     receives: Callable[[], Address | None] = lambda: None
     """Where this host takes replicas, without a host where each of its addresses will do; None: nowhere."""
+    writing: WritingOut = field(default_factory=WritingOut)
 
 
 class Sender:
@@ -394,6 +396,7 @@ class Sender:
         attachments = await self._sealed(vm, beside, standing)
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
+        await self._write_out(vm, disks)
         begun, held = time.monotonic(), {each.id for each in standing.disks}
         begin = functools.partial(capture.begin, self._next(standing), disks, standing.cycle, held)
         captured = await self._consistent.begin(self, vm.quiesce, begin) if due else await begin()
@@ -404,7 +407,12 @@ class Sender:
             raise
         self._latency = time.monotonic() - begun
         self._consistent.arrived(captured.consistency)
+        await self._write_out(vm, disks)
         await capture.commit(captured.cycle)
+
+    async def _write_out(self, vm: Vm, disks: tuple[str, ...]) -> None:
+        """Next QEMU does so itself, for which the guest waits."""
+        await self._means.writing.write_out(vm.name, (each for each in vm.spec.disks if each.id in disks))
 
     async def _attach(self, capture: Capture, machine: RunningMachine) -> None:
         if self._machine is not machine:
