@@ -141,8 +141,7 @@ class PointReading:
         return ReplicaDamaged(
             f"point {self.number} cannot be read: {why}",
             value=self.number,
-            cure="Nothing: once the damage is found the source compares both sides, and what it sends then is "
-            "used.",
+            cure="Nothing: once the damage is found the source compares both sides, and sends what is lost.",
         )
 
     def _within(self, disk: str, window: int) -> Changes:
@@ -165,7 +164,7 @@ class PointReading:
             or len(known.spans) != len(spans)
             or any(one is not other for one, other in zip(known.spans, spans, strict=True))
         ):
-            if not all([self._holdings.usable(each) for each in spans]):
+            if not all(self._holdings.usable(each) for each in spans):
                 raise self._damaged("an index that it needs is not what was written")
             view = View(self._holdings, self.number, since)
             known = self._known[disk] = _Known(spans, view.spans(disk))

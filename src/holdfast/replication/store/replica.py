@@ -141,7 +141,7 @@ class Replica:
             return dict(self._holdings.pins)
 
     def pin(self, token: str, numbers: Collection[int]) -> None:
-        """Keep these points, in place of those that the token kept; none: it keeps nothing. Raises OSError."""
+        """Keep these points, in place of those that the token kept; none: none. Raises OSError."""
         self._holdings.pin(token, numbers)
 
     def reading(self, number: int, since: int | None) -> PointReading:
