@@ -13,6 +13,7 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaChange,
     ReplicaEnable,
+    ReplicaSender,
     ReplicaSharedLimits,
     ReplicaStatus,
 )
@@ -65,6 +66,7 @@ class HeldReplicas(Protocol):
     """Replicas of other hosts' VMs."""
 
     async def held(self) -> tuple[HeldReplica, ...]: ...
+    async def accept_from(self, name: str, request: ReplicaSender) -> HeldReplica: ...
     async def remove(self, name: str) -> None: ...
 
 

@@ -40,7 +40,7 @@ class Addressing:
             found = tuple(
                 AddressSet(
                     nic=nic.id,
-                    addresses=tuple(str(each) for each in address.addresses),
+                    addresses=tuple(str(each) for each in address.addresses) if address else (),
                     done=False,
                     why=why[:300],
                 )

@@ -61,6 +61,8 @@ class Means:
     """Let in who may send."""
     send_no_more: Callable[[str], Awaitable[None]]
     """Ends all replication of a VM of this host."""
+    note_others: Callable[[TurnRecord], Awaitable[None]]
+    """Before that: who else was sent to is to be told where the VM went."""
 
 
 class Adoption:
@@ -105,6 +107,7 @@ class Adoption:
         stands_on_other = any(disk.origin is not None for disk in record.spec.disks)
         if record.state not in _OFF or record.operation is not None or stands_on_other:
             return
+        await self._means.note_others(known)
         owner = await self._registry.named(known.vm)
         begun = await self._registry.begin(ADOPT, owner, Verb.DELETE, {"peer": known.peer}, "replication")
         ended = await self._operations.wait(begun.id)

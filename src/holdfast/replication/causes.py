@@ -69,8 +69,10 @@ FAULTS: dict[str, Cause] = {
         "Pair anew with `holdfast replica accept --vms`, or remove a replica there.",
     ),
     "replica-of-another-source": Cause(
-        *(_REPLICA, _CRITICAL, "Another host sends this VM to the receiving host"),
-        "Remove that replica there, or replicate to another host.",
+        *(_REPLICA, _CRITICAL, "Another host sends this VM to the receiving host"), ""
+    ),
+    "replica-moved": Cause(
+        *(_REPLICA, _CRITICAL, "The VM failed over to another host, which sends it to the receiving host"), ""
     ),
     "replica-disk-too-large": Cause(
         *(_SOURCE, _CRITICAL, "A disk is larger than a replica can hold"),

@@ -10,10 +10,11 @@ from holdfast.replication.pairing import PeerBook
 from holdfast.replication.replica_records import NoSuchReplica
 from holdfast.replication.replication_records import AlreadyReplicated
 from holdfast.replication.turns import TurnBook, TurnRecord
+from holdfast.replication.way_back import enabling
 from holdfast.spec.errors import HoldfastError
-from holdfast.spec.failover import FailoverNetwork
-from holdfast.spec.replica import PeerRole, ReplicaEnable
+from holdfast.spec.replica import PeerRole, ReplicaEnable, ReplicaSettings
 from holdfast.spec.turn import Turn
+from holdfast.spec.vm import VmSpec
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,8 @@ class Means:
     peers: PeerBook
     replicate: Callable[[str, ReplicaEnable], Awaitable[object]]
     """A VM, by its id, as people enable it."""
+    spec: Callable[[str], Awaitable[VmSpec]]
+    """What a VM, by its id, has. Raises VmNotFound."""
     settle: Callable[[str], Awaitable[None]]
     """Return once all that a VM has is its own. Raises what that failed by."""
     drop: Callable[[str], Awaitable[None]]
@@ -62,9 +65,8 @@ class Completion:
         if source is None or source.port is None:
             return  # it takes no replicas, or is not known any more
         peer = await self._means.peers.turned(source, PeerRole.RECEIVER)
-        asked = ReplicaEnable(peer=peer.name, failover=FailoverNetwork(switches=known.switches))
-        if known.points:
-            asked = asked.model_copy(update={"points": known.points})
+        spec = await self._means.spec(known.vm)
+        asked = enabling(known.back or ReplicaSettings(), peer.name, spec)
         try:
             await self._means.replicate(known.vm, asked)
         except AlreadyReplicated:

@@ -68,7 +68,7 @@ class Replicas:
         means = Means(
             *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
-            receives=lambda: listener.port or 0,
+            receives=lambda: listener.told,
         )
         sent = Replications(means, registry, state, History(state.replica_history))
         rooms.endings.tell(sent.before_end)

@@ -83,11 +83,15 @@ def failover_seed(
     return readdressed_seed(f"{vm_id}-failover-{number}", spec.nics, wanted)
 
 
-def waiting(spec: VmSpec, failover: FailoverNetwork) -> tuple[tuple[Nic, FailoverAddress], ...]:
-    """NICs whose addresses no seed can set: they are set through the guest's agent after the start."""
+def waiting(spec: VmSpec, failover: FailoverNetwork) -> tuple[tuple[Nic, FailoverAddress | None], ...]:
+    """NICs whose addresses no seed can set: they are set through the guest's agent after the start.
+
+    None: what an earlier failover set is taken away.
+    """
     if spec.cloud_init is not None:
         return ()
-    found = {each.nic: each for each in _of_present(spec, failover)}
+    found: dict[str, FailoverAddress | None] = {each.nic: each for each in _of_present(spec, failover)}
+    found |= dict.fromkeys(failover.own)
     return tuple((nic, found[nic.id]) for nic in spec.nics if nic.id in found)
 
 

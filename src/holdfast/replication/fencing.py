@@ -156,13 +156,15 @@ class Fencing:
             if ours.turn not in _SEEN:
                 return None
             theirs = answer.turn in RUNS
-            if theirs and answer.term > ours.term:
+            if (theirs or answer.sender) and answer.term > ours.term:
                 return moved(
                     ours,
                     Turn.FENCED,
                     term=answer.term,
-                    peer=peer.fingerprint,
-                    committed=answer.turn is Turn.PRIMARY,
+                    # What a third host says of another one is not final: that one is asked.
+                    peer=peer.fingerprint if theirs else answer.sender,
+                    committed=theirs and answer.turn is Turn.PRIMARY,
+                    others={},
                 )
             if ours.turn is not Turn.FENCED or ours.peer != peer.fingerprint or answer.term < ours.term:
                 return None

@@ -43,6 +43,7 @@ class AddressSet(Frozen):
 
     nic: str
     addresses: tuple[str, ...]
+    """None: those that the guest was set up for."""
     done: bool
     means: Means | None = None
     """By which they are set; None: they are not."""
@@ -53,7 +54,7 @@ class AddressSet(Frozen):
 
 
 async def set_addresses(
-    execute: Execute, guest: GuestOs, wanted: Sequence[tuple[Nic, FailoverAddress]]
+    execute: Execute, guest: GuestOs, wanted: Sequence[tuple[Nic, FailoverAddress | None]]
 ) -> tuple[AddressSet, ...]:
     """Set the addresses of NICs, one after another. Never raises: what failed is in the result.
 
@@ -64,17 +65,17 @@ async def set_addresses(
     return tuple([await _set(execute, guest, nic, address) for nic, address in wanted])
 
 
-async def _set(execute: Execute, guest: GuestOs, nic: Nic, address: FailoverAddress) -> AddressSet:
+async def _set(execute: Execute, guest: GuestOs, nic: Nic, address: FailoverAddress | None) -> AddressSet:
     def failed(why: str) -> AddressSet:
         text = "".join(each if each.isprintable() else " " for each in why)[:300].strip()
         return AddressSet(nic=nic.id, addresses=texts, done=False, why=text)
 
-    texts = tuple(str(each) for each in address.addresses)
+    texts = tuple(str(each) for each in address.addresses) if address else ()
     if guest is not GuestOs.LINUX:
         return failed(f"addresses cannot be set in a guest of {guest}")
     if not _MAC.fullmatch(nic.mac):
         return failed(f"{nic.mac} is no MAC address")
-    script = script_for(nic, address)
+    script = script_for(nic, address) if address else taking_away(nic)
     try:
         done = await execute(ExecRequest(argv=("/bin/sh",), stdin=script, timeout_seconds=_SECONDS))
     except HoldfastError as error:
@@ -84,7 +85,8 @@ async def _set(execute: Execute, guest: GuestOs, nic: Nic, address: FailoverAddr
         words = done.stderr.strip() or done.stdout.strip() or "it said nothing"
         return failed(f"the script ended with {done.exit_code}: {words}")
     means = Means(said[1])
-    return AddressSet(nic=nic.id, addresses=texts, done=True, means=means, lasting=means is not Means.IP)
+    lasting = means is not Means.IP or address is None
+    return AddressSet(nic=nic.id, addresses=texts, done=True, means=means, lasting=lasting)
 
 
 def script_for(nic: Nic, address: FailoverAddress) -> str:
@@ -102,7 +104,13 @@ def script_for(nic: Nic, address: FailoverAddress) -> str:
         "NETWORKD": _networkd(nic, address),
     }
     head = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
-    return head + _SCRIPT
+    return head + _BEGIN + _SET
+
+
+def taking_away(nic: Nic) -> str:
+    """The script by which a NIC has what its guest was set up for, and nothing that `script_for` set."""
+    head = f"MAC={shlex.quote(nic.mac)}\nNAME={shlex.quote(f'holdfast-{nic.id}')}\n"
+    return head + _BEGIN + _TAKE_AWAY
 
 
 def _texts(address: FailoverAddress, version: int) -> str:
@@ -137,7 +145,7 @@ def _networkd(nic: Nic, address: FailoverAddress) -> str:
 
 
 # ROOT is empty but where the script is tested.
-_SCRIPT = r"""
+_BEGIN = r"""
 set -u
 umask 077
 ROOT=${HOLDFAST_ROOT-}
@@ -148,11 +156,13 @@ done
 [ -n "$dev" ] || { echo "no interface has the address $MAC" >&2; exit 3; }
 have() { command -v "$1" >/dev/null 2>&1; }
 active() { have systemctl && systemctl is-active --quiet "$1"; }
-list() { echo "$*" | tr ' ' ','; }
 done_by() { echo "holdfast-set $1 $dev"; exit 0; }
 put() { mkdir -p "${1%/*}" && printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
-
-if have nmcli && nmcli -t -f RUNNING general 2>/dev/null | grep -q '^running'; then
+managed() { have nmcli && nmcli -t -f RUNNING general 2>/dev/null | grep -q '^running'; }
+"""
+_SET = r"""
+list() { echo "$*" | tr ' ' ','; }
+if managed; then
     nmcli connection delete "$NAME" >/dev/null 2>&1
     set -- connection.autoconnect-priority 999
     [ -z "$V4" ] || set -- "$@" ipv4.method manual ipv4.addresses "$(list $V4)" ipv4.gateway "$GATE4" \
@@ -191,6 +201,26 @@ if [ -n "$DNS4$DNS6" ] && [ ! -L "$ROOT/etc/resolv.conf" ]; then
     for each in $DNS4 $DNS6; do echo "nameserver $each"; done > "$ROOT/etc/resolv.conf.new"
     chmod 644 "$ROOT/etc/resolv.conf.new"
     mv "$ROOT/etc/resolv.conf.new" "$ROOT/etc/resolv.conf"
+fi
+done_by ip
+"""
+# What was set by `ip` went when the guest started anew.
+_TAKE_AWAY = r"""
+if managed; then
+    if nmcli connection delete "$NAME" >/dev/null 2>&1; then
+        nmcli device connect "$dev" >/dev/null || exit 4
+    fi
+    done_by networkmanager
+fi
+file="$ROOT/etc/netplan/90-$NAME.yaml"
+if have netplan && [ -e "$file" ]; then
+    rm -f "$file" && netplan apply || exit 4
+    done_by netplan
+fi
+file="$ROOT/etc/systemd/network/10-$NAME.network"
+if active systemd-networkd && [ -e "$file" ]; then
+    rm -f "$file" && networkctl reload && networkctl reconfigure "$dev" || exit 4
+    done_by networkd
 fi
 done_by ip
 """

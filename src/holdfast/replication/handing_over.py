@@ -262,7 +262,7 @@ class _TakenOver(_OfVm):
             if answer.turn in RUNS and answer.term >= term:
                 break
             raise TakeOverFailed(
-                f"the other host could not run the VM: {answer.error or answer.turn}",
+                f"the other host does not run the VM: {answer.error or f'it is {answer.turn} there'}",
                 value=str(answer.turn),
                 cure="See its operations (`holdfast operation list` over there).",
             )

@@ -59,7 +59,9 @@ class Facts:
     catches_up: bool = True
     """False: churn exceeds what the link takes."""
     fenced: bool = False
-    """The VM has failed over to the other host."""
+    """The VM has failed over to another host."""
+    moved_to: str = "the other host"
+    """That host."""
     both_run: bool = False
     """It has, and still runs here."""
     replica_paused: bool = False
@@ -91,7 +93,7 @@ class Rule:
     side: Side
     holds: Callable[[Facts], bool]
     cause: str
-    """For people; `format` is given the facts' fields."""
+    """For people, as the cure; `format` is given the facts' fields."""
     cure: str
 
 
@@ -119,14 +121,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         *("both-run", Health.CRITICAL, Side.SOURCE),
         lambda facts: facts.both_run,
-        "The VM has failed over and runs on the other host, and it runs here too",
+        "The VM has failed over and runs on {moved_to}, and it runs here too",
         "Decide which of the two is kept: stop this one, or cancel the failover over there.",
     ),
     Rule(
         *("failed-over", Health.WARNING, Side.SOURCE),
         lambda facts: facts.fenced and not facts.both_run,
-        "The VM has failed over to the other host and does not start here",
-        "Nothing; once that is committed this host becomes its replica.",
+        "The VM has failed over to {moved_to}: it does not start here, and nothing of it is sent from here",
+        "Nothing; once that is committed this host becomes its replica. Others that it was sent to are told "
+        "that {moved_to} may send it: `holdfast replica enable` there goes on with what they hold.",
     ),
     Rule(
         *("cannot-send", Health.CRITICAL, Side.LINK),
@@ -244,8 +247,9 @@ def findings(facts: Facts, rules: Sequence[Rule] = RULES) -> tuple[Finding, ...]
     """What is not as it should be, the worst first; nothing of a VM that is not replicated."""
     if facts.state is ReplicationState.NOT_ENABLED:
         return ()
+    told = vars(facts)
     found = [
-        Finding(rule.id, rule.health, rule.side, rule.cause.format(**vars(facts)), rule.cure)
+        Finding(rule.id, rule.health, rule.side, rule.cause.format(**told), rule.cure.format(**told))
         for rule in rules
         if rule.holds(facts)
     ]

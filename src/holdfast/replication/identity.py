@@ -5,6 +5,7 @@ Nothing in the certificate is believed but its key: no name, no issuer. Owner of
 
 import datetime
 import hashlib
+import secrets
 import socket
 import ssl
 from pathlib import Path
@@ -90,7 +91,9 @@ def server_context(identity: Identity, peers: tuple[str, ...]) -> ssl.SSLContext
 
 def _make(key_path: Path, certificate_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, socket.gethostname()[:64])])
+    # Unique: OpenSSL looks a pinned certificate up by its subject, and two hosts may have one name.
+    unique = x509.NameAttribute(NameOID.SERIAL_NUMBER, secrets.token_hex(16))
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, socket.gethostname()[:64]), unique])
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     certificate = (
         x509.CertificateBuilder()

@@ -16,6 +16,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Protocol, TypeVar
 
 from holdfast.replication.identity import Identity, client_context, fingerprint, server_context
@@ -270,6 +271,14 @@ class Door:
     @property
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
+
+    @property
+    def told(self) -> Address:
+        """As others are told of it: without a host where every address of this one will do."""
+        host = str(self._listener.getsockname()[0])
+        found = ip_address(host)
+        # What is local to a link is found by an interface's name, which is another over there.
+        return Address(host="" if found.is_unspecified or found.is_link_local else host, port=self.port)
 
     def accept(self) -> socket.socket:
         """The next connection, of which nothing is known yet. Raises LinkLost once the door is closed."""

@@ -27,9 +27,10 @@ from holdfast.replication.replica_records import HeldVm, ReplicaBook
 from holdfast.replication.retention import kept, parse_plan
 from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
+from holdfast.replication.way_back import require_usable
 from holdfast.replication.wire import Open, Pair, TurnIs
-from holdfast.spec.errors import Conflict, HoldfastError
-from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer
+from holdfast.spec.errors import Conflict, HoldfastError, InvalidInput
+from holdfast.spec.replica import HeldReplica, PeerRole, ReplicaPeer, ReplicaSender
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -54,6 +55,16 @@ class Desk(Protocol):
 
 class CannotListen(Conflict):
     id = "replica-cannot-listen"
+
+
+class PeerCannotSend(InvalidInput):
+    id = "replica-peer-cannot-send"
+
+
+class ReplicaStillSent(Conflict):
+    """The host that a replica is sent by is connected."""
+
+    id = "replica-still-sent"
 
 
 async def _none() -> dict[str, datetime]:
@@ -107,6 +118,11 @@ class ReplicaListener:
     def port(self) -> int | None:
         """TCP port; None: it does not listen."""
         return self._door.port if self._door else None
+
+    @property
+    def told(self) -> Address | None:
+        """Where others are told that it listens, see `Door.told`; None: it does not."""
+        return self._door.told if self._door else None
 
     async def listen(self, address: Address) -> None:
         """Raises CannotListen."""
@@ -187,6 +203,30 @@ class ReplicaListener:
 
         await asyncio.to_thread(work)
         await self._book.remove(name)
+
+    async def accept_from(self, name: str, request: ReplicaSender) -> HeldReplica:
+        """A person says that a replica may be sent by another host from now on.
+
+        Raises NoSuchReplica, PeerNotFound, PeerCannotSend, ReplicaStillSent.
+        """
+        held, peer = await self._book.get(name), await self._peers.get(request.peer)
+        if peer.role is not PeerRole.SOURCE:
+            raise PeerCannotSend(
+                f"{peer.name!r} takes replicas of this host; nothing can come from it",
+                value=peer.name,
+                cure="Pair the other way round: `holdfast replica accept` here, `replica peer add` there.",
+            )
+        served, now = self._served.get(held.vm), self._pinned.get(held.source)
+        still = served is not None and served.link is not None and peer.fingerprint != held.source
+        if still and not request.replace:
+            raise ReplicaStillSent(
+                f"replica {held.name!r} is being sent by {now.name if now else 'another host'!r}",
+                value=held.name,
+                cure="See that the VM failed over from that host, and disable its replication there; or add "
+                "--yes.",
+            )
+        await self._book.accept_from(held.name, peer)
+        return await asyncio.to_thread(self._view, await self._book.get(held.name))
 
     async def halt(self, vm: str) -> None:
         """End the link about a VM, which by its turn is not let in again. Raises ReplicaBusy."""
@@ -295,12 +335,14 @@ class ReplicaListener:
     def open(self, link: TlsLink, opened: Open) -> tuple[_Served, StoredReplica]:
         """The replica that a link is about, of which it is the only one until `one` is released.
 
-        Raises NotThatPeer, BadRetention, ReplicaBusy and as `ReplicaBook.claim`.
+        Raises NotThatPeer, BadRetention, BadLimit, BadSchedule, ReplicaBusy and as `ReplicaBook.claim`.
         """
         peer = self._peer(link)
         parse_plan(opened.points)
+        if opened.agreed is not None:
+            require_usable(opened.agreed)
         held, other = self._ask(self._book.claim(peer, opened))
-        self._reached(peer, link.host, opened.receives)
+        self._reached(peer, opened.receives_at or link.host, opened.receives)
         served = self._take_over(held.vm, link)
         try:
             # Its turn may have come while this link waited for another one's end.
@@ -373,7 +415,7 @@ class ReplicaListener:
             points, used = replica.points(), replica.used()
         except ReplicaNotFound:
             points, used = (), 0
-        peer = self._pinned.get(held.source)
+        peer, heir = self._pinned.get(held.source), self._pinned.get(held.heir)
         served = self._served.get(held.vm)
         return HeldReplica(
             name=held.name,
@@ -382,6 +424,7 @@ class ReplicaListener:
             points=len(points),
             lost=sum(bool(each.lost) for each in points),
             last_test=self._tested.get(held.name.lower()),
+            accepted_from=heir.name if heir else "",
             newest=points[-1].taken if points else None,
             oldest=points[0].taken if points else None,
             used=used,

@@ -173,7 +173,7 @@ class PeerBook:
         return await self._catalog.read(load)
 
     async def reached(self, peer: ReplicaPeer, host: str, port: int) -> ReplicaPeer:
-        """A source came from `host`, and receives at `port`; 0: it does not. Raises PeerNotFound."""
+        """A source receives at `host` and `port`; 0: it does not. Raises PeerNotFound."""
         found = {"host": host if port else None, "port": port or None}
 
         def store(session: Session) -> ReplicaPeer:

@@ -1,6 +1,6 @@
 """The receiver's side of a link: what a source sends, checked against what it said before, and stored.
 
-    HELLO ▶ QUERY, PREPARE, TAKE_OVER, RELEASE ...
+    HELLO ▶ QUERY, PREPARE, TAKE_OVER, RELEASE, YIELD ...
     HELLO ▶ OPEN ▶ (ASK ... BEGIN ▶ WRITE, ZERO, ATTACH ... ▶ COMMIT | ABANDON) ... PING
 
 The source is hostile: it can fill what it was given and no more, and a cycle that is not whole, or not what
@@ -27,6 +27,7 @@ from holdfast.replication.wire import (
     Release,
     TakeOver,
     Write,
+    Yield,
     Zero,
 )
 from holdfast.spec.errors import Conflict, HoldfastError
@@ -40,7 +41,7 @@ _MOST_ATTACHED = 64 * MIB
 _MOST_ATTACHMENTS = 16
 
 
-Asked = Query | Prepare | TakeOver | Release
+Asked = Query | Prepare | TakeOver | Release | Yield
 """What may be asked about turns."""
 
 

@@ -3,6 +3,8 @@
 Owner of the records: `ReplicaBook`. What is in a replica's folder is the store's.
 """
 
+import shlex
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -11,16 +13,24 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import ReplicaRow
 from holdfast.replication.turns import FIRST_TERM, require_receivable
 from holdfast.replication.wire import Open
-from holdfast.spec.errors import Forbidden, Insufficient, NotFound
+from holdfast.spec.errors import Conflict, Forbidden, Insufficient, NotFound
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import MAX_NAME, Name
-from holdfast.spec.replica import ReplicaPeer
+from holdfast.spec.replica import ReplicaPeer, ReplicaSettings
+
+_MOST_FORMER = 16
 
 
 class ReplicaOfAnother(Forbidden):
     """Another host sends this VM."""
 
     id = "replica-of-another-source"
+
+
+class ReplicaMoved(Conflict):
+    """Another host sends the VM, which failed over to it."""
+
+    id = "replica-moved"
 
 
 class TooManyReplicas(Insufficient):
@@ -42,6 +52,14 @@ class HeldVm(Frozen):
     """The plan by which points are kept."""
     term: int = FIRST_TERM
     """The highest that the source told."""
+    agreed: ReplicaSettings | None = None
+    """What was agreed on the source."""
+    heir: str = ""
+    """Fingerprint of the host that may send it in the source's place; empty: none."""
+    heir_term: int = 0
+    """That the heir's has to be at least, as the source said; 0: a person said it, and any will do."""
+    former: tuple[str, ...] = ()
+    """Fingerprints of hosts that sent it before."""
 
 
 class ReplicaBook:
@@ -56,7 +74,7 @@ class ReplicaBook:
             The record, and whether what is held is of another replication of that VM than this one.
 
         Raises:
-            ReplicaOfAnother, TooManyReplicas, ReplicaFailedOver, ReplicaNotReady
+            ReplicaOfAnother, ReplicaMoved, TooManyReplicas, ReplicaFailedOver, ReplicaNotReady
         """
 
         def store(session: Session) -> tuple[HeldVm, bool]:
@@ -64,23 +82,24 @@ class ReplicaBook:
             row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == opened.vm))
             if row is None:
                 row = self._made(session, peer, opened)
-            elif row.source != peer.fingerprint:
-                raise ReplicaOfAnother(
-                    f"VM {opened.name!r} is sent here by another host",
-                    value=opened.name,
-                    cure="Remove that replica on the receiving host, or replicate to another one.",
+                before = HeldVm(
+                    name=row.name, vm=row.vm, source=row.source, replication=opened.replication, points=""
                 )
-            known = row.record.get("replication", opened.replication)
-            held = HeldVm(
-                name=row.name,
-                vm=opened.vm,
-                source=peer.fingerprint,
-                replication=known,
-                points=opened.points,
-                term=max(opened.term, row.record.get("term", FIRST_TERM)),
-            )
+            else:
+                before = _claimed(HeldVm.model_validate(row.record), peer, opened)
+            if row.source != peer.fingerprint:
+                self._require_room(session, peer)
+                row.source = peer.fingerprint
+                data = {"vm": row.vm, "source": peer.name, "term": opened.term}
+                self._events.append(session, "replica.source-changed", row.name, data)
+            change = {
+                "points": opened.points,
+                "term": max(opened.term, before.term),
+                "agreed": opened.agreed,
+            }
+            held = before.model_copy(update=change)
             row.record = held.model_dump(mode="json")
-            return held, known != opened.replication
+            return held, before.replication != opened.replication
 
         return await self._catalog.write(store)
 
@@ -131,6 +150,34 @@ class ReplicaBook:
 
         return await self._catalog.write(store)
 
+    async def yield_to(self, vm: str, heir: str, term: int) -> None:
+        """The source says that another host may send a VM, by its id, from that term on.
+
+        Raises NoSuchReplica.
+        """
+
+        def store(session: Session) -> None:
+            row = session.scalar(select(ReplicaRow).where(ReplicaRow.vm == vm))
+            if row is None:
+                raise NoSuchReplica("this host holds no such replica", value=vm)
+            self._inherit(session, row, heir, term)
+
+        await self._catalog.write(store)
+
+    async def accept_from(self, name: str, peer: ReplicaPeer) -> None:
+        """A person says that a host may send a replica. Raises NoSuchReplica."""
+        await self._catalog.write(
+            lambda session: self._inherit(session, _row(session, name), peer.fingerprint, 0)
+        )
+
+    def _inherit(self, session: Session, row: ReplicaRow, heir: str, term: int) -> None:
+        held = HeldVm.model_validate(row.record)
+        if held.source == heir or (held.heir, held.heir_term) == (heir, term):
+            return
+        row.record = held.model_copy(update={"heir": heir, "heir_term": term}).model_dump(mode="json")
+        data = {"vm": row.vm, "to": heir, "term": term}
+        self._events.append(session, "replica.source-accepted", row.name, data)
+
     async def confirm(self, name: str, replication: str) -> None:
         """What is held is of this replication from now on. Raises NoSuchReplica."""
 
@@ -167,7 +214,8 @@ class ReplicaBook:
 
         await self._catalog.write(store)
 
-    def _made(self, session: Session, peer: ReplicaPeer, opened: Open) -> ReplicaRow:
+    @staticmethod
+    def _require_room(session: Session, peer: ReplicaPeer) -> None:
         mine = ReplicaRow.source == peer.fingerprint
         count = session.scalar(select(func.count()).select_from(ReplicaRow).where(mine)) or 0
         if count >= peer.limits.vms:
@@ -177,12 +225,45 @@ class ReplicaBook:
                 cure="Pair anew with a token that allows more (`holdfast replica accept --vms`), "
                 "or remove a replica there.",
             )
+
+    def _made(self, session: Session, peer: ReplicaPeer, opened: Open) -> ReplicaRow:
+        self._require_room(session, peer)
         row = ReplicaRow(
             name=_free_name(session, opened.name, peer.name), vm=opened.vm, source=peer.fingerprint, record={}
         )
         session.add(row)
         self._events.append(session, "replica.held", row.name, {"vm": opened.vm, "source": peer.name})
         return row
+
+
+def _claimed(held: HeldVm, peer: ReplicaPeer, opened: Open) -> HeldVm:
+    """The record of a replica as a source that connects finds it.
+
+    Raises ReplicaOfAnother, ReplicaMoved.
+    """
+    mine = held.source == peer.fingerprint
+    if mine and opened.term >= held.heir_term:
+        taken_back = held.heir_term and opened.term > held.heir_term
+        return held.model_copy(update={"heir": "", "heir_term": 0}) if taken_back else held
+    if not mine and peer.fingerprint == held.heir and opened.term >= held.heir_term:
+        former = (held.source, *(each for each in held.former if each not in (held.source, held.heir)))
+        change = {"source": held.heir, "former": former[:_MOST_FORMER], "heir": "", "heir_term": 0}
+        return held.model_copy(update=change)
+    command = f"`holdfast replica accept-from {shlex.quote(held.name)} --peer {shlex.quote(peer.name)}`"
+    if mine or peer.fingerprint in held.former:
+        raise ReplicaMoved(
+            f"VM {opened.name!r} failed over to another host, which sends it here (term {held.term})",
+            value=opened.name,
+            cure="Disable its replication. Where the VM is to be sent from here again, say so on the"
+            f" receiving host: {command}",
+            detail={"term": held.term},
+        )
+    raise ReplicaOfAnother(
+        f"VM {opened.name!r} is sent here by another host",
+        value=opened.name,
+        cure="If it failed over from that host, its word is waited for; where it is lost, say on the"
+        f" receiving host: {command}. Points stay, and only what differs is sent.",
+    )
 
 
 def _free_name(session: Session, vm: str, source: str) -> str:

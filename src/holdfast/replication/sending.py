@@ -104,8 +104,8 @@ class Means:
     events: EventLog
     resting: RestingVms
     turns: TurnBook | None = None
-    receives: Callable[[], int] = lambda: 0
-    """TCP port at which this host takes replicas; 0: it does not."""
+    receives: Callable[[], Address | None] = lambda: None
+    """Where this host takes replicas, without a host where each of its addresses will do; None: nowhere."""
 
 
 class Sender:
@@ -147,9 +147,9 @@ class Sender:
 
     @property
     def fenced(self) -> bool:
-        """Whether the VM has failed over to another host."""
+        """Whether the VM has failed over to another host, which sends it from now on."""
         known = self._means.turns.known(self.replication.vm) if self._means.turns else None
-        return known is not None and known.turn is Turn.FENCED
+        return known is not None and known.turn in (Turn.FENCED, Turn.ADOPTING)
 
     def wake(self) -> None:
         """The VM may have started or ended."""
@@ -239,7 +239,7 @@ class Sender:
 
     def _held_back(self) -> float:
         """Seconds for which nothing is to be sent; 0: a cycle may begin."""
-        if self.replication.paused:
+        if self.replication.paused or self.fenced:
             return math.inf
         settings, now = self.replication.settings, datetime.now()
         wait = parse_schedule(settings.schedule).opens_in(now)
@@ -439,7 +439,7 @@ class Sender:
 
     async def _connect(self, vm: Vm) -> Standing:
         peer = await self._means.peers.get(self.replication.peer)
-        settings = self.replication.settings
+        settings, receives = self.replication.settings, self._means.receives()
         opened = Open(
             replication=self.replication.id,
             vm=vm.id,
@@ -448,8 +448,10 @@ class Sender:
                 DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
             ),
             points=settings.points,
-            term=self._means.turns.term(vm.id) if self._means.turns else FIRST_TERM,
-            receives=self._means.receives(),
+            term=self._means.turns.own_term(vm.id) if self._means.turns else FIRST_TERM,
+            receives=receives.port if receives else 0,
+            receives_at=receives.host if receives else "",
+            agreed=settings.agreed,
         )
         standing = await self._link.connect(
             Address(host=peer.host or "", port=peer.port or 0),

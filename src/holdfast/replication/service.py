@@ -14,13 +14,12 @@ from holdfast.machine.running import RunningMachine
 from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History, Kept
-from holdfast.replication.pace import parse_limit
 from holdfast.replication.recording import Measured, Recording, told
 from holdfast.replication.replication_records import NotReplicated, Replication
-from holdfast.replication.retention import parse_plan
-from holdfast.replication.schedule import initial_from, parse_schedule
+from holdfast.replication.schedule import initial_from
 from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
+from holdfast.replication.way_back import require_usable
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
 from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaStatus
@@ -71,7 +70,7 @@ class Replications:
         async for event in self._means.events.follow(last):
             if event.kind == "vm.deleted":
                 await self._end_orphans()
-            elif event.kind.startswith("vm."):
+            elif event.kind.startswith("vm.") or event.kind == "replica.turn":
                 for each in self._sent.values():
                     each.sender.wake()
 
@@ -125,6 +124,9 @@ class Replications:
             replication = await self._means.book.of(owner.record.id, peer)
             given = {key: getattr(request, key) for key in request.model_fields_set}
             wanted = {key: value for key, value in given.items() if value is not None}
+            if request.failover is not None and "home" not in request.failover.model_fields_set:
+                home = replication.settings.failover.home
+                wanted["failover"] = request.failover.model_copy(update={"home": home})
             settings = replication.settings.model_copy(update=wanted)
             _require_usable(owner, settings)
             replication = await self._means.book.set(replication, settings)
@@ -154,7 +156,7 @@ class Replications:
     async def show(self, name: str, peer: str | None = None) -> ReplicaStatus:
         """Of a VM to a peer, or to its only one. Raises VmNotFound, NotReplicated, SeveralPeers."""
         owner = await self._registry.named(name)
-        return self._status(owner.record.name, await self._means.book.of(owner.record.id, peer))
+        return await self._status(owner.record.name, await self._means.book.of(owner.record.id, peer))
 
     async def list(self, vm: str | None = None) -> tuple[ReplicaStatus, ...]:
         """All replications, or those of one VM, by VM and peer. Raises VmNotFound, NotReplicated."""
@@ -162,7 +164,7 @@ class Replications:
         found = []
         for each in await self._means.book.all(one.record.id if one else None):
             owner = await self._registry.owner(each.vm)
-            found.append(self._status(owner.record.name, each))
+            found.append(await self._status(owner.record.name, each))
         if one is not None and not found:
             await self._means.book.of(one.record.id)  # says so
         return tuple(sorted(found, key=lambda each: (each.vm.lower(), each.peer.lower())))
@@ -174,7 +176,8 @@ class Replications:
         for status in await self.list(name):
             replication = await self._means.book.of(owner.record.id, status.peer)
             sender = self._sent[replication.id].sender
-            facts = facts_of(sender, sender.figures.now(moment.monotonic), moment.monotonic)
+            figures = sender.figures.now(moment.monotonic)
+            facts = facts_of(sender, figures, moment.monotonic, status.moved_to)
             found.append(explain(status, facts, sender.progress, moment))
         return tuple(found)
 
@@ -314,20 +317,26 @@ class Replications:
             failed=record.state is VmState.FAILED,
         )
 
-    def _status(self, name: str, replication: Replication) -> ReplicaStatus:
+    async def _moved_to(self, sender: Sender) -> str:
+        if not sender.fenced or self._means.turns is None:
+            return ""
+        known = self._means.turns.known(sender.replication.vm)
+        names = {each.fingerprint: each.name for each in reversed(await self._means.peers.peers())}
+        return names.get(known.peer, "") if known else ""
+
+    async def _status(self, name: str, replication: Replication) -> ReplicaStatus:
         sent = self._sent.get(replication.id)
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
-        status = status_of(name, sent.sender, time.monotonic())
+        moved_to = await self._moved_to(sent.sender)
+        status = status_of(name, sent.sender, time.monotonic(), moved_to)
         limits = self._means.dispatch.limits
         shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
         return status.model_copy(update=shared)
 
 
 def _require_usable(owner: VmOwner, settings: ReplicaEnable) -> None:
-    parse_plan(settings.points)
-    parse_limit(settings.limit)
-    parse_schedule(settings.schedule)
+    require_usable(settings)
     initial_from(settings.initial, datetime.now())
     _require_disks(owner, settings)
     require_nics(owner.record.spec, settings.failover)

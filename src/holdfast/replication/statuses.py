@@ -15,11 +15,16 @@ from holdfast.spec.replica_figures import ReplicaProgress
 _LATEST_US = datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1e6
 
 
-def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
-    """`at`: now, by the monotonic clock."""
+def status_of(vm: str, sender: Sender, at: float, moved_to: str = "") -> ReplicaStatus:
+    """Of a replication now.
+
+    Args:
+        at: now, by the monotonic clock.
+        moved_to: name of the host that the VM failed over to.
+    """
     progress, figures = sender.progress, sender.figures.now(at)
     settings = sender.replication.settings
-    facts = facts_of(sender, figures, at)
+    facts = facts_of(sender, figures, at, moved_to)
     found = findings(facts)
     lag = figures.lag_bytes
     return ReplicaStatus(
@@ -60,11 +65,12 @@ def status_of(vm: str, sender: Sender, at: float) -> ReplicaStatus:
         counted_sent_bytes=progress.sent,
         priority=settings.priority,
         limit=settings.limit,
+        moved_to=moved_to,
     )
 
 
-def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
-    """What the rules of health look at."""
+def facts_of(sender: Sender, figures: Figures, at: float, moved_to: str = "") -> Facts:
+    """What the rules of health look at; arguments as those of `status_of`."""
     progress, replication = sender.progress, sender.replication
     return Facts(
         state=state_of(sender),
@@ -77,6 +83,7 @@ def facts_of(sender: Sender, figures: Figures, at: float) -> Facts:
         catches_up=figures.catch_up_seconds is not None,
         not_consistent=progress.not_consistent,
         fenced=sender.fenced,
+        moved_to=repr(moved_to) if moved_to else "another host",
         both_run=sender.fenced and sender.vm.machine is not None,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),

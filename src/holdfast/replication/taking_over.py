@@ -27,8 +27,8 @@ from holdfast.replication.store.errors import PointLost, PointNotFound
 from holdfast.replication.store.record import Point
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turns import NotItsTurn, TurnBook, TurnRecord, moved
+from holdfast.replication.way_back import back
 from holdfast.spec.errors import HoldfastError, RemoteError
-from holdfast.spec.failover import FailoverNetwork
 from holdfast.spec.operation import Operation
 from holdfast.spec.turn import Failover, Turn
 from holdfast.vm.import_admission import VmIdTaken
@@ -144,8 +144,7 @@ class Takeovers:
                 "peer": held.source,
                 "replica": held.name,
                 "error": "",
-                "points": held.points,
-                "switches": _back(sent.failover),
+                "back": back(held, sent),
             }
             return moved(ours, Turn.TAKING_OVER, **change)
 
@@ -327,12 +326,6 @@ class _RemoveVm(_OfTurn):
     async def do(self, job: Job) -> None:
         await self._means.vms.delete(job.params["vm"])
         await self._means.turns.turn(job.params["vm"], Turn.REPLICA, {Turn.FAILED_OVER})
-
-
-def _back(failover: FailoverNetwork) -> dict[str, str]:
-    """What switches of this host are called on the source; one of those that are one here."""
-    found = {there.lower(): (there, here) for here, there in failover.switches.items()}
-    return dict(found.values())
 
 
 def _zoned(time: datetime) -> datetime:

@@ -11,7 +11,7 @@ from holdfast.replication.revived_spec import read_sent
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.taking_over import Takeovers, first
 from holdfast.replication.turns import NotItsTurn, TurnBook, TurnRecord, moved
-from holdfast.replication.wire import Prepare, Query, Release, TakeOver, TurnIs
+from holdfast.replication.wire import Prepare, Query, Release, TakeOver, TurnIs, Yield
 from holdfast.spec.errors import Conflict
 from holdfast.spec.replica import ReplicaPeer
 from holdfast.spec.turn import Turn
@@ -49,13 +49,22 @@ class TurnDesk:
         """As `listening.Desk`. Raises NoSuchReplica and what a failover is refused by."""
         held = await self._held.of_vm(asked.vm)
         known = await self._turns.read(asked.vm)
-        theirs = known.peer == peer.fingerprint if known else False
+        received = held is not None and (known is None or known.turn is Turn.REPLICA)
+        former = held is not None and peer.fingerprint in held.former and peer.fingerprint != held.source
+        if held is not None and former and received and isinstance(asked, Query | Yield):
+            accepted = peer.fingerprint == held.heir
+            return TurnIs(turn=Turn.REPLICA, term=held.term, sender="" if accepted else held.source)
+        # What is received is the business of the host alone that sends it.
+        theirs = known is not None and not received and (former or known.peer == peer.fingerprint)
         if not theirs and (held is None or held.source != peer.fingerprint):
             raise NoSuchReplica("this host holds no such replica of yours", value=asked.vm)
         ours = known or first(_required(held, asked.vm))
         if isinstance(asked, Query):
             if asked.turn is Turn.ADOPTING and ours.turn is Turn.PRIMARY:
                 self._wake(asked.vm)
+            return _told(ours, held)
+        if isinstance(asked, Yield):
+            await self._held.yield_to(asked.vm, asked.to, asked.term)
             return _told(ours)
         if isinstance(asked, Release):
             return _told(await self._release(ours, asked.term))
@@ -107,7 +116,9 @@ def _required(held: HeldVm | None, vm: str) -> HeldVm:
     return held
 
 
-def _told(ours: TurnRecord) -> TurnIs:
+def _told(ours: TurnRecord, held: HeldVm | None = None) -> TurnIs:
+    if held is not None and ours.turn is Turn.REPLICA and held.heir_term > ours.term:
+        return TurnIs(turn=ours.turn, term=held.heir_term, sender=held.heir)
     return TurnIs(turn=ours.turn, term=ours.term, error=ours.error)
 
 

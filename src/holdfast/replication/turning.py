@@ -20,10 +20,11 @@ from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turn_desk import TurnDesk
 from holdfast.replication.turns import TurnBook, TurnRecord
+from holdfast.replication.yielding import Yielding
 from holdfast.spec.errors import RemoteError
 from holdfast.spec.operation import Operation
 from holdfast.spec.turn import Failover, PlannedFailover, TurnView
-from holdfast.spec.vm import VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.vm.import_admission import VmIdTaken
 from holdfast.vm.planning import Planner
 from holdfast.vm.registry import VmRegistry
@@ -61,6 +62,7 @@ class Turning:
         gives = handing_over.Means(
             turns, peers, joined.sent, joined.asker, registry.owner, joined.replications.trouble
         )
+        yielding = Yielding(turns, peers, joined.sent, joined.asker)
         adopts = adoption.Means(
             rooms,
             turns,
@@ -71,9 +73,10 @@ class Turning:
             vms,
             joined.listener.pin,
             joined.replications.send_no_more,
+            yielding.note,
         )
         completes = completing.Means(
-            turns, peers, joined.replications.enable, self._settle, joined.listener.remove
+            turns, peers, joined.replications.enable, self._spec, self._settle, joined.listener.remove
         )
         self._takeovers = taking_over.Takeovers(takes, operations)
         self._handovers = handing_over.Handovers(gives, registry)
@@ -83,6 +86,7 @@ class Turning:
             joined.replications.sends,
         )
         self._adoption = adoption.Adoption(adopts, registry, operations)
+        self._yielding = yielding
         self._completion = completing.Completion(completes)
         self.procedures: tuple[Procedure, ...] = (
             *taking_over.procedures(takes),
@@ -96,7 +100,8 @@ class Turning:
 
     async def keep(self) -> None:
         """For ever."""
-        await asyncio.gather(self._fencing.keep(), self._adoption.keep(), self._completion.keep())
+        parts = (self._fencing, self._adoption, self._completion, self._yielding)
+        await asyncio.gather(*(each.keep() for each in parts))
 
     # What people ask for
 
@@ -132,6 +137,9 @@ class Turning:
     async def _make(self, held: HeldVm, point: int, name: str, start: bool, actor: str) -> None:
         wanted = Wanted(name=name, same_identity=True, isolated=False, start=start, actor=actor)
         await self._joined.revival.revive(held, point, wanted)
+
+    async def _spec(self, vm: str) -> VmSpec:
+        return (await self._registry.owner(vm)).record.spec
 
     async def _settle(self, vm: str) -> None:
         try:

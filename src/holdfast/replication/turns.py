@@ -17,7 +17,8 @@ from holdfast.catalog.store import Catalog
 from holdfast.catalog.tables import ReplicaTurnRow, VmRow
 from holdfast.spec.errors import Conflict
 from holdfast.spec.model import Frozen
-from holdfast.spec.turn import Turn
+from holdfast.spec.replica import ReplicaSettings
+from holdfast.spec.turn import RUNS, Turn
 
 FIRST_TERM = 1
 
@@ -50,10 +51,10 @@ class TurnRecord(Frozen):
     since: datetime
     replica: str = ""
     """Name of the replica that is held here of it, and not dropped yet."""
-    points: str = ""
-    """The plan by which its points were kept here, and are on the way back."""
-    switches: dict[str, str] = {}
-    """What a switch of this host is called on the other one, as far as that was said."""
+    back: ReplicaSettings | None = None
+    """How it is replicated back: as it was agreed on the other host."""
+    others: dict[str, bool] = {}
+    """Of a VM that is fenced: other hosts that it was sent to, by fingerprint, and whether each knows."""
     committed: bool = False
     """Of a VM that is fenced: over there it is final."""
     error: str = ""
@@ -85,6 +86,11 @@ class TurnBook:
     def term(self, vm: str) -> int:
         found = self._known.get(vm)
         return found.term if found else FIRST_TERM
+
+    def own_term(self, vm: str) -> int:
+        """By which it is sent: one that is being handed over is still this host's by the term before."""
+        found = self._known.get(vm)
+        return self.term(vm) - (found is not None and found.turn is Turn.HANDING_OVER)
 
     async def read(self, vm: str) -> TurnRecord | None:
         """What holds now, see `read_turn`."""
@@ -181,4 +187,5 @@ def read_turn(session: Session, vm: str) -> TurnRecord | None:
 
 def moved(before: TurnRecord, to: Turn, **change: object) -> TurnRecord:
     since = before.since if before.turn is to else aware(now())
-    return before.model_copy(update={"turn": to, "since": since, **change})
+    others = {} if to in RUNS else before.others
+    return before.model_copy(update={"turn": to, "since": since, "others": others, **change})

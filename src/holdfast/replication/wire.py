@@ -43,6 +43,7 @@ In place of OPEN, and as often as wanted, a source may ask whose turn it is to r
     PREPARE                   ▶                whether a planned failover could be
     TAKE_OVER                 ▶                the source runs it no more, whatever comes; the receiver shall
     RELEASE                   ▶                a TAKE_OVER of this term, or a lower one, is void
+    YIELD                     ▶                the VM failed over to another host, which may send it now
                               ◀    TURN        answers each of them
 
 Either side may send REFUSED at any time instead; it then reads on until the other has closed, for
@@ -53,14 +54,15 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from holdfast.spec.errors import Failed, HoldfastError, Unsupported
 from holdfast.spec.model import Frozen
 from holdfast.spec.names import Name
-from holdfast.spec.replica import Consistency
+from holdfast.spec.replica import Consistency, ReplicaSettings
 from holdfast.spec.turn import Turn
 from holdfast.spec.units import MIB
 
@@ -129,6 +131,7 @@ class Kind(IntEnum):
     PREPARE = 34
     TAKE_OVER = 35
     RELEASE = 36
+    YIELD = 37
 
 
 _COMPRESSIBLE = (Kind.WRITE, Kind.ATTACH)
@@ -154,6 +157,7 @@ _Words = Annotated[str, StringConstraints(max_length=2000)]
 _Cycle = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Term = Annotated[int, Field(ge=1, lt=1 << 32)]
+_FINGERPRINT = r"sha256:[0-9a-f]{64}"
 
 
 class Message(Frozen):
@@ -241,6 +245,15 @@ class Open(Message):
     """Of the VM's turns, as the source knows it; see `turns`."""
     receives: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port at which the source itself receives replicas; 0: it does not."""
+    receives_at: Annotated[str, StringConstraints(max_length=45)] = ""
+    """IP address, IPv4 or IPv6, at which it does; empty: the one that this link comes from."""
+    agreed: ReplicaSettings | None = None
+    """What was agreed on the source, all of which holds for the way back after a failover."""
+
+    @field_validator("receives_at")
+    @classmethod
+    def _is_address(cls, given: str) -> str:
+        return str(ip_address(given)) if given else ""
 
 
 class Standing(Message):
@@ -348,6 +361,8 @@ class TurnIs(Message):
     term: _Term
     error: _Words = ""
     """Why the last failover to it failed; empty: it did not."""
+    sender: Annotated[str, StringConstraints(pattern=rf"^({_FINGERPRINT})?$")] = ""
+    """Of a replica that the asking host sends no more: fingerprint of the one that does, or may."""
 
 
 class Prepare(Message):
@@ -383,12 +398,28 @@ class Release(Message):
     term: _Term
 
 
+class Yield(Message):
+    """The VM failed over, for good, to another host that the receiver may be sent it by from now on.
+
+    Counts where the source is the one that the replica is sent by. That other host, which is known by its
+    certificate, goes on by OPEN with this term or a higher one; both sides are compared.
+    """
+
+    kind = Kind.YIELD
+
+    vm: _Id
+    term: _Term
+    """Of the failover."""
+    to: Annotated[str, StringConstraints(pattern=rf"^{_FINGERPRINT}$")]
+    """Fingerprint of that host: `sha256:` and the SHA-256 of its certificate (DER), in hexadecimal."""
+
+
 _MODELS: dict[Kind, type[Message]] = {
     model.kind: model
     for model in (
         *(Hello, Refused, Pair, Paired, Ping, Pong, Open, Standing),
         *(Begin, Commit, Committed, Abandon, Ask, Digests),
-        *(Query, TurnIs, Prepare, TakeOver, Release),
+        *(Query, TurnIs, Prepare, TakeOver, Release, Yield),
     )
 }
 

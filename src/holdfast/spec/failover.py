@@ -7,7 +7,7 @@ What people write of it is parsed here:
 """
 
 import ipaddress
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ from holdfast.spec.names import Name
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+NicId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,30}$")]
 
 _MOST = 16
 
@@ -32,7 +34,7 @@ class BadSwitchMap(InvalidInput):
 class FailoverAddress(Frozen):
     """What a NIC is to have in the guest after a failover. IPv4 and IPv6 alike."""
 
-    nic: str = Field(pattern=r"^[a-z][a-z0-9]{0,30}$")
+    nic: NicId
     addresses: tuple[Interface, ...] = Field(min_length=1, max_length=_MOST)
     """With the length of their prefix."""
     gateways: tuple[Address, ...] = Field(default=(), max_length=2)
@@ -72,12 +74,18 @@ class FailoverNetwork(Frozen):
     """What a switch of this host is called over there; others have the same name there."""
     addresses: tuple[FailoverAddress, ...] = Field(default=(), max_length=64)
     """Of NICs that get others; those not named here ask by DHCP, or keep what the guest has."""
+    home: tuple[FailoverAddress, ...] = Field(default=(), max_length=64)
+    """What NICs have on this host since a failover gave it to them; on the way back they get it again."""
+    own: tuple[NicId, ...] = Field(default=(), max_length=64)
+    """NICs that have over there what their guest was set up for; what a failover gave them is taken away."""
 
     @model_validator(mode="after")
     def _single(self) -> Self:
-        nics = [each.nic for each in self.addresses]
-        if len(set(nics)) < len(nics):
-            raise ValueError("a NIC is given addresses twice")
+        for nics in ([each.nic for each in self.addresses], [each.nic for each in self.home], self.own):
+            if len(set(nics)) < len(nics):
+                raise ValueError("a NIC is given addresses twice")
+        if {each.nic for each in self.addresses} & set(self.own):
+            raise ValueError("a NIC is given addresses, and its own")
         if len({each.lower() for each in self.switches}) < len(self.switches):
             raise ValueError("a switch is mapped twice")
         return self
@@ -86,6 +94,19 @@ class FailoverNetwork(Frozen):
         """What the switch is called over there."""
         found = {each.lower(): other for each, other in self.switches.items()}
         return found.get(name.lower(), name)
+
+    def back(self) -> "FailoverNetwork":
+        """The network on the way back, from there to here.
+
+        Of switches that are one over there, the last one is taken.
+        """
+        known = {each.nic for each in self.home}
+        return FailoverNetwork(
+            switches=dict({there.lower(): (there, here) for here, there in self.switches.items()}.values()),
+            addresses=self.home,
+            home=self.addresses,
+            own=tuple(each.nic for each in self.addresses if each.nic not in known),
+        )
 
     def of_nic(self, nic: str) -> FailoverAddress | None:
         return next((each for each in self.addresses if each.nic == nic), None)

@@ -97,8 +97,9 @@ class Consistency(StrEnum):
     """Its file systems, and what its agent tells, were brought to rest for the instant."""
 
 
-class ReplicaEnable(Frozen):
-    peer: Name
+class ReplicaSettings(Frozen):
+    """What is agreed of a replication. All of it holds on the way back, too, after a failover."""
+
     rpo_seconds: float = Field(default=1.0, ge=1.0, le=86400.0)
     """How old the newest point may be."""
     points: str = Field(default="all:10m,1m:1h,1h:1d,1d:30d", max_length=500)
@@ -116,6 +117,15 @@ class ReplicaEnable(Frozen):
     """When the initial copy begins: `now`, or `at 22:00`."""
     consistent_seconds: float = Field(default=0.0, ge=0.0, le=30 * 86400.0)
     """After how long a point is application-consistent again; 0: none is."""
+
+
+class ReplicaEnable(ReplicaSettings):
+    peer: Name
+
+    @property
+    def agreed(self) -> ReplicaSettings:
+        """All of it but where to."""
+        return ReplicaSettings(**{each: getattr(self, each) for each in ReplicaSettings.model_fields})
 
 
 class ReplicaChange(Frozen):
@@ -199,6 +209,8 @@ class ReplicaStatus(Frozen):
     """On the link."""
     peer_limit: str = "none"
     host_limit: str = "none"
+    moved_to: str = ""
+    """Name of the host that the VM failed over to, which sends it now; empty: it did not."""
 
 
 class ReplicaLimit(Frozen):
@@ -231,3 +243,13 @@ class HeldReplica(Frozen):
     """Points that are lost by damage."""
     last_test: datetime | None = None
     """When one of them was tested last."""
+    accepted_from: str = ""
+    """Name of a peer that may send it in the source's place, since the VM failed over to it."""
+
+
+class ReplicaSender(Frozen):
+    """Who may send a replica that is held here, from now on."""
+
+    peer: Name
+    replace: bool = False
+    """Also where the host that sends it is connected."""

@@ -141,3 +141,25 @@ async def test_what_fails_is_said_in_the_result(guest: Guest) -> None:
     assert (found.done, found.why) == (False, "the guest agent has not answered [2J")
     (found,) = await set_addresses(gone, GuestOs.WINDOWS, [(NIC, BOTH)])
     assert "windows" in found.why
+
+
+async def test_what_was_set_is_taken_away_by_whom_it_was_set(guest: Guest) -> None:
+    async def taken_away() -> AddressSet:
+        (found,) = await set_addresses(guest.execute, GuestOs.LINUX, [(NIC, None)])
+        assert (found.done, found.addresses, found.lasting) == (True, (), True), found
+        return found
+
+    assert (await taken_away()).means is Means.IP  # nothing was
+    guest.has("systemctl")
+    guest.has("networkctl")
+    await guest.set()
+    assert (await taken_away()).means is Means.NETWORKD
+    assert list((guest.root / "etc/systemd/network").iterdir()) == []
+    (guest.root / "etc/netplan/50-cloud-init.yaml").write_text("network: {}\n")
+    guest.has("netplan")
+    await guest.set()
+    assert (await taken_away()).means is Means.NETPLAN
+    assert [each.name for each in (guest.root / "etc/netplan").iterdir()] == ["50-cloud-init.yaml"]
+    guest.has("nmcli", 'case "$*" in *RUNNING*) echo running;; esac')
+    assert (await taken_away()).means is Means.NETWORK_MANAGER
+    assert "connection delete holdfast-nic0\nnmcli device connect lan0" in guest.told()

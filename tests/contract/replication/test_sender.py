@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from holdfast.replication.capture import Captured, tag_of
 from holdfast.replication.health import ReplicationState
 from holdfast.replication.sending import Sender
 from holdfast.replication.statuses import status_of
+from holdfast.replication.turns import TurnBook, TurnRecord
 from holdfast.spec.replica import Consistency, ReplicaLimits, ReplicaStatus
+from holdfast.spec.turn import Turn
 from holdfast.vm.checkpoint_of_machine import GuestNotFrozen
 
 __all__ = ["rig", "web"]
@@ -51,6 +53,33 @@ async def test_one_that_is_paused_sends_nothing_and_then_only_what_changed(web: 
     web.sender.changed(web.book.record)
     done = await until(web.sender, lambda each: each.points > before.points and each.lag_bytes == 0)
     assert (done.state, done.full_copies) == (ReplicationState.REPLICATING, 0)
+    assert web.sender.progress.tries[-1].changed == 64 << 10
+
+
+async def test_what_failed_over_to_another_host_is_sent_no_more_until_it_is_this_hosts_again(
+    web: Replicated,
+) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    north = web.hosts.north
+    turns = TurnBook(north.catalog, north.events)
+    web.means = replace(web.means, turns=turns)
+    web.begin()
+    before = await until(web.sender, lambda each: each.points > 1 and each.lag_bytes == 0)
+    known = TurnRecord(
+        vm=web.replication.vm, name="web", turn=Turn.FENCED, term=2, peer="", since=web.replication.enabled
+    )
+    for turn in (Turn.FENCED, Turn.ADOPTING):
+        turns.learn(web.replication.vm, known.model_copy(update={"turn": turn}))
+        web.sender.wake()
+        await web.rig.write("disk0", 7, "1M", "64k")
+        moved = await until(web.sender, lambda each: not web.sender.progress.connected and each.lag_bytes > 0)
+        assert moved.state == ReplicationState.FAILED_OVER
+        assert "runs on another host, and it runs here too" in moved.findings[0]
+    told = status_of("web", web.sender, time.monotonic(), "west")
+    assert (told.moved_to, "runs on 'west'" in told.findings[0]) == ("west", True)
+    turns.learn(web.replication.vm, known.model_copy(update={"turn": Turn.PRIMARY}))
+    web.sender.wake()
+    await until(web.sender, lambda each: each.points > before.points and each.lag_bytes == 0)
     assert web.sender.progress.tries[-1].changed == 64 << 10
 
 

@@ -10,6 +10,7 @@ from blake3 import blake3
 from sqlalchemy.orm import Session
 from test_listening import DISK, Host, Hosts, send, vm
 
+from holdfast.catalog.clock import aware, now
 from holdfast.catalog.tables import VmRow
 from holdfast.replication import wire
 from holdfast.replication.asking import TurnAsker
@@ -212,6 +213,23 @@ async def test_a_take_over_counts_once_and_not_after_its_release(rig: Rig) -> No
     assert rig.taken == [(1, 2)]
 
 
+async def test_a_link_that_opens_in_the_midst_of_a_hand_over_does_not_void_it(rig: Rig) -> None:
+    fenced = TurnRecord(
+        vm=rig.opened.vm,
+        name="web",
+        turn=Turn.HANDING_OVER,
+        term=2,
+        peer=(await rig.south()).fingerprint,
+        since=aware(now()),
+    )
+    await rig.north_turns.decide(rig.opened.vm, lambda *_: fenced)
+    assert rig.north_turns.own_term(rig.opened.vm) == 1
+    again = rig.opened.model_copy(update={"term": rig.north_turns.own_term(rig.opened.vm)})
+    link, _ = await asyncio.to_thread(rig.hosts.connect, again)
+    link.close()
+    assert (await rig.ask(TakeOver(vm=rig.opened.vm, term=2, cycle=5))).turn is Turn.TAKING_OVER
+
+
 async def test_who_does_not_send_a_vm_has_no_say_about_it(rig: Rig) -> None:
     other = str(uuid.uuid4())
     for asked in (Query(vm=other, turn=Turn.PRIMARY, term=9), TakeOver(vm=other, term=9, cycle=5)):
@@ -241,6 +259,11 @@ async def test_the_host_that_a_vm_came_from_is_known_by_its_port(rig: Rig) -> No
     link.close()
     north = (await rig.hosts.south.peers.peers())[0]
     assert (north.host, north.port) == ("127.0.0.1", 4711)
+    elsewhere = opened.model_copy(update={"receives_at": "2001:db8::7"})
+    link, _ = await asyncio.to_thread(rig.hosts.connect, elsewhere)
+    link.close()
+    north = (await rig.hosts.south.peers.peers())[0]
+    assert (north.host, north.port) == ("2001:db8::7", 4711)
 
 
 async def test_what_took_over_is_let_in_only_once_the_disks_are_ready(rig: Rig) -> None:

@@ -25,6 +25,7 @@ from holdfast.spec.replica import (
     ReplicaChange,
     ReplicaEnable,
     ReplicaLimits,
+    ReplicaSender,
     ReplicaSharedLimits,
     ReplicaStatus,
 )
@@ -219,6 +220,11 @@ class FakeHeld:
                 name="web", source="north", connected=True, points=7, newest=TIME, oldest=TIME, used=5 << 20
             ),
         )
+
+    async def accept_from(self, name: str, request: ReplicaSender) -> HeldReplica:
+        self.accepted = (name, request)
+        (held,) = await self.held()
+        return held.model_copy(update={"accepted_from": request.peer})
 
     async def remove(self, name: str) -> None:
         self.removed.append(name)

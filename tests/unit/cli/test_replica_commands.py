@@ -13,7 +13,7 @@ import pytest
 from command_line import RUN, env, run
 
 from holdfast.spec.failover import FailoverNetwork, parse_failover_address
-from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable
+from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable, ReplicaSender
 
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
 FIXED = {
@@ -186,6 +186,15 @@ def test_history_is_shown_as_totals_and_charts(daemon: Any) -> None:
     assert run(daemon, "replica", "history", "web", "--since", "91d").returncode == 2
     assert run(daemon, "replica", "history", "web", "--reset").returncode == 0
     assert daemon.replicas.sent.reset == ("web",)
+
+
+def test_another_host_may_send_a_replica(daemon: Any) -> None:
+    done = run(daemon, "replica", "accept-from", "web", "--peer", "south")
+    assert (done.returncode, "'south' may send replica 'web'" in done.stderr) == (0, True)
+    assert daemon.replicas.held.accepted == ("web", ReplicaSender(peer="south"))
+    done = run(daemon, "replica", "accept-from", "web", "--peer", "south", "--yes", "--format", "json")
+    assert json.loads(done.stdout)["accepted_from"] == "south"
+    assert daemon.replicas.held.accepted == ("web", ReplicaSender(peer="south", replace=True))
 
 
 def test_peers_and_replicas_are_listed_and_removed(daemon: Any) -> None:

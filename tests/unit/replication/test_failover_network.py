@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from holdfast.replication.failover_network import (
     SwitchMissing,
@@ -28,6 +29,7 @@ SPEC = VmSpec(
 ADDRESS = parse_failover_address(
     "nic0=192.0.2.10/24,2001:db8::10/64,gateway=192.0.2.1,gateway=2001:db8::1,dns=192.0.2.53"
 )
+OTHER = parse_failover_address("nic0=198.51.100.7/24,gateway=198.51.100.1")
 NETWORK = FailoverNetwork(switches={"lan": "Office"}, addresses=(ADDRESS,))
 
 
@@ -89,3 +91,27 @@ def test_a_nic_with_ipv6_alone_still_asks_for_ipv4() -> None:
     files = failover_seed(ID, "web", SPEC, network, 6)
     assert files is not None
     assert yaml.safe_load(files["network-config"])["ethernets"]["nic1"]["dhcp4"] is True
+
+
+def test_on_the_way_back_nics_have_what_they_had_and_so_for_ever() -> None:
+    here = NETWORK.back()
+    assert here.switches == {"Office": "lan"}
+    assert (here.addresses, here.home, here.own) == ((), (ADDRESS,), ("nic0",))
+    assert here.back() == NETWORK
+    both = NETWORK.model_copy(update={"home": (OTHER,)})
+    assert both.back().addresses == (OTHER,)
+    assert both.back().own == ()
+    assert both.back().back() == both
+
+
+def test_what_a_failover_set_through_the_agent_is_taken_away_on_the_way_back() -> None:
+    plain = SPEC.model_copy(update={"cloud_init": None})
+    assert waiting(plain, NETWORK.back()) == ((SPEC.nics[0], None),)
+    assert waiting(SPEC, NETWORK.back()) == ()
+    files = failover_seed(ID, "web", SPEC, NETWORK.back(), 5)
+    assert files is not None and yaml.safe_load(files["meta-data"])["instance-id"] == ID
+
+
+def test_a_nic_has_its_own_addresses_or_others() -> None:
+    with pytest.raises(ValidationError, match="and its own"):
+        FailoverNetwork(addresses=(ADDRESS,), own=("nic0",))

@@ -31,9 +31,11 @@ MESSAGES = [
     wire.Digests(digests="ab" * 32),
     wire.Query(vm=ID, turn=Turn.PRIMARY, term=1),
     wire.TurnIs(turn=Turn.FAILED_OVER, term=2),
+    wire.TurnIs(turn=Turn.REPLICA, term=2, sender="sha256:" + "0" * 64),
     wire.Prepare(vm=ID, term=2, memory=1 << 30),
     wire.TakeOver(vm=ID, term=2, cycle=7),
     wire.Release(vm=ID, term=2),
+    wire.Yield(vm=ID, term=2, to="sha256:" + "0" * 64),
     wire.Abandon(cycle=2),
 ]
 

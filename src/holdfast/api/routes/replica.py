@@ -15,6 +15,7 @@ from holdfast.spec.replica import (
     ReplicaChange,
     ReplicaEnable,
     ReplicaLimit,
+    ReplicaSender,
     ReplicaSharedLimits,
     ReplicaStatus,
 )
@@ -150,6 +151,12 @@ async def reset_replication_history(services: With, _: Operator, name: str, peer
 async def list_held_replicas(services: With, _: Viewer) -> tuple[HeldReplica, ...]:
     """Replicas of other hosts' VMs on this host."""
     return await services.replicas.held.held()
+
+
+@router.post("/v1/replica/held/{name}/sender")
+async def accept_replica_from(services: With, _: Admin, name: str, request: ReplicaSender) -> HeldReplica:
+    """The VM failed over from the host that it was sent by: another one may send it in its place."""
+    return await services.replicas.held.accept_from(name, request)
 
 
 @router.delete("/v1/replica/held/{name}", status_code=204)
