@@ -31,8 +31,9 @@ from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.pairing import PairingToken, PeerBook, pair_with
 from holdfast.replication.peering import parse_address
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import Replication, ReplicationBook
-from holdfast.replication.sending import Means, Sender, Vm
+from holdfast.replication.sending import Sender, Vm
 from holdfast.spec.replica import ReplicaEnable
 from holdfast.spec.vm import Disk, KernelBoot, VmSpec
 from holdfast.vm.rest import Rest

@@ -23,10 +23,10 @@ from holdfast.replication.pairing import PeerBook
 from holdfast.replication.peering import Peering, own_name
 from holdfast.replication.planning import Planning
 from holdfast.replication.replica_records import ReplicaBook
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
 from holdfast.replication.scrubbing import Scrubbing
-from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turning import Joined, Turning

@@ -15,9 +15,10 @@ from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History, Kept
 from holdfast.replication.recording import Measured, Recording, told
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import NotReplicated, Replication
 from holdfast.replication.schedule import initial_from
-from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
+from holdfast.replication.sending import NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
 from holdfast.replication.way_back import require_usable
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
