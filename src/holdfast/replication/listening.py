@@ -71,6 +71,10 @@ async def _none() -> dict[str, datetime]:
     return {}
 
 
+async def _nobody(_: str) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass
 class _Served:
     """One VM, as it is sent here."""
@@ -106,6 +110,8 @@ class ReplicaListener:
         """When each replica was tested last, by its name in lower case."""
         self._tested: dict[str, datetime] = {}
         """As they said lately."""
+        self.extended: Callable[[str], Awaitable[tuple[str, ...]]] = _nobody
+        """Gives the peers that a replica, by its VM's id, is sent on to."""
         self.arrived: Callable[[str], None] = lambda _: None
         """Told the id of each VM of which a cycle arrived."""
         self._lock = threading.Lock()
@@ -193,6 +199,12 @@ class ReplicaListener:
     async def remove(self, name: str) -> None:
         """A replica with all its points. Raises NoSuchReplica, ReplicaBusy, ReplicaInUse."""
         held = await self._book.get(name)
+        if peers := await self.extended(held.vm):
+            raise ReplicaInUse(
+                f"replica {held.name!r} is sent on to {', '.join(peers)}",
+                value=held.name,
+                cure=f"Send it on no more first (`holdfast replica disable {held.name}`).",
+            )
         await asyncio.to_thread(self._require_closed, held.name)
 
         def work() -> None:
