@@ -15,6 +15,8 @@ class LoopFile:
     file: Path
     root: Path
     """Where it is mounted."""
+    options: tuple[str, ...] = ()
+    """That `lose_power` mounts it with again."""
 
     @classmethod
     def make(cls, folder: Path, kind: str, size: int) -> "LoopFile":
@@ -38,6 +40,15 @@ class LoopFile:
     def unmount(self) -> None:
         """Also where it is in use: what is open stays open."""
         subprocess.run(["umount", "-l", self.root], check=False, capture_output=True)
+
+    def lose_power(self) -> None:
+        """What was not synced is gone; nothing may run there. Mounted with `commit=...`, so that nothing is
+        written by itself."""
+        left = self.file.with_suffix(".left")
+        subprocess.run(["cp", "--sparse=always", self.file, left], check=True)
+        subprocess.run(["umount", self.root], check=True)
+        left.rename(self.file)
+        self.mount(*self.options)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -106,7 +106,8 @@ def two(tmp_path: Path, small: SmallGuest) -> Iterator[Two]:
         medium = str(tmp_path / "medium")
         north.do("POST", f"/v1/vms/{NAME}/replica/seed", {"peer": "south", "folder": medium})
         south.do("POST", "/v1/replica/seeds", {"folder": medium})
-        north.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
+        asked = {"peer": "south", "rpo_seconds": 1, "priority": "high", "limit": "900Mbit/s"}
+        north.call("POST", f"/v1/vms/{NAME}/replica", asked)
         made = Two(north, south)
         made.until_sent(north)
         made.only_differences(north)
@@ -123,7 +124,8 @@ def test_a_vm_goes_over_there_and_back_and_nothing_is_lost(two: Two) -> None:
         two.north.do("POST", f"/v1/vms/{NAME}/start")
     two.until_turn(two.north, "replica")
     two.until_settled(two.south)
-    two.until_sent(two.south)
+    back = two.until_sent(two.south)
+    assert (back["priority"], back["limit"]) == ("high", "900Mbit/s")  # as it was agreed
     two.only_differences(two.south)
 
     before = written(two.south)

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invariants import check_invariants, wait_quiet
@@ -58,8 +59,12 @@ def vm(shared: LiveHost, small: SmallGuest) -> Iterator[str]:
 
 def kinds(host: LiveHost, name: str, after: int = 0) -> list[str]:
     """The kinds of all events of a VM itself, in order."""
+    return [each["kind"] for each in recent(host, name) if each["id"] > after]
+
+
+def recent(host: LiveHost, name: str) -> list[dict[str, Any]]:
     events = host.call("GET", "/v1/events/recent", limit=1000, subject=name)
-    return [each["kind"] for each in events if each["id"] > after and each["kind"].startswith("vm.")]
+    return [each for each in events if each["kind"].startswith("vm.")]
 
 
 def changes(host: LiveHost, name: str, after: int = 0) -> list[str]:
@@ -212,6 +217,9 @@ def test_a_guest_that_restarts_stays_running(shared: LiveHost, vm: str) -> None:
     assert shared.run_in(vm, _BOOT_ID) != boot_id
     # A machine may reset more than once in one restart of its guest.
     assert set(changes(shared, vm, after)) == {"vm.guest-restarted"}
+    # That nothing is known of the guest is not told again.
+    agents = [each["data"].get("agent", each["kind"]) for each in recent(shared, vm)]
+    assert "waiting" not in agents[len(agents) - agents[::-1].index("vm.guest-restarted") :]
 
 
 def test_a_panic_of_the_guests_kernel_is_told(shared: LiveHost, vm: str) -> None:

@@ -138,6 +138,11 @@ class DiskSnapshot:
             for disk, bitmap in bitmaps.items():
                 await self._show(tag, disk, bitmap)
 
+    @property
+    def is_barred(self) -> bool:
+        """Whether the disks are wanted for something else now."""
+        return self._barred > 0
+
     def between_cycles(self) -> contextlib.AbstractAsyncContextManager[None]:
         """As `barred`; a cycle of replication that is under way may end first."""
         return self.barred(_CYCLE_SECONDS)

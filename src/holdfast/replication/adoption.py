@@ -62,7 +62,7 @@ class Means:
     send_no_more: Callable[[str], Awaitable[None]]
     """Ends all replication of a VM of this host."""
     note_others: Callable[[TurnRecord], Awaitable[None]]
-    """Before that: who else was sent to is to be told where the VM went."""
+    """Before that, and while its records are there: who else it was sent to."""
 
 
 class Adoption:
@@ -100,6 +100,7 @@ class Adoption:
 
     async def _adopt(self, known: TurnRecord) -> None:
         await self._let_in(known)
+        await self._means.note_others(known)
         record = await self._means.vms.record(known.vm)
         if record is None:
             await self._means.turns.turn(known.vm, Turn.REPLICA, {Turn.FENCED}, committed=False)
@@ -107,7 +108,6 @@ class Adoption:
         stands_on_other = any(disk.origin is not None for disk in record.spec.disks)
         if record.state not in _OFF or record.operation is not None or stands_on_other:
             return
-        await self._means.note_others(known)
         owner = await self._registry.named(known.vm)
         begun = await self._registry.begin(ADOPT, owner, Verb.DELETE, {"peer": known.peer}, "replication")
         ended = await self._operations.wait(begun.id)

@@ -2,10 +2,12 @@
 
     recorded that it may be frozen ▶ frozen ▶ the instant ▶ let go ▶ recorded that it is
 
-A daemon that was killed in between is followed by one that lets the guest go before it sends on. Where the
-agent does not answer the cycle is sent as it is, which is told.
+A daemon that was killed in between is followed by one that lets the guest go at once, whether or not anything
+can be sent, and asks again until its agent answers. Where it does not, the cycle is sent as it is, which is
+told.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -22,7 +24,9 @@ from holdfast.vm.quiesce import Quiesce
 log = structlog.get_logger(__name__)
 
 _SOONEST, _AGAIN = 5.0, 60.0
-"""Seconds after which a guest that could not be frozen, or let go, is asked again, at most."""
+"""Seconds after which a guest that could not be frozen is asked again, at most."""
+_THAW_SOONEST, _THAW_LATEST = 0.5, 15.0
+"""Seconds after which one that could not be let go is: the first time, and at most."""
 
 
 class Replicated(Protocol):
@@ -39,8 +43,8 @@ class ConsistentCycles:
         self._progress = progress
         self._last: float | None = None
         """When a cycle last arrived whose guest was at rest, by the monotonic clock."""
-        self._not_before = self._thaw_again = 0.0
-        self._begun = 0.0
+        self._not_before = self._begun = 0.0
+        self._thawing: asyncio.Task[None] | None = None
 
     def due(self, replication: Replication) -> bool:
         """Whether the next cycle is to be one."""
@@ -48,7 +52,13 @@ class ConsistentCycles:
         if not every:
             self._progress.not_consistent = ""
             return False
+        if self._thaws:
+            return False
         return now >= self._not_before and (self._last is None or now >= self._last + every)
+
+    @property
+    def _thaws(self) -> bool:
+        return self._thawing is not None and not self._thawing.done()
 
     async def begin(
         self, of: Replicated, quiesce: Quiesce, begin: Callable[[], Awaitable[Captured]]
@@ -74,11 +84,20 @@ class ConsistentCycles:
             self._last, self._not_before = self._begun, 0.0
             self._progress.not_consistent = ""
 
-    async def let_go(self, of: Replicated, quiesce: Quiesce) -> None:
-        """A guest that may stand still for an earlier cycle writes again."""
-        now = time.monotonic()
-        if of.replication.freezing and now >= self._thaw_again:
-            self._thaw_again = now + _AGAIN
-            if await quiesce.thaw():
-                of.replication = await self._book.freezing(of.replication, freezing=False)
-                self._thaw_again = 0.0
+    def let_go(self, of: Replicated, quiesce: Quiesce) -> None:
+        """A guest that may stand still for an earlier cycle is to write again; nobody waits for that here."""
+        if of.replication.freezing and not self._thaws:
+            self._thawing = asyncio.create_task(self._thaw(of, quiesce))
+
+    async def _thaw(self, of: Replicated, quiesce: Quiesce) -> None:
+        wait = _THAW_SOONEST
+        while not await quiesce.thaw():
+            self._progress.not_consistent = "the guest's agent does not answer"
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _THAW_LATEST)
+        of.replication = await self._book.freezing(of.replication, freezing=False)
+
+    def close(self) -> None:
+        """What may stand still is let go by the next one."""
+        if self._thawing is not None:
+            self._thawing.cancel()

@@ -4,6 +4,7 @@ Pure: from a status, facts and what was tried to `ReplicaExplanation`. The rules
 and `causes.FAULTS`.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -277,7 +278,8 @@ def _held_causes(held: HeldReplica, facts: HeldFacts) -> Sequence[ReplicaCause]:
             *("source-gone", "warning", "link"),
             "The source is not connected",
             "See that it runs and reaches this host; `holdfast replica explain` there says why not. "
-            "Of a VM that is off nothing needs to come.",
+            "Of a VM that is off nothing needs to come. Where it failed over to another host, let that one "
+            f"send it: `holdfast replica accept-from {shlex.quote(held.name)} --peer NAME`.",
             held.newest,
         )
     return found

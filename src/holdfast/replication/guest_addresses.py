@@ -43,7 +43,7 @@ class AddressSet(Frozen):
 
     nic: str
     addresses: tuple[str, ...]
-    """None: those that the guest was set up for."""
+    """Empty: those that the guest was set up for."""
     done: bool
     means: Means | None = None
     """By which they are set; None: they are not."""
@@ -158,6 +158,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 active() { have systemctl && systemctl is-active --quiet "$1"; }
 done_by() { echo "holdfast-set $1 $dev"; exit 0; }
 put() { mkdir -p "${1%/*}" && printf '%s\n' "$2" > "$1.new" && mv "$1.new" "$1"; }
+CONF="$ROOT/etc/resolv.conf" MARK="# set after a failover"
+ours() { [ "$(head -n 1 "$CONF" 2>/dev/null)" = "$MARK" ]; }
 managed() { have nmcli && nmcli -t -f RUNNING general 2>/dev/null | grep -q '^running'; }
 """
 _SET = r"""
@@ -197,14 +199,15 @@ if [ -n "$GATE6" ]; then
     ip -6 route del default dev "$dev" 2>/dev/null
     ip -6 route add default via "$GATE6" dev "$dev" || exit 4
 fi
-if [ -n "$DNS4$DNS6" ] && [ ! -L "$ROOT/etc/resolv.conf" ]; then
-    for each in $DNS4 $DNS6; do echo "nameserver $each"; done > "$ROOT/etc/resolv.conf.new"
-    chmod 644 "$ROOT/etc/resolv.conf.new"
-    mv "$ROOT/etc/resolv.conf.new" "$ROOT/etc/resolv.conf"
+if [ -n "$DNS4$DNS6" ] && [ ! -L "$CONF" ]; then
+    ours || [ ! -e "$CONF" ] || cp -p "$CONF" "$CONF.holdfast"
+    { echo "$MARK"; for each in $DNS4 $DNS6; do echo "nameserver $each"; done; } > "$CONF.new"
+    chmod 644 "$CONF.new"
+    mv "$CONF.new" "$CONF"
 fi
 done_by ip
 """
-# What was set by `ip` went when the guest started anew.
+# Addresses that were set by `ip` went when the guest started anew.
 _TAKE_AWAY = r"""
 if managed; then
     if nmcli connection delete "$NAME" >/dev/null 2>&1; then
@@ -221,6 +224,9 @@ file="$ROOT/etc/systemd/network/10-$NAME.network"
 if active systemd-networkd && [ -e "$file" ]; then
     rm -f "$file" && networkctl reload && networkctl reconfigure "$dev" || exit 4
     done_by networkd
+fi
+if ours && [ -e "$CONF.holdfast" ]; then
+    mv "$CONF.holdfast" "$CONF" || exit 4
 fi
 done_by ip
 """

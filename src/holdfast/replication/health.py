@@ -56,6 +56,7 @@ class Facts:
     """Why the source cannot send now; empty: it can."""
     cannot_send_for: float = 0.0
     """Seconds since that began."""
+    cannot_send_cure: str = "See that the receiving host runs and can be reached; then it goes on by itself."
     catches_up: bool = True
     """False: churn exceeds what the link takes."""
     fenced: bool = False
@@ -139,7 +140,7 @@ RULES: tuple[Rule, ...] = (
         *("cannot-send", Health.CRITICAL, Side.LINK),
         lambda facts: bool(facts.cannot_send) and facts.cannot_send_for > _RETRIED,
         "The source cannot send for {cannot_send_for:.0f} s: {cannot_send}",
-        "See that the receiving host runs and can be reached; replication goes on by itself then.",
+        "{cannot_send_cure}",
     ),
     Rule(
         *("retrying", Health.WARNING, Side.LINK),

@@ -155,6 +155,10 @@ class Progress:
         self.moving = None
         return first
 
+    def gives_way(self) -> None:
+        """The try was dropped for others that want the disks: it did not fail."""
+        self.connected, self.moving = False, None
+
     def went_well(self) -> float | None:
         """A try ended well; returns for how many seconds tries failed before, None: the last did not."""
         self.comparing = self.initial = False

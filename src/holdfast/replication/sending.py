@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from holdfast.machine.disk_snapshot import DisksChanging
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.attachments import Beside, SentVm
 from holdfast.replication.capture import Capture, Captured, tag_of
@@ -49,6 +50,8 @@ _SHORTEST = 0.05
 """Seconds between the begins of two cycles."""
 _OTHERS = 5.0
 """Seconds after which a VM at rest on which somebody acts is looked at again."""
+_GIVES_WAY = 60.0
+"""Seconds for which a cycle that has to wait for others who want the disks is none that failed."""
 _ASKED = 60.0
 """Seconds after which it is asked again what is held of a VM at rest."""
 
@@ -98,6 +101,8 @@ class Sender(Replicator):
         self._all_sent = 0
         """The cycle by which all of it was; 0: it was not, or that is recorded."""
         self._consistent = ConsistentCycles(means.book, self.progress)
+        self._gave_way: float | None = None
+        """When a cycle first gave way to others that want the disks; None: none did."""
 
     @property
     def name(self) -> str:
@@ -115,6 +120,12 @@ class Sender(Replicator):
     def rests_unsent(self) -> bool:
         rests = not self.runs and not self.fenced
         return rests and self.replication.initial and not self.replication.at_rest
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            self._consistent.close()
 
     async def last(self, machine: RunningMachine) -> None:
         self._ending, self._all_sent = machine, 0
@@ -138,6 +149,8 @@ class Sender(Replicator):
         """Also the machine keeps no maps."""
         vm = self._look()
         if vm.machine is not None:
+            if self.replication.freezing:
+                await vm.quiesce.thaw()
             await self._capture(vm, vm.machine).forget()
 
     async def _turn(self) -> float | None:
@@ -145,6 +158,8 @@ class Sender(Replicator):
         if vm.machine is self._ending and vm.machine is not None:
             self._machine = None
             return None
+        if vm.machine is not None:
+            self._consistent.let_go(self, vm.quiesce)
         if (held_back := self._held_back()) > 0:
             return await self._wait(vm, held_back)
         if self._changed:
@@ -160,11 +175,27 @@ class Sender(Replicator):
                 self._link.close()  # in the midst of a cycle
                 self._standing = None
                 return 0.0
+            if self._gives_way(vm.machine, error):
+                return _SOONEST
             await self._failed(error)
             return self._backed_off()
         await self._went_well()
         wanted = 0.9 * self.replication.settings.rpo_seconds - 1.5 * self._latency
         return max(_SHORTEST, begun + wanted - time.monotonic())
+
+    def _gives_way(self, machine: RunningMachine, error: HoldfastError | OSError) -> bool:
+        """Whether a cycle waits for others that want the disks, such as a checkpoint, and has not failed."""
+        now = time.monotonic()
+        if not (isinstance(error, DisksChanging) or machine.snapshot.is_barred):
+            self._gave_way = None
+            return False
+        self._gave_way = self._gave_way or now
+        if now - self._gave_way > _GIVES_WAY:
+            return False
+        self._link.close()
+        self._standing = self._machine = None
+        self.progress.gives_way()
+        return True
 
     async def _wait(self, vm: Vm, seconds: float) -> float:
         """Nothing is sent for so long; what the guest writes is entered in its maps all the same."""
@@ -250,8 +281,6 @@ class Sender(Replicator):
         capture = self._capture(vm, machine)
         await self._attach(capture, machine)
         ends = machine is self._ending  # its guest, and its owner, do nothing any more
-        if not ends:
-            await self._consistent.let_go(self, vm.quiesce)
         looked = time.monotonic()
         known = await capture.known()
         since = {disk: each for disk, (each, _) in known.items()}
@@ -343,3 +372,7 @@ class Sender(Replicator):
 
     def _capture(self, vm: Vm, machine: RunningMachine) -> Capture:
         return Capture(machine, self._tag, vm.runtime / _SOCKET, vm.folder)
+
+    async def _went_well(self) -> None:
+        self._gave_way = None
+        await super()._went_well()

@@ -208,9 +208,8 @@ class Replications:
             replication = await subject.book.of(subject.id, peer)
             given = {key: getattr(request, key) for key in request.model_fields_set}
             wanted = {key: value for key, value in given.items() if value is not None}
-            if request.failover is not None and "home" not in request.failover.model_fields_set:
-                home = replication.settings.failover.home
-                wanted["failover"] = request.failover.model_copy(update={"home": home})
+            if request.failover is not None:
+                wanted["failover"] = replication.settings.failover.changed_to(request.failover)
             settings = replication.settings.model_copy(update=wanted)
             require_sendable(subject.name, spec, settings)
             if subject.spec is None and settings.consistent_seconds:

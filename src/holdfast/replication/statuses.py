@@ -4,6 +4,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from holdfast.catalog.clock import aware, now
+from holdfast.replication.causes import cause_of
 from holdfast.replication.figures import Figures
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.moving import Phase
@@ -79,6 +80,7 @@ def facts_of(sender: Replicator, figures: Figures, at: float, moved_to: str = ""
         missed=figures.missed_ratio,
         since_enabled=(aware(now()) - replication.enabled).total_seconds(),
         cannot_send=progress.error,
+        cannot_send_cure=_cure(progress) or Facts.cannot_send_cure,
         cannot_send_for=round(at - progress.failing_since, 1) if progress.fault else 0.0,
         catches_up=figures.catch_up_seconds is not None,
         not_consistent=progress.not_consistent,
@@ -93,6 +95,10 @@ def facts_of(sender: Replicator, figures: Figures, at: float, moved_to: str = ""
         churn=figures.churn,
         throughput=figures.throughput,
     )
+
+
+def _cure(progress: Progress) -> str:
+    return cause_of(progress.fault).cure if progress.fault else ""
 
 
 def state_of(sender: Replicator) -> ReplicationState:

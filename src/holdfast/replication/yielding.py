@@ -17,10 +17,11 @@ from holdfast.replication.turns import TurnBook, TurnRecord
 from holdfast.replication.wire import PeerRefused, Yield
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.replica import PeerRole
-from holdfast.spec.turn import RUNS
+from holdfast.spec.turn import RUNS, Turn
 
 log = structlog.get_logger(__name__)
 
+_GIVEN_UP = (Turn.ADOPTING, Turn.REPLICA)
 _ROUND_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
 _ANSWER_SECONDS = 5.0
@@ -48,27 +49,30 @@ class Yielding:
             others = dict.fromkeys(sorted(sent_to - {now.peer}), False) | now.others
             return now.model_copy(update={"others": others})
 
-        await self.turns.decide(known.vm, decide)
+        if sent_to - {known.peer} - known.others.keys():
+            await self.turns.decide(known.vm, decide)
 
     async def keep(self) -> None:
         """Tell whoever is to be told, for ever."""
         clock, not_before = asyncio.get_running_loop().time, 0.0
         while True:
-            waiting = [each for each in self.turns.all() if not all(each.others.values())]
-            if waiting and clock() >= not_before:
+            if self._waits() and clock() >= not_before:
                 try:
                     await self.look()
                 except Exception:
                     log.exception("who sends a VM from now on could not be told")
-                left = any(not all(each.others.values()) for each in self.turns.all())
-                not_before = clock() + _AGAIN_SECONDS if left else 0.0
+                not_before = clock() + _AGAIN_SECONDS if self._waits() else 0.0
             await asyncio.sleep(_ROUND_SECONDS)
+
+    def _waits(self) -> bool:
+        known = [each for each in self.turns.all() if each.turn in _GIVEN_UP]
+        return any(not all(each.others.values()) for each in known)
 
     async def look(self) -> None:
         """Tell once each that does not know."""
         for known in self.turns.all():
             for other in [each for each, knows in known.others.items() if not knows]:
-                if known.turn not in RUNS and await self._told(known, other):
+                if known.turn in _GIVEN_UP and await self._told(known, other):
                     await self.turns.decide(known.vm, functools.partial(_knows, other))
 
     async def _told(self, known: TurnRecord, other: str) -> bool:

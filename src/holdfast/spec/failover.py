@@ -108,6 +108,12 @@ class FailoverNetwork(Frozen):
             own=tuple(each.nic for each in self.addresses if each.nic not in known),
         )
 
+    def changed_to(self, wanted: "FailoverNetwork") -> "FailoverNetwork":
+        """What is wanted over there; what NICs have here stays as it is, unless that was said, too."""
+        if "home" in wanted.model_fields_set:
+            return wanted
+        return wanted.model_copy(update={"home": self.home})
+
     def of_nic(self, nic: str) -> FailoverAddress | None:
         return next((each for each in self.addresses if each.nic == nic), None)
 

@@ -485,7 +485,8 @@ class VmOwner:
         """What the guest says of itself has been read (again)."""
 
         async def store() -> None:
-            if self.machine is None or (guest, addresses) == (self.record.guest, self.record.addresses):
+            known = self.record.guest or GuestView(agent="waiting")
+            if self.machine is None or (guest, addresses) == (known, self.record.addresses):
                 return
             first = self.record.boot_seconds is None and guest.agent == "connected"
 

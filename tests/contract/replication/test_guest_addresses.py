@@ -56,6 +56,11 @@ class Guest:
         (found,) = await set_addresses(self.execute, GuestOs.LINUX, [(NIC, address)])
         return found
 
+    async def take_away(self) -> AddressSet:
+        (found,) = await set_addresses(self.execute, GuestOs.LINUX, [(NIC, None)])
+        assert (found.done, found.addresses, found.lasting) == (True, (), True), found
+        return found
+
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
@@ -75,6 +80,7 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
 
 async def test_without_anybody_who_keeps_the_network_the_interface_has_them_at_once(guest: Guest) -> None:
     guest.run("ip", "addr", "add", "198.51.100.7/24", "dev", "lan0")
+    (guest.root / "etc/resolv.conf").write_text("nameserver 198.51.100.53\n")
     found = await guest.set()
     assert (found.done, found.means, found.lasting) == (True, Means.IP, False), found
     shown = json.loads(guest.run("ip", "-json", "addr", "show", "dev", "lan0").stdout)
@@ -85,8 +91,12 @@ async def test_without_anybody_who_keeps_the_network_the_interface_has_them_at_o
     for family, gateway in (("-4", "192.0.2.1"), ("-6", "2001:db8::1")):
         routes = json.loads(guest.run("ip", family, "-json", "route", "show", "default").stdout)
         assert [each["gateway"] for each in routes] == [gateway]
-    assert (guest.root / "etc/resolv.conf").read_text() == "nameserver 192.0.2.53\n"
+    names = guest.root / "etc/resolv.conf"
+    assert names.read_text().splitlines()[1:] == ["nameserver 192.0.2.53"]
     assert (await guest.set()).done  # a second time as well
+    assert (await guest.take_away()).means is Means.IP
+    assert names.read_text() == "nameserver 198.51.100.53\n"
+    assert (await guest.take_away()).done
 
 
 async def test_networkmanager_gets_a_profile_of_its_own(guest: Guest) -> None:
@@ -144,22 +154,17 @@ async def test_what_fails_is_said_in_the_result(guest: Guest) -> None:
 
 
 async def test_what_was_set_is_taken_away_by_whom_it_was_set(guest: Guest) -> None:
-    async def taken_away() -> AddressSet:
-        (found,) = await set_addresses(guest.execute, GuestOs.LINUX, [(NIC, None)])
-        assert (found.done, found.addresses, found.lasting) == (True, (), True), found
-        return found
-
-    assert (await taken_away()).means is Means.IP  # nothing was
+    assert (await guest.take_away()).means is Means.IP  # nothing was set
     guest.has("systemctl")
     guest.has("networkctl")
     await guest.set()
-    assert (await taken_away()).means is Means.NETWORKD
+    assert (await guest.take_away()).means is Means.NETWORKD
     assert list((guest.root / "etc/systemd/network").iterdir()) == []
     (guest.root / "etc/netplan/50-cloud-init.yaml").write_text("network: {}\n")
     guest.has("netplan")
     await guest.set()
-    assert (await taken_away()).means is Means.NETPLAN
+    assert (await guest.take_away()).means is Means.NETPLAN
     assert [each.name for each in (guest.root / "etc/netplan").iterdir()] == ["50-cloud-init.yaml"]
     guest.has("nmcli", 'case "$*" in *RUNNING*) echo running;; esac')
-    assert (await taken_away()).means is Means.NETWORK_MANAGER
+    assert (await guest.take_away()).means is Means.NETWORK_MANAGER
     assert "connection delete holdfast-nic0\nnmcli device connect lan0" in guest.told()

@@ -72,6 +72,16 @@ class Three(Rig):
     async def said(self) -> None:
         await self.yielding.note(await self.fence())
         await self.yielding.look()
+        known = self.north()
+        assert known is not None and list(known.others.values()) == [False]  # it may be taken back still
+        await self.adopting()
+        await self.yielding.look()
+
+    async def adopting(self) -> None:
+        def decide(_: object, before: TurnRecord | None) -> TurnRecord | None:
+            return moved(before, Turn.ADOPTING) if before else None
+
+        await self.north_turns.decide(self.opened.vm, decide)
 
 
 @pytest.fixture
@@ -182,6 +192,7 @@ async def test_the_new_sender_has_no_more_than_it_was_allowed(three: Three) -> N
 
 async def test_what_is_to_be_said_is_said_again_until_it_was_heard(three: Three) -> None:
     await three.yielding.note(await three.fence())
+    await three.adopting()
     south = three.hosts.south
     port = south.listener.port
     south.listener.close()

@@ -83,6 +83,20 @@ async def test_what_failed_over_to_another_host_is_sent_no_more_until_it_is_this
     assert web.sender.progress.tries[-1].changed == 64 << 10
 
 
+async def test_a_cycle_that_gives_way_to_a_checkpoint_waits_and_has_not_failed(web: Replicated) -> None:
+    await web.hosts.pair(ReplicaLimits())
+    web.begin()
+    before = await until(web.sender, lambda each: each.points > 1 and each.lag_bytes == 0)
+    async with web.rig.machine.snapshot.barred():
+        await web.rig.write("disk0", 7, "1M", "64k")
+        for _ in range(15):  # what is measured is that nothing fails meanwhile
+            await asyncio.sleep(0.1)
+            assert status(web.sender).last_error == ""
+    await until(web.sender, lambda each: each.points > before.points and each.lag_bytes == 0)
+    assert web.sender.progress.failures == 0
+    assert web.sender.progress.tries[-1].changed == 64 << 10
+
+
 async def test_outside_of_its_schedule_nothing_is_sent_and_its_rpo_counts_with_the_gap(
     web: Replicated,
 ) -> None:
@@ -116,6 +130,8 @@ class Guest:
     """Its agent."""
 
     answers: bool = True
+    deaf: int = 0
+    """For so many times that it is asked to let go."""
     done: list[str] = field(default_factory=list)
 
     async def while_frozen(self, work: Callable[[], Awaitable[Captured]]) -> Captured:
@@ -129,7 +145,8 @@ class Guest:
 
     async def thaw(self) -> bool:
         self.done.append("thawed")
-        return self.answers
+        self.deaf -= 1
+        return self.answers and self.deaf < 0
 
 
 def consistencies(web: Replicated) -> list[Consistency]:
@@ -166,9 +183,22 @@ async def test_where_the_agent_does_not_answer_points_come_all_the_same_and_that
     await web.end()
     web.quiesce = Guest()
     web.begin(consistent_seconds=60.0)
-    await until(web.sender, lambda each: each.health == "normal" and web.sender._sent_at > 0)
+    await until(web.sender, lambda each: each.health == "normal" and len(web.quiesce.done) > 2)
     assert web.quiesce.done[:3] == ["thawed", "frozen", "thawed"]
-    assert not web.book.record.freezing
+    await until(web.sender, lambda _: not web.book.record.freezing)
+
+
+async def test_a_guest_that_an_earlier_daemon_left_frozen_is_let_go_though_nothing_can_be_sent(
+    web: Replicated,
+) -> None:
+    """The receiver is not even paired, and the replication is paused."""
+    web.quiesce = Guest(deaf=2)
+    web.book.record = web.book.record.model_copy(update={"freezing": True, "paused": True})
+    begun = time.monotonic()
+    web.begin(consistent_seconds=60.0)
+    await until(web.sender, lambda _: not web.book.record.freezing)
+    assert time.monotonic() - begun < 5.0
+    assert web.quiesce.done == ["thawed"] * 3
 
 
 @pytest.fixture

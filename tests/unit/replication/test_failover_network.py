@@ -104,6 +104,13 @@ def test_on_the_way_back_nics_have_what_they_had_and_so_for_ever() -> None:
     assert both.back().back() == both
 
 
+def test_what_nics_have_here_stays_where_only_what_they_have_there_is_changed() -> None:
+    here = NETWORK.back()
+    changed = here.changed_to(FailoverNetwork(addresses=(OTHER,)))
+    assert (changed.addresses, changed.home, changed.own) == ((OTHER,), (ADDRESS,), ())
+    assert here.changed_to(FailoverNetwork(home=())).home == ()
+
+
 def test_what_a_failover_set_through_the_agent_is_taken_away_on_the_way_back() -> None:
     plain = SPEC.model_copy(update={"cloud_init": None})
     assert waiting(plain, NETWORK.back()) == ((SPEC.nics[0], None),)

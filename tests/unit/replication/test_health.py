@@ -61,3 +61,8 @@ def test_the_worst_comes_first_and_decides() -> None:
     found = findings(replace(CASES["cannot-send"], lost_points=1, missed=0.5))
     assert [each.rule for each in found] == ["cannot-send", "points-lost", "targets-missed"]
     assert health(found) is Health.CRITICAL
+
+
+def test_what_stands_in_the_way_says_what_to_do() -> None:
+    (found,) = findings(replace(WELL, cannot_send="no {}", cannot_send_for=60, cannot_send_cure="say {yes}"))
+    assert (found.cause[-5:], found.cure) == ("no {}", "say {yes}")
