@@ -162,6 +162,7 @@ class Relay(Replicator):
         base = next((each for each in points if each.cycle == standing.cycle), None)
         await self._pin(replica, newest, base)
         await self._send(replica, newest, base, sent, attached.get("firmware"))
+        self.figures.waiting(time.monotonic(), 0)
         await self._pin(replica, newest, None)
         self._current = newest
 
