@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from holdfast.spec.ids import new_id
@@ -69,6 +70,23 @@ def copy_sparse(source: Path, target: Path) -> None:
     finally:
         os.close(writer)
     sync_folder(target.parent)
+
+
+def can_share(source: Path, folder: Path) -> bool:
+    """Whether files in a folder can stand on the same blocks as a file (ioctl_ficlonerange(2))."""
+    try:
+        # Others may write to the folder that it lies in: whatever it is, it is not waited for.
+        reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=folder) as writer:
+            fcntl.ioctl(writer, _FICLONE, reader)
+    except OSError:
+        return False
+    finally:
+        os.close(reader)
+    return True
 
 
 def _copy_open(source: int, target: int) -> None:

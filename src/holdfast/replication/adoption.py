@@ -3,7 +3,8 @@
     fenced, for good over there, and off ─▶ replica.adopt: disks copied beside ─▶ placed as a replica without
     points, which is compared ─▶ adopting ─▶ the first whole cycle arrived ─▶ the VM is deleted ─▶ replica
 
-Until that cycle has arrived whole nothing of the VM is touched: all that it has is copied, not moved.
+Until that cycle has arrived whole nothing of the VM is touched: all that it has is copied, not moved. Where
+the file system can, copies stand on the same blocks, which takes neither time nor room.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from holdfast.host.files import remove_tree, sync_folder
+from holdfast.host.files import can_share, remove_tree, sync_folder
 from holdfast.operations.engine import Operations
 from holdfast.operations.procedure import Job, Procedure
 from holdfast.replication.asking import TurnAsker
@@ -167,9 +168,12 @@ class CopyDisks:
                 job.progress((done + part * size) / total)
 
             await rooms.volumes.grant(record.name, disk, identity)
+            chain = rooms.volumes.chain(record.name, disk)
+            top = chain[0].place
+            same = isinstance(top, FilePlace) and await asyncio.to_thread(can_share, top.path, base)
             await flatten(
                 rooms.processes,
-                rooms.volumes.chain(record.name, disk),
+                chain,
                 FilePlace(path=target),
                 disk.size,
                 VolumeFormat.RAW,
@@ -177,6 +181,7 @@ class CopyDisks:
                 identity=identity,
                 progress=progress,
                 shared=self._shared,
+                share_blocks=same and not self._shared,
             )
             await asyncio.to_thread(take_back, target)
             before += disk.size

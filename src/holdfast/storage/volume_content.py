@@ -94,10 +94,13 @@ async def flatten(
     identity: Identity | None = None,
     progress: Progress | None = None,
     shared: bool = False,
+    share_blocks: bool = False,
 ) -> None:
     """Make `target` a volume of `size` bytes with all that a chain (top first) shows.
 
-    `identity` must be able to read the chain. `shared`: somebody may be writing to it.
+    `identity` must be able to read the chain. `shared`: somebody may be writing to it. `share_blocks`: both
+    stand on the same blocks where the file system can (copy_file_range(2)); zeroes that were written are not
+    looked for then.
 
     Raises NoSpace, ConversionFailed.
     """
@@ -112,6 +115,7 @@ async def flatten(
         progress=progress,
         secrets=await keys_of([layer.place for layer in layers]),
         shared=shared,
+        share_blocks=share_blocks,
     )
 
 
@@ -128,6 +132,7 @@ async def fill_volume(
     secrets: Mapping[str, bytes] | None = None,
     largest: int | None = None,
     shared: bool = False,
+    share_blocks: bool = False,
 ) -> None:
     """Make `target` a volume of `size` bytes with what a node of QEMU's block layer shows.
 
@@ -137,6 +142,7 @@ async def fill_volume(
         secrets: what `source` needs.
         largest: bytes that a file may have, however much `source` turns out to hold; None: all of `size`.
         shared: somebody may be writing to `source`.
+        share_blocks: as of `flatten`.
 
     Raises NoSpace, ConversionFailed.
     """
@@ -144,10 +150,11 @@ async def fill_volume(
     if identity and not isinstance(target, RbdPlace):
         await asyncio.to_thread(os.chown, target.path, identity.uid, identity.gid)
     into = _options({"driver": format.value, "file": target.protocol()})
+    how = (("-U",) if shared else ()) + (("-C",) if share_blocks else ())
     await qemu_img(
         processes,
         [
-            *("convert", "-p", "-n", "--target-is-zero", "--target-image-opts", *(("-U",) if shared else ())),
+            *("convert", "-p", "-n", "--target-is-zero", "--target-image-opts", *how),
             *(f"json:{json.dumps(source)}", into),
         ],
         owner=owner,

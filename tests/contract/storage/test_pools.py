@@ -15,7 +15,9 @@ from storage_rooms import Rooms
 from volume_life import io, live_through
 
 from holdfast.catalog.tables import PoolRow
+from holdfast.host.files import can_share
 from holdfast.host.space import NoSpace
+from holdfast.spec.attachment import FilePlace, Layer
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.paging import PageQuery
 from holdfast.spec.pool import LOCAL, DirectoryPoolSpec, PoolCreate, PoolHealth
@@ -24,6 +26,7 @@ from holdfast.storage.pools import directory
 from holdfast.storage.pools.book import PoolExists, PoolInUse, PoolNotFound, Pools
 from holdfast.storage.pools.directory import DirectoryPool
 from holdfast.storage.pools.pool import BadVolumeName, PoolState, PoolVanished, VolumeId
+from holdfast.storage.volume_content import flatten
 
 MIB = 1 << 20
 KINDS = ("directory", "ext4", "xfs")
@@ -81,6 +84,28 @@ async def test_a_copy_takes_no_room_where_there_are_reflinks(rooms: Rooms, root:
         assert await io(rooms.volumes.chain(name, disk), "read -P 5 0 96M")
     after = (await rooms.pools.show("Fast")).used
     assert before is not None and after is not None and after - before < 16 * MIB
+
+
+@pytest.mark.parametrize("root", ["xfs"], indirect=True)
+@needs_root
+async def test_the_base_of_a_replica_takes_no_room_where_there_are_reflinks(rooms: Rooms, root: Path) -> None:
+    await rooms.pools.create(request_of(root))
+    disk = Disk(id="disk0", volume="disk0", size=256 * MIB, pool="Fast")
+    await rooms.volumes.create("one", disk, copy_of=None, identity=None, operation="x", progress=nothing)
+    chain = rooms.volumes.chain("one", disk)
+    assert await io(chain, "write -P 5 0 96M", write=True)
+    below = chain[0].place
+    assert isinstance(below, FilePlace) and can_share(below.path, root)
+    assert not can_share(below.path, rooms.state.root)
+    before = (await rooms.pools.show("Fast")).used
+    base = FilePlace(path=root / "base")
+    await flatten(
+        *(rooms.processes, chain, base, disk.size, VolumeFormat.RAW), owner="operation:x", share_blocks=True
+    )
+    after = (await rooms.pools.show("Fast")).used
+    assert before is not None and after is not None and after - before < 16 * MIB
+    assert await io(chain, "write -P 6 0 1M", write=True)
+    assert await io([Layer(place=base, format="raw")], "read -P 5 0 96M", "read -P 0 96M 160M")
 
 
 async def test_raw_volumes(rooms: Rooms, root: Path) -> None:
