@@ -31,8 +31,9 @@ from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.pairing import PairingToken, PeerBook, pair_with
 from holdfast.replication.peering import parse_address
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import Replication, ReplicationBook
-from holdfast.replication.sending import Means, Sender, Vm
+from holdfast.replication.sending import Sender, Vm
 from holdfast.replication.writing_out import WritingOut
 from holdfast.spec.attachment import Layer
 from holdfast.spec.replica import ReplicaEnable
