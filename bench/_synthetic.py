@@ -6,7 +6,6 @@ what a guest's passes but the device itself.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -231,9 +230,9 @@ class Sending:
         return found
 
     async def end(self) -> None:
+        """Also one that failed, which `until` tells."""
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self._task})
 
 
 def own_memory(pid: int) -> int:
