@@ -4,7 +4,7 @@ Nothing is opened or written for that: while it is read cycles arrive, points ar
 it goes into the base. A part is read while `upkeep` is held; between two parts others may do their work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,12 +45,14 @@ class PointReading:
     Args:
         number: the point. It must be pinned for as long as it is read.
         since: an earlier point, pinned too, since which the changes are wanted; None: all is.
+        of: the disks of which they are; all is wanted of others.
 
     Raises PointNotFound, PointLost.
     """
 
-    def __init__(self, holdings: Holdings, number: int, since: int | None) -> None:
+    def __init__(self, holdings: Holdings, number: int, since: int | None, of: Collection[str]) -> None:
         self._holdings = holdings
+        self._of = frozenset(of)
         self.number = number
         with holdings.reading():
             heads = {each.last: each for each in holdings.heads}
@@ -77,8 +79,12 @@ class PointReading:
 
     def since(self, disk: str) -> int | None:
         """The cycle since which the changes of a disk are known; None: they are not."""
-        known = self._since is not None and disk in self._since.disks
-        return self._since.cycle if self._since is not None and known else None
+        before = self._before(disk)
+        return before.cycle if before is not None else None
+
+    def _before(self, disk: str) -> Head | None:
+        known = self._since is not None and disk in self._since.disks and disk in self._of
+        return self._since if known else None
 
     def changed(self, disk: str) -> Ranges:
         """Blocks that changed since then: ranges, ascending, apart from each other, within the disk."""
@@ -154,7 +160,8 @@ class PointReading:
 
     def _looked_up(self, disk: str) -> _Known:
         """While `upkeep` is held: until then spans may be joined, or go into the base."""
-        since = self._since.last if self._since is not None and disk in self._since.disks else 0
+        before = self._before(disk)
+        since = before.last if before is not None else 0
         spans = [
             each for each in self._holdings.spans if each.head.last <= self.number and each.head.first > since
         ]
