@@ -34,6 +34,7 @@ from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turning import Joined, Turning
 from holdfast.replication.turns import TurnBook
+from holdfast.replication.writing_out import WritingOut
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
@@ -73,6 +74,7 @@ class Replicas:
             *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
             receives=lambda: listener.told,
+            writing=WritingOut(rooms.volumes.chain),
         )
         extended = ReplicationBook(catalog, events, ReplicaExtensionRow)
         holds = HeldMeans(held, store, state.runtime, identity.key)

@@ -14,7 +14,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
@@ -34,6 +34,7 @@ from holdfast.replication.schedule import initial_from, parse_schedule
 from holdfast.replication.shipping import Shipped
 from holdfast.replication.turns import TurnBook
 from holdfast.replication.wire import DiskShape, Open, Standing
+from holdfast.replication.writing_out import WritingOut
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.turn import Turn
 from holdfast.vm.resting_disks import RestingVms
@@ -60,6 +61,7 @@ class Means:
     turns: TurnBook | None = None
     receives: Callable[[], Address | None] = lambda: None
     """Where this host takes replicas, without a host where each of its addresses will do; None: nowhere."""
+    writing: WritingOut = field(default_factory=WritingOut)
 
 
 class Replicator(ABC):

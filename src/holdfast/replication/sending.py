@@ -298,6 +298,7 @@ class Sender(Replicator):
         attachments = await self._sealed(vm, beside, standing)
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
+        await self._write_out(vm, disks)
         begun, held = time.monotonic(), {each.id for each in standing.disks}
         begin = functools.partial(capture.begin, self._next(standing), disks, standing.cycle, held)
         captured = await self._consistent.begin(self, vm.quiesce, begin) if due else await begin()
@@ -308,7 +309,12 @@ class Sender(Replicator):
             raise
         self._latency = time.monotonic() - begun
         self._consistent.arrived(captured.consistency)
+        await self._write_out(vm, disks)
         await capture.commit(captured.cycle)
+
+    async def _write_out(self, vm: Vm, disks: tuple[str, ...]) -> None:
+        """Next QEMU does so itself, for which the guest waits."""
+        await self._means.writing.write_out(vm.name, (each for each in vm.spec.disks if each.id in disks))
 
     async def _attach(self, capture: Capture, machine: RunningMachine) -> None:
         if self._machine is not machine:
