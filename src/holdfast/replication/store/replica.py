@@ -94,8 +94,8 @@ class Replica:
             return {token: each.number for token, each in self._holdings.opened.items()}
 
     def used(self) -> int:
-        """Bytes that it takes on this host's disks."""
-        return sum(path.lstat().st_blocks * 512 for path in self._holdings.folder.rglob("*"))
+        """Bytes that it takes on this host's disks, about: files come and go meanwhile."""
+        return sum(map(_allocated, self._holdings.folder.rglob("*")))
 
     def begin(self, cycle: Cycle) -> Incoming:
         """A cycle begins to arrive.
@@ -190,6 +190,13 @@ class Replica:
 
     def _ended(self) -> None:
         self._arriving = False
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 class ReplicaStore:
