@@ -134,6 +134,8 @@ def cause_of(fault: Fault) -> Cause:
     """Of an error that is not known: the side that said it, and its own words."""
     if fault.refused and fault.id == "replica-not-that-peer":  # said by the receiver of this host
         return FAULTS["replica-not-let-in"]
+    if not fault.refused and fault.id in ("replica-damaged", "replica-point-lost"):  # of one that is sent on
+        return Cause(_SOURCE, _CRITICAL, "What this host holds of this VM is damaged", fault.cure)
     known = FAULTS.get(fault.id)
     if known is None:
         return Cause(_REPLICA if fault.refused else _SOURCE, _CRITICAL, fault.message, fault.cure)

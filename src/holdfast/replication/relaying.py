@@ -18,6 +18,7 @@ from pathlib import Path
 from holdfast.machine.running import RunningMachine
 from holdfast.replication.attachments import SentVm
 from holdfast.replication.capture import Captured, tag_of
+from holdfast.replication.figures import Figures
 from holdfast.replication.point_export import PointExport
 from holdfast.replication.replica_records import HeldVm, NoSuchReplica, ReplicaBook, ReplicaLoop
 from holdfast.replication.replicating import Means, Replicator
@@ -98,6 +99,11 @@ class Relay(Replicator):
     def waits_for_source(self) -> float:
         return 0.0 if self._current is None else max(0.0, time.time() - self._current.taken.timestamp())
 
+    def falls_behind(self, figures: Figures) -> bool:
+        """What waits comes at once, as a whole point: it is behind only where that makes it late."""
+        late = figures.rpo_seconds is not None and figures.rpo_seconds > self.target
+        return late and super().falls_behind(figures)
+
     @property
     def fenced(self) -> bool:
         return self.taken_over
@@ -117,10 +123,12 @@ class Relay(Replicator):
         if held_back > 0:
             self._disconnect()
             return max(_SHORTEST, min(held_back, _ASKED))
+        if self._changed:
+            self._changed, self._standing, self._not_before = False, None, 0.0
         if (wait := self._not_before - time.monotonic()) > 0:
             return wait
-        if self._changed or time.monotonic() - self._asked > _ASKED:
-            self._changed, self._standing = False, None
+        if time.monotonic() - self._asked > _ASKED:
+            self._standing = None
         begun = time.monotonic()
         try:
             await self._cycle()
@@ -170,16 +178,13 @@ class Relay(Replicator):
         self, replica: Replica, point: Point, base: Point | None, sent: SentVm, firmware: bytes | None
     ) -> None:
         standing = self._standing or Standing(cycle=0)
-        reading = await asyncio.to_thread(replica.reading, point.number, base.number if base else None)
+        since = base.number if base is not None and not standing.compare else None
+        there = {each.id for each in standing.disks}
+        reading = await asyncio.to_thread(replica.reading, point.number, since, there)
         sealed, beside = await self._sealed(standing, sent, firmware)
         with self._shown(reading) as export:
             exclude = self.replication.settings.exclude
-            there = {each.id for each in standing.disks}
-            disks = tuple(
-                each if each.id in there else each.model_copy(update={"since": None, "bitmap": None})
-                for each in export.disks()
-                if each.id not in exclude
-            )
+            disks = tuple(each for each in export.disks() if each.id not in exclude)
             whole = not standing.cycle and not standing.compare
             self.progress.initial = whole
             known = all(each.since is not None for each in disks)

@@ -24,7 +24,7 @@ from holdfast.machine.running import RunningMachine
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.capture import Captured
 from holdfast.replication.dispatch import Dispatch
-from holdfast.replication.figures import CycleDone, ReplicationFigures
+from holdfast.replication.figures import CycleDone, Figures, ReplicationFigures
 from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address
 from holdfast.replication.pairing import PeerBook
@@ -108,6 +108,10 @@ class Replicator(ABC):
     def waits_for_source(self) -> float:
         """Seconds since the instant of what was sent last, where nothing newer came to this host; else 0."""
         return 0.0
+
+    def falls_behind(self, figures: Figures) -> bool:
+        """Whether what waits becomes more."""
+        return figures.catch_up_seconds is None
 
     @property
     def fenced(self) -> bool:

@@ -299,6 +299,23 @@ async def test_where_the_base_is_gone_both_sides_are_compared_and_points_stay(ch
     assert len(chain.west.store.replica("web").points()) == 2
 
 
+async def test_where_the_end_wants_a_comparison_all_of_the_point_is_compared(chain: Chain) -> None:
+    await chain.cycle(full=True, count=200)
+    await chain.extend()
+    await chain.until(chain.last)
+    await chain.until(await chain.cycle())
+    await chain.end()
+    await chain.west.book.confirm("web", "")  # as of an extension that is begun anew
+    at_base = chain.south.store.replica("web").pins()
+    await chain.cycle()
+    await chain.begin()
+    await chain.until(chain.last)
+    assert chain.relay.progress.tries[-1].changed == 12 * BLOCK
+    assert at_base != chain.south.store.replica("web").pins()
+    chain.require_right()
+    assert chain.status.full_copies == 0
+
+
 async def test_damage_at_the_middle_host_is_not_sent_on_and_is_mended_without_a_full_copy(
     chain: Chain,
 ) -> None:
@@ -319,6 +336,11 @@ async def test_damage_at_the_middle_host_is_not_sent_on_and_is_mended_without_a_
         assert time.monotonic() < deadline, chain.status
         await asyncio.sleep(0.02)
     assert chain.held() == good
+    at = time.monotonic()
+    facts = facts_of(chain.relay, chain.relay.figures.now(at), at)
+    moment = Moment(at, datetime.now().astimezone())
+    told = explain(chain.status, facts, chain.relay.progress, moment).causes[0]
+    assert (told.rule, told.side) == ("replica-damaged", "source")
     assert chain.south.store.replica("web").verify()
     chain.link.close()
     chain.link, standing = await chain.connected()

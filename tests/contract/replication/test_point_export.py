@@ -71,7 +71,7 @@ def test_changes_between_two_points_are_what_differs_and_nothing_is_missing(
         source.cycle()
     for before, number in ((3, 4), (2, 6), (6, 6)):
         replica.pin("chain", [before, number])
-        with PointExport(replica.reading(number, before), path) as export:
+        with PointExport(replica.reading(number, before, ["disk"]), path) as export:
             (disk,) = export.disks()
             assert (disk.since, disk.bitmap) == (before, BITMAP)
             content, extents = read_all(path, BITMAP)
@@ -92,7 +92,7 @@ def test_damage_is_an_error_and_never_sent(replica: Replica, tmp_path: Path) -> 
         for at in range(256 * BLOCK, len(data), BLOCK):
             data[at] ^= 0xFF
         each.write_bytes(data)
-    with PointExport(replica.reading(4, 3), path) as export:
+    with PointExport(replica.reading(4, 3, ["disk"]), path) as export:
         with pytest.raises(nbd.SourceLost):
             read_all(path, BITMAP)
         assert isinstance(export.failure, ReplicaDamaged)
@@ -106,8 +106,9 @@ def test_where_something_between_two_points_was_damaged_changes_are_not_known(re
     for _ in range(4):
         source.cycle()
     replica.pin("chain", [2, 4])
-    assert replica.reading(4, 2).since("disk") == 2
-    assert replica.reading(4, 9).since("disk") is None
+    assert replica.reading(4, 2, ["disk"]).since("disk") == 2
+    assert replica.reading(4, 2).since("disk") is None
+    assert replica.reading(4, 9, ["disk"]).since("disk") is None
     index = next(each for each in replica._holdings.spans if each.head.last == 3)
     replica._holdings.lose(index, "for this test")
     incoming = replica.begin(Cycle(9, datetime.now(UTC), {"disk": SIZE}, compared=True))
@@ -115,7 +116,7 @@ def test_where_something_between_two_points_was_damaged_changes_are_not_known(re
     newest = replica.points()[-1]
     assert not newest.lost
     replica.pin("chain", [2, newest.number])
-    assert isinstance(made := replica.reading(newest.number, 2), PointReading)
+    assert isinstance(made := replica.reading(newest.number, 2, ["disk"]), PointReading)
     assert made.since("disk") is None
 
 

@@ -4,7 +4,7 @@ Nothing is opened or written for that: while it is read cycles arrive, points ar
 it goes into the base. A part is read while `upkeep` is held; between two parts others may do their work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,8 @@ _WINDOW = 1 << 14
 class _Known:
     """What was looked up of one disk lately; of no use once other spans count."""
 
+    all: Sequence[Index] = ()
+    """Spans that there were of whatever point."""
     spans: Sequence[Index] = ()
     changes: list[Changes] = field(default_factory=list)
     window: int = -1
@@ -45,12 +47,14 @@ class PointReading:
     Args:
         number: the point. It must be pinned for as long as it is read.
         since: an earlier point, pinned too, since which the changes are wanted; None: all is.
+        of: the disks of which they are; all is wanted of others.
 
     Raises PointNotFound, PointLost.
     """
 
-    def __init__(self, holdings: Holdings, number: int, since: int | None) -> None:
+    def __init__(self, holdings: Holdings, number: int, since: int | None, of: Collection[str]) -> None:
         self._holdings = holdings
+        self._of = frozenset(of)
         self.number = number
         with holdings.reading():
             heads = {each.last: each for each in holdings.heads}
@@ -77,8 +81,12 @@ class PointReading:
 
     def since(self, disk: str) -> int | None:
         """The cycle since which the changes of a disk are known; None: they are not."""
-        known = self._since is not None and disk in self._since.disks
-        return self._since.cycle if self._since is not None and known else None
+        before = self._before(disk)
+        return before.cycle if before is not None else None
+
+    def _before(self, disk: str) -> Head | None:
+        known = self._since is not None and disk in self._since.disks and disk in self._of
+        return self._since if known else None
 
     def changed(self, disk: str) -> Ranges:
         """Blocks that changed since then: ranges, ascending, apart from each other, within the disk."""
@@ -124,7 +132,10 @@ class PointReading:
 
     def _part(self, disk: str, changes: Changes, first: int, count: int) -> bytearray:
         within = changes.within(first, first + count)
-        base = self._holdings.files.read(self._holdings.base_path(disk), first * BLOCK, count * BLOCK)
+        if len(within.entries) == count:
+            base = b""  # of which nothing shows
+        else:
+            base = self._holdings.files.read(self._holdings.base_path(disk), first * BLOCK, count * BLOCK)
         data = bytearray(base.ljust(count * BLOCK, b"\0"))
         for begin, length in within.zeros.tolist():
             low, high = max(begin, first) - first, min(begin + length, first + count) - first
@@ -154,20 +165,19 @@ class PointReading:
 
     def _looked_up(self, disk: str) -> _Known:
         """While `upkeep` is held: until then spans may be joined, or go into the base."""
-        since = self._since.last if self._since is not None and disk in self._since.disks else 0
-        spans = [
-            each for each in self._holdings.spans if each.head.last <= self.number and each.head.first > since
-        ]
         known = self._known.get(disk)
-        if (
-            known is None
-            or len(known.spans) != len(spans)
-            or any(one is not other for one, other in zip(known.spans, spans, strict=True))
-        ):
+        if known is not None and known.all == self._holdings.spans:
+            return known
+        before, every = self._before(disk), list(self._holdings.spans)
+        since = before.last if before is not None else 0
+        spans = [each for each in every if each.head.last <= self.number and each.head.first > since]
+        if known is None or known.spans != spans:
             if not all(self._holdings.usable(each) for each in spans):
                 raise self._damaged("an index that it needs is not what was written")
-            view = View(self._holdings, self.number, since)
-            known = self._known[disk] = _Known(spans, view.spans(disk))
+            known = self._known[disk] = _Known(
+                spans=spans, changes=View(self._holdings, self.number, since).spans(disk)
+            )
+        known.all = every
         return known
 
 

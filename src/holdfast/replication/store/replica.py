@@ -144,9 +144,9 @@ class Replica:
         """Keep these points, in place of those that the token kept; none: none. Raises OSError."""
         self._holdings.pin(token, numbers)
 
-    def reading(self, number: int, since: int | None) -> PointReading:
+    def reading(self, number: int, since: int | None, of: Collection[str] = ()) -> PointReading:
         """A pinned point, to be read; see `PointReading`. Raises PointNotFound, PointLost."""
-        return PointReading(self._holdings, number, since)
+        return PointReading(self._holdings, number, since, of)
 
     def verify(self, rest: Callable[[float], None] = lambda _: None) -> tuple[Damage, ...]:
         """Read the whole journal and look for damage; see `verifying.verify`."""
