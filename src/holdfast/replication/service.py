@@ -99,7 +99,7 @@ class Replications:
         async with self._changing:
             await self._means.book.add(replication)
             await self._begin(replication)
-        return await self.show(name)
+        return await self.show(name, peer.name)
 
     async def disable(self, name: str, peer: str | None = None) -> None:
         """Replicate a VM no more, to a peer or to its only one; what is held over there stays.
