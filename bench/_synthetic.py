@@ -31,8 +31,11 @@ from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.pairing import PairingToken, PeerBook, pair_with
 from holdfast.replication.peering import parse_address
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import Replication, ReplicationBook
-from holdfast.replication.sending import Means, Sender, Vm
+from holdfast.replication.sending import Sender, Vm
+from holdfast.replication.writing_out import WritingOut
+from holdfast.spec.attachment import Layer
 from holdfast.spec.replica import ReplicaEnable
 from holdfast.spec.vm import Disk, KernelBoot, VmSpec
 from holdfast.vm.rest import Rest
@@ -90,8 +93,17 @@ class SyntheticVm:
 
     def look(self) -> Vm:
         """As a sender is given it."""
-        where = (self.folder, self.folder)
-        return Vm(self.id, self.name, self.spec, self.machine, *where, started=None, rest=Rest(_never))
+        return Vm(
+            self.id,
+            self.name,
+            self.spec,
+            self.machine,  # type: ignore[arg-type]  # what a sender uses of one
+            runtime=self.folder,
+            folder=self.folder,
+            started=None,
+            rest=Rest(_never),
+            quiesce=None,  # type: ignore[arg-type]  # no guest is brought to rest
+        )
 
     async def kill(self) -> None:
         """kill -9."""
@@ -134,7 +146,9 @@ class Source:
         attachments = Attachments(None)  # type: ignore[arg-type]  # no firmware here
         sent = (self._peers, self.book, self.dispatch, attachments, events)
         # The disks of its VMs are not looked at while they are off.
-        self._means = Means(self._identity, "north", *sent, None)  # type: ignore[arg-type]
+        self._images: dict[str, Path] = {}
+        writing = WritingOut(lambda name, disk: (Layer.of_file(self._images[name], "qcow2", disk.id),))
+        self._means = Means(self._identity, "north", *sent, None, writing=writing)  # type: ignore[arg-type]
         self._numbers = 0
 
     async def pair(self, address: str, token: str) -> None:
@@ -166,6 +180,7 @@ class Source:
             created=now(),
             spec=vm.spec.model_dump(mode="json"),
         )
+        self._images[vm.name] = vm.image
         await self._catalog.write(lambda session: session.add(row))
         await self.book.add(replication)
         return Sending(Sender(replication, self._means, vm.look))
@@ -193,6 +208,8 @@ class Sending:
     async def until(self, holds, limit: float = 120.0) -> None:
         deadline = time.monotonic() + limit
         while not holds():
+            if self._task.done():
+                self._task.result()
             if time.monotonic() > deadline:
                 raise RuntimeError(f"it does not come to pass: {self.sender.progress.error}")
             await asyncio.sleep(0.02)
@@ -201,6 +218,11 @@ class Sending:
         """Until all that is written now is over there."""
         at = time.monotonic()
         await self.until(lambda: (new := self.sender.figures.newest) is not None and new.taken > at, limit)
+
+    async def rested(self, limit: float = 120.0) -> None:
+        """As `current`, and until the cycle is over here, too."""
+        await self.current(limit)
+        await self.until(lambda: self.sender.progress.next_at is not None, limit)
 
     def rpo_p99(self) -> float:
         """Seconds, since `measure_anew`."""

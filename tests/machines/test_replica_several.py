@@ -117,6 +117,15 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     north.run_in(NAME, "dd if=/dev/urandom of=/dev/vda bs=1M seek=4 count=10 conv=notrunc,fsync 2>/dev/null")
     north.call("POST", f"/v1/vms/{NAME}/replica", {**_AGREED, "peer": "south"})
     north.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "west", "rpo_seconds": 1})
+    points = one_is_killed(three)
+    fails_over(three)
+    the_other_goes_on(three, points)
+    comes_back(three)
+
+
+def one_is_killed(three: Three) -> int:
+    """And goes on where it was; returns its points."""
+    north, south, west = three.north, three.south, three.west
     for peer in ("south", "west"):
         three.until_sent(north, peer)
     three.say("both have it")
@@ -132,8 +141,13 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert number >= before
     three.until_sent(north, "south")
     three.until_sent(north, "west")
-
     three.say("west has all")
+    return points
+
+
+def fails_over(three: Three) -> None:
+    """To south, where its guest gets another address."""
+    north, south = three.north, three.south
     before = written(north)
     north.do("POST", f"/v1/vms/{NAME}/replica/failover", {"peer": "south"})
     south.wait_agent(NAME)
@@ -143,6 +157,11 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert [(each["done"], each["means"]) for each in taken["addresses"]] == [(True, "ip")], taken
     assert "192.0.2.10/24" in addresses(south)
     three.say("failed over")
+
+
+def the_other_goes_on(three: Three, points: int) -> None:
+    """West is sent to by south, with what it holds."""
+    south, west = three.south, three.west
     three.pair("south", "west")
     south.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "west", "rpo_seconds": 1})
     before = written(south)
@@ -152,10 +171,13 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert number >= before
     (held,) = west.call("GET", "/v1/replica/held")
     assert (held["name"], held["source"]) == (NAME, "south")
-
     three.say("west goes on")
 
-    # Back at north all is as it was agreed, and only what differs crossed.
+
+def comes_back(three: Three) -> None:
+    """All is as it was agreed, and only what differs crossed; at north the guest has its own address."""
+    north, south = three.north, three.south
+
     def adopted() -> bool:
         return bool(north.call("GET", "/v1/replica/turns")[0]["turn"] == "replica")
 

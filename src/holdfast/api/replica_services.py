@@ -13,6 +13,7 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaChange,
     ReplicaEnable,
+    ReplicaExtend,
     ReplicaSender,
     ReplicaSharedLimits,
     ReplicaStatus,
@@ -70,6 +71,12 @@ class HeldReplicas(Protocol):
     async def remove(self, name: str) -> None: ...
 
 
+class ReplicaExtensions(Protocol):
+    """Held replicas that are sent on."""
+
+    async def extend(self, name: str, request: ReplicaExtend) -> ReplicaStatus: ...
+
+
 class FailoverTests(Protocol):
     """Tests of replicas that this host holds."""
 
@@ -114,6 +121,8 @@ class ReplicaServices(Protocol):
     def sent(self) -> Replications: ...
     @property
     def held(self) -> HeldReplicas: ...
+    @property
+    def extensions(self) -> ReplicaExtensions: ...
     @property
     def limits(self) -> ReplicaLimits: ...
     @property

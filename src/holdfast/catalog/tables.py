@@ -220,14 +220,28 @@ class ReplicaTokenRow(Table):
     """Of the host that pairs by it."""
 
 
-class ReplicationRow(Table):
+class SentRow(Table):
+    """Something that is sent to a peer."""
+
+    __abstract__ = True
+
+    vm: Mapped[str] = mapped_column(String(36), primary_key=True)
+    peer: Mapped[str] = mapped_column(_NAME, primary_key=True, index=True)
+    record: Mapped[dict[str, Any]]
+
+
+class ReplicationRow(SentRow):
     """A VM of this host that is replicated to a peer."""
 
     __tablename__ = "replications"
 
     vm: Mapped[str] = mapped_column(ForeignKey("vms.id", ondelete="CASCADE"), primary_key=True)
-    peer: Mapped[str] = mapped_column(_NAME, primary_key=True, index=True)
-    record: Mapped[dict[str, Any]]
+
+
+class ReplicaExtensionRow(SentRow):
+    """A replica that is held here and sent on to a peer; its VM may have come to run here."""
+
+    __tablename__ = "replica_extensions"
 
 
 class ReplicaRow(Table):

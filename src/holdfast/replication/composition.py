@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from holdfast.catalog.store import Catalog
+from holdfast.catalog.tables import ReplicaExtensionRow
 from holdfast.operations.engine import Operations
+from holdfast.replication import extending, seeds
 from holdfast.replication import identity as replica_identity
-from holdfast.replication import seeds
 from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import Attachments
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.explanations import Explanations
+from holdfast.replication.extending import Extensions
 from holdfast.replication.failover_test_records import FailoverTestBook
 from holdfast.replication.failover_testing import FailoverTests
 from holdfast.replication.history import History
@@ -22,15 +24,17 @@ from holdfast.replication.origins import ReplicaOrigins
 from holdfast.replication.pairing import PeerBook
 from holdfast.replication.peering import Peering, own_name
 from holdfast.replication.planning import Planning
+from holdfast.replication.relaying import HeldMeans
 from holdfast.replication.replica_records import ReplicaBook
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import ReplicationBook
 from holdfast.replication.revival import Revival
 from holdfast.replication.scrubbing import Scrubbing
-from holdfast.replication.sending import Means
 from holdfast.replication.service import Replications
 from holdfast.replication.store.replica import ReplicaStore
 from holdfast.replication.turning import Joined, Turning
 from holdfast.replication.turns import TurnBook
+from holdfast.replication.writing_out import WritingOut
 from holdfast.vm.registry import VmRegistry
 from holdfast.vm.resting_disks import RestingVms
 from holdfast.vm.rooms import Rooms
@@ -49,6 +53,7 @@ class Replicas:
     turning: Turning
     seeds: seeds.Seeds
     scrubbing: Scrubbing
+    extensions: Extensions
 
     @classmethod
     async def compose(
@@ -69,8 +74,12 @@ class Replicas:
             *(identity, own_name(), peers, book, dispatch, attachments, events, RestingVms(rooms)),
             turns=turns,
             receives=lambda: listener.told,
+            writing=WritingOut(rooms.volumes.chain),
         )
-        sent = Replications(means, registry, state, History(state.replica_history))
+        extended = ReplicationBook(catalog, events, ReplicaExtensionRow)
+        holds = HeldMeans(held, store, state.runtime, identity.key)
+        sent = Replications(means, registry, state, History(state.replica_history), holds, extended)
+        listener.arrived = sent.arrived
         rooms.endings.tell(sent.before_end)
         limits = SharedLimits(state.replica_limits, dispatch, peers)
         limits.load()
@@ -78,19 +87,23 @@ class Replicas:
         listener.tests = book_of_tests.last
         tests = FailoverTests(book_of_tests, revival, registry, operations, held, store)
         asker = TurnAsker(identity, own_name())
-        joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker)
+        extensions = Extensions(
+            extending.Means(identity, peers, holds, extended, turns, asker, sent, listener.pin)
+        )
+        listener.extended = extensions.peers_of
+        joined = Joined(turns, peers, book, held, store, listener, sent, revival, asker, extensions)
         turning = Turning(joined, rooms, registry, operations)
         seed_means = seeds.Means(identity, rooms, peers, held, store)
         for procedure in (*turning.procedures, *seeds.procedures(seed_means, registry.owner)):
             operations.register(procedure)
-        peering = Peering(identity, peers, listener, held, book, limits.of_peer)
+        peering = Peering(identity, peers, listener, held, book, limits.of_peer, extended)
         made = seeds.Seeds(seed_means, registry, operations)
         explained, planned = Explanations(sent, listener), Planning(sent)
         scrubbing = Scrubbing(held, store, events)
         sending = (peering, sent, listener, limits, explained, planned)
-        return cls(*sending, revival, tests, turning, made, scrubbing)
+        return cls(*sending, revival, tests, turning, made, scrubbing, extensions)
 
     def keep(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on for as long as the daemon runs."""
-        kept = (self.sent, self.held, self.revival, self.tests, self.turning, self.scrubbing)
+        kept = (self.sent, self.held, self.revival, self.tests, self.turning, self.scrubbing, self.extensions)
         return [*(each.keep() for each in kept), self.sent.keep_history()]

@@ -85,6 +85,8 @@ class Facts:
     """Bytes a second that the guest changes."""
     throughput: float = 0.0
     """Bytes a second of changes that arrive."""
+    silent: float = 0.0
+    """Of a replica that is sent on, all of which is over there: seconds since its newest instant."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ _LATE = 3600.0
 _DAY = 86400.0
 _SKEW = 5.0
 """Seconds that clocks may be apart."""
+_SILENT = 60.0
+"""Seconds that the source of a replica which is sent on may have nothing to send."""
 _RETRIED = 30.0
 """Seconds for which a link that is cut is only a link that is being retried."""
 
@@ -234,6 +238,14 @@ RULES: tuple[Rule, ...] = (
         lambda facts: facts.machine_failed and facts.rests_unsent,
         "QEMU ended by itself: what the VM changed last was not sent, and what it changed is not known",
         "See `holdfast vm log` for why. Its disks are compared with the replica, by themselves.",
+    ),
+    Rule(
+        *("nothing-to-send-on", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.silent > max(_SILENT, 2 * facts.target),
+        "All that this host holds is over there, and nothing newer came for {silent:.0f} s from the host "
+        "that sends it here",
+        "See why there (`holdfast replica explain`, on both). Of a VM that is off nothing needs to come; "
+        "where its replication to this host was disabled, or that host is lost, points stay as they are.",
     ),
     Rule(
         *("unsent", Health.WARNING, Side.SOURCE),

@@ -36,6 +36,7 @@ class StoredReplica:
         tested: gives when a point was tested last; None: never.
         confirm: what is here is of an earlier replication, so nobody knows what changed since then until
             all of it was compared, or sent; called when it was.
+        arrived: told that a cycle is whole.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class StoredReplica:
         room: Callable[[], int | None],
         confirm: Callable[[], None] | None = None,
         tested: Callable[[], datetime | None] = lambda: None,
+        arrived: Callable[[], None] = lambda: None,
     ) -> None:
         self._replica = replica
         self._room = room
         self._confirm = confirm
         self._tested = tested
+        self._arrived = arrived
         self._leaves: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
 
     def standing(self) -> Standing:
@@ -87,7 +90,7 @@ class StoredReplica:
         )
         self._leaves.clear()
         incoming = self._replica.begin(cycle)
-        return _Confirming(incoming, self.confirm) if whole else incoming
+        return _Telling(incoming, self.confirm if whole else None, self._arrived)
 
     def digests(self, asked: Ask) -> bytes:
         if asked.block == 0:
@@ -113,12 +116,18 @@ class StoredReplica:
             self._confirm = None
 
 
-class _Confirming:
-    """A cycle that does not depend on what was here before, or was compared with it."""
+class _Telling:
+    """A cycle of which it is told that it is whole.
 
-    def __init__(self, incoming: StoredIncoming, confirm: Callable[[], None]) -> None:
+    `confirm`: of one that does not depend on what was here before, or was compared with it.
+    """
+
+    def __init__(
+        self, incoming: StoredIncoming, confirm: Callable[[], None] | None, arrived: Callable[[], None]
+    ) -> None:
         self._incoming = incoming
         self._confirm = confirm
+        self._arrived = arrived
         self.write = incoming.write
         self.zero = incoming.zero
         self.attach = incoming.attach
@@ -126,5 +135,7 @@ class _Confirming:
 
     def commit(self) -> Point:
         point = self._incoming.commit()
-        self._confirm()
+        if self._confirm is not None:
+            self._confirm()
+        self._arrived()
         return point

@@ -23,7 +23,7 @@ from holdfast.replication.identity import Identity
 from holdfast.replication.link import Address, Door, LinkLost, NotThatPeer, TlsLink
 from holdfast.replication.pairing import PeerBook, serve_pairing
 from holdfast.replication.receiving import Asked, serve
-from holdfast.replication.replica_records import HeldVm, ReplicaBook
+from holdfast.replication.replica_records import HeldVm, ReplicaBook, ReplicaLoop
 from holdfast.replication.retention import kept, parse_plan
 from holdfast.replication.store.errors import ReplicaBusy, ReplicaInUse, ReplicaNotFound
 from holdfast.replication.store.replica import Replica, ReplicaStore
@@ -71,6 +71,10 @@ async def _none() -> dict[str, datetime]:
     return {}
 
 
+async def _nobody(_: str) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass
 class _Served:
     """One VM, as it is sent here."""
@@ -106,6 +110,10 @@ class ReplicaListener:
         """When each replica was tested last, by its name in lower case."""
         self._tested: dict[str, datetime] = {}
         """As they said lately."""
+        self.extended: Callable[[str], Awaitable[tuple[str, ...]]] = _nobody
+        """Gives the peers that a replica, by its VM's id, is sent on to."""
+        self.arrived: Callable[[str], None] = lambda _: None
+        """Told the id of each VM of which a cycle arrived."""
         self._lock = threading.Lock()
         self._links = threading.Semaphore(_MOST_LINKS)
         self._strangers = threading.Semaphore(_MOST_STRANGERS)
@@ -191,6 +199,12 @@ class ReplicaListener:
     async def remove(self, name: str) -> None:
         """A replica with all its points. Raises NoSuchReplica, ReplicaBusy, ReplicaInUse."""
         held = await self._book.get(name)
+        if peers := await self.extended(held.vm):
+            raise ReplicaInUse(
+                f"replica {held.name!r} is sent on to {', '.join(peers)}",
+                value=held.name,
+                cure=f"Send it on no more first (`holdfast replica disable {held.name}`).",
+            )
         await asyncio.to_thread(self._require_closed, held.name)
 
         def work() -> None:
@@ -335,9 +349,16 @@ class ReplicaListener:
     def open(self, link: TlsLink, opened: Open) -> tuple[_Served, StoredReplica]:
         """The replica that a link is about, of which it is the only one until `one` is released.
 
-        Raises NotThatPeer, BadRetention, BadLimit, BadSchedule, ReplicaBusy and as `ReplicaBook.claim`.
+        Raises NotThatPeer, ReplicaLoop, BadRetention, BadLimit, BadSchedule, ReplicaBusy and as
+        `ReplicaBook.claim`.
         """
         peer = self._peer(link)
+        if self._identity.fingerprint in opened.via:
+            raise ReplicaLoop(
+                f"the replica of VM {opened.name!r} came through this host already",
+                value=opened.name,
+                cure="Send it on to another host; a chain has an end.",
+            )
         parse_plan(opened.points)
         if opened.agreed is not None:
             require_usable(opened.agreed)
@@ -354,11 +375,19 @@ class ReplicaListener:
 
             room = self._room_of(peer, held.name)
             return served, StoredReplica(
-                replica, room, confirm if other else None, lambda: self._tested.get(held.name.lower())
+                replica,
+                room,
+                confirm if other else None,
+                lambda: self._tested.get(held.name.lower()),
+                lambda: self._arrived(held.vm),
             )
         except BaseException:
             served.one.release()
             raise
+
+    def _arrived(self, vm: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the daemon ends
+            self._loop.call_soon_threadsafe(self.arrived, vm)
 
     def _take_over(self, vm: str, link: TlsLink | None) -> _Served:
         with self._lock:

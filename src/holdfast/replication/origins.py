@@ -4,6 +4,7 @@ Read from the record of the opened point alone, so it holds over restarts and as
 files is said by their group: they are the daemon's, and a VM's QEMU runs as a user of its own.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class ReplicaOrigins:
         folder.chmod(_CLOSED)
         for name in ("base", "journal"):
             for path in (folder / name).iterdir():
-                path.chmod(_PRIVATE)
+                with contextlib.suppress(FileNotFoundError):  # points are thinned out meanwhile
+                    path.chmod(_PRIVATE)
 
     def _disk(self, origin: ReplicaOrigin) -> OpenDisk:
         folder = self._root / origin.replica

@@ -13,7 +13,7 @@ from holdfast.replication.link import Address
 from holdfast.replication.listening import ReplicaListener
 from holdfast.replication.pairing import PairingToken, PeerBook, pair_with
 from holdfast.replication.replica_records import ReplicaBook
-from holdfast.replication.replication_records import ReplicationBook
+from holdfast.replication.replication_records import Replication, ReplicationBook
 from holdfast.spec.errors import Conflict, InvalidInput
 from holdfast.spec.names import MAX_NAME, host_name
 from holdfast.spec.replica import (
@@ -78,14 +78,21 @@ class Peering:
         held: ReplicaBook,
         sent: ReplicationBook,
         limit_of: Callable[[str], str] = lambda _: "none",
+        extensions: ReplicationBook | None = None,
     ) -> None:
-        """`limit_of`: of what is sent to a peer, by its fingerprint."""
+        """Peers of this host.
+
+        Args:
+            limit_of: of what is sent to a peer, by its fingerprint.
+            extensions: replicas that are sent on.
+        """
         self._identity = identity
         self._peers = peers
         self._listener = listener
         self._held = held
         self._sent = sent
         self._limit_of = limit_of
+        self._extensions = extensions
 
     async def accept(self, request: ReplicaAccept) -> ReplicaAccepted:
         """A token by which one host may pair with this one. Raises NotListening, TooManyPairingTokens."""
@@ -117,7 +124,7 @@ class Peering:
     async def remove(self, name: str) -> None:
         """Raises PeerNotFound, PeerInUse."""
         peer = await self._peers.get(name)
-        sent = [each for each in await self._sent.all() if each.peer.lower() == peer.name.lower()]
+        sent = [each for each in await self._all_sent() if each.peer.lower() == peer.name.lower()]
         if sent and peer.role is PeerRole.RECEIVER:
             raise PeerInUse(
                 f"{len(sent)} VMs are replicated to {peer.name!r}",
@@ -130,10 +137,14 @@ class Peering:
     async def list(self) -> tuple[PeerView, ...]:
         return tuple([await self._view(each) for each in await self._peers.peers()])
 
+    async def _all_sent(self) -> tuple[Replication, ...]:
+        extended = await self._extensions.all() if self._extensions is not None else ()
+        return (*await self._sent.all(), *extended)
+
     async def _view(self, peer: ReplicaPeer) -> PeerView:
         receiver = peer.role is PeerRole.RECEIVER
         if receiver:
-            counted = Counter(each.peer.lower() for each in await self._sent.all())
+            counted = Counter(each.peer.lower() for each in await self._all_sent())
             count = counted[peer.name.lower()]
         else:
             count = sum(each.source == peer.fingerprint for each in await self._held.held())

@@ -33,6 +33,12 @@ class ReplicaMoved(Conflict):
     id = "replica-moved"
 
 
+class ReplicaLoop(Conflict):
+    """A replica would be sent to a host that it came through."""
+
+    id = "replica-loop"
+
+
 class TooManyReplicas(Insufficient):
     id = "replica-too-many-vms"
 
@@ -60,6 +66,8 @@ class HeldVm(Frozen):
     """That the heir's has to be at least, as the source said; 0: a person said it, and any will do."""
     former: tuple[str, ...] = ()
     """Fingerprints of hosts that sent it before."""
+    via: tuple[str, ...] = ()
+    """Fingerprints of the hosts that it came through to the source, the VM's own first."""
 
 
 class ReplicaBook:
@@ -96,6 +104,7 @@ class ReplicaBook:
                 "points": opened.points,
                 "term": max(opened.term, before.term),
                 "agreed": opened.agreed,
+                "via": opened.via,
             }
             held = before.model_copy(update=change)
             row.record = held.model_dump(mode="json")

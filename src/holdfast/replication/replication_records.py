@@ -1,4 +1,7 @@
-"""The VMs of this host that are replicated: where to, and how. Owner of the records: `ReplicationBook`."""
+"""What this host sends: where to, and how. Owner of the records: `ReplicationBook`.
+
+There are two of them: one of this host's VMs, and one of the replicas that it holds and sends on.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -8,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from holdfast.catalog.events import EventLog
 from holdfast.catalog.store import Catalog
-from holdfast.catalog.tables import ReplicationRow, VmRow
+from holdfast.catalog.tables import ReplicaRow, ReplicationRow, SentRow, VmRow
 from holdfast.replication.capture import Carried
 from holdfast.spec.errors import Conflict, NotFound
 from holdfast.spec.model import Frozen
@@ -58,26 +61,24 @@ class Replication(Frozen):
 class ReplicationBook:
     """A VM may be replicated to several peers. Raises NotReplicated where one is gone, or was made anew."""
 
-    def __init__(self, catalog: Catalog, events: EventLog) -> None:
+    def __init__(self, catalog: Catalog, events: EventLog, table: type[SentRow] = ReplicationRow) -> None:
         self._catalog = catalog
         self._events = events
+        self._table = table
 
     async def add(self, replication: Replication) -> None:
         """Raises AlreadyReplicated."""
 
         def store(session: Session) -> None:
-            row = session.get(ReplicationRow, (replication.vm, replication.peer))
+            row = session.get(self._table, (replication.vm, replication.peer))
             if row is not None:
                 raise AlreadyReplicated(
                     f"the VM is replicated to {row.peer!r} already",
                     value=row.peer,
                     cure="Change that with `holdfast replica set VM --to PEER`, or disable it first.",
                 )
-            session.add(
-                ReplicationRow(
-                    vm=replication.vm, peer=replication.peer, record=replication.model_dump(mode="json")
-                )
-            )
+            record = replication.model_dump(mode="json")
+            session.add(self._table(vm=replication.vm, peer=replication.peer, record=record))
             data = {"peer": replication.peer, "replication": replication.id}
             self._events.append(session, "replica.enabled", _name(session, replication.vm), data)
 
@@ -127,7 +128,7 @@ class ReplicationBook:
         event: str | None = None,
     ) -> Replication:
         def store(session: Session) -> Replication:
-            row = _row(session, replication)
+            row = self._row(session, replication)
             after = change(Replication.model_validate(row.record))
             row.record = after.model_dump(mode="json")
             if event:
@@ -155,27 +156,45 @@ class ReplicationBook:
         """Of one VM's id, or of all VMs; by VM and peer."""
 
         def load(session: Session) -> tuple[Replication, ...]:
-            wanted = select(ReplicationRow).order_by(ReplicationRow.vm, ReplicationRow.peer)
+            table = self._table
+            wanted = select(table).order_by(table.vm, table.peer)
             if vm is not None:
-                wanted = wanted.where(ReplicationRow.vm == vm)
+                wanted = wanted.where(table.vm == vm)
             return tuple(Replication.model_validate(row.record) for row in session.scalars(wanted))
 
         return await self._catalog.read(load)
 
     async def remove(self, replication: Replication) -> None:
         def store(session: Session) -> None:
-            row = _row(session, replication)
+            row = self._row(session, replication)
             session.delete(row)
             self._events.append(session, "replica.disabled", _name(session, row.vm), {"peer": row.peer})
 
         await self._catalog.write(store)
 
+    async def become(self, replication: Replication) -> bool:
+        """Of a replica that was sent on, whose VM is this host's now: it is that of the VM from now on.
 
-def _row(session: Session, replication: Replication) -> ReplicationRow:
-    row = session.get(ReplicationRow, (replication.vm, replication.peer))
-    if row is None or row.record["id"] != replication.id:
-        raise _missing(_name(session, replication.vm), replication.peer)
-    return row
+        False: the VM is replicated to that peer already, and the record is dropped.
+        """
+
+        def store(session: Session) -> bool:
+            row = self._row(session, replication)
+            session.delete(row)
+            if session.get(ReplicationRow, (row.vm, row.peer)) is not None:
+                return False
+            session.add(ReplicationRow(vm=row.vm, peer=row.peer, record=row.record))
+            data = {"peer": row.peer, "replication": replication.id}
+            self._events.append(session, "replica.enabled", _name(session, row.vm), data)
+            return True
+
+        return await self._catalog.write(store)
+
+    def _row(self, session: Session, replication: Replication) -> SentRow:
+        row = session.get(self._table, (replication.vm, replication.peer))
+        if row is None or row.record["id"] != replication.id:
+            raise _missing(_name(session, replication.vm), replication.peer)
+        return row
 
 
 def _missing(name: str, peer: str | None) -> NotReplicated:
@@ -188,4 +207,6 @@ def _missing(name: str, peer: str | None) -> NotReplicated:
 
 def _name(session: Session, vm: str) -> str:
     row = session.get(VmRow, vm)
-    return row.name if row is not None else vm
+    if row is not None:
+        return row.name
+    return session.scalar(select(ReplicaRow.name).where(ReplicaRow.vm == vm)) or vm

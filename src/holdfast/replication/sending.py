@@ -11,10 +11,7 @@ forgotten.
 """
 
 import asyncio
-import contextlib
 import functools
-import math
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,31 +20,22 @@ from pathlib import Path
 
 import structlog
 
-from holdfast.catalog.events import EventLog
 from holdfast.machine.disk_snapshot import DisksChanging
 from holdfast.machine.running import RunningMachine
-from holdfast.replication.attachments import Attachments, Beside, SentVm
+from holdfast.replication.attachments import Beside, SentVm
 from holdfast.replication.capture import Capture, Captured, tag_of
 from holdfast.replication.consistent import ConsistentCycles
-from holdfast.replication.dispatch import Dispatch
-from holdfast.replication.figures import CycleDone, ReplicationFigures
-from holdfast.replication.identity import Identity
-from holdfast.replication.link import Address
-from holdfast.replication.pairing import PeerBook
-from holdfast.replication.progress import Fault, Progress
-from holdfast.replication.replication_records import Replication, ReplicationBook
+from holdfast.replication.figures import CycleDone
+from holdfast.replication.replicating import Means, Replicator
+from holdfast.replication.replication_records import Replication
 from holdfast.replication.resting import RestingCapture, digest_of
-from holdfast.replication.schedule import initial_from, parse_schedule
-from holdfast.replication.shipping import Shipped
-from holdfast.replication.turns import FIRST_TERM, TurnBook
-from holdfast.replication.wire import DiskShape, Open, Standing
+from holdfast.replication.turns import FIRST_TERM
+from holdfast.replication.wire import DiskShape, Standing
 from holdfast.spec.errors import Conflict, HoldfastError
-from holdfast.spec.turn import Turn
 from holdfast.spec.vm import VmSpec
 from holdfast.vm.quiesce import Quiesce
 from holdfast.vm.records import VmRecord
 from holdfast.vm.rest import Rest, VmNotAtRest
-from holdfast.vm.resting_disks import RestingVms
 
 log = structlog.get_logger(__name__)
 
@@ -93,106 +81,53 @@ class Vm:
     """Its machine ended by itself."""
 
 
-@dataclass(frozen=True)
-class Means:
-    """What all replications of this host send by."""
-
-    identity: Identity
-    name: str
-    """What this host calls itself."""
-    peers: PeerBook
-    book: ReplicationBook
-    dispatch: Dispatch
-    attachments: Attachments
-    events: EventLog
-    resting: RestingVms
-    turns: TurnBook | None = None
-    receives: Callable[[], Address | None] = lambda: None
-    """Where this host takes replicas, without a host where each of its addresses will do; None: nowhere."""
-
-
-class Sender:
+class Sender(Replicator):
     """Sends one VM. `look` gives it as it is now."""
 
     def __init__(self, replication: Replication, means: Means, look: Callable[[], Vm]) -> None:
-        self.replication = replication
-        self.progress = Progress()
-        self.figures = ReplicationFigures(self.target, time.monotonic())
-        self._means = means
+        super().__init__(replication, means)
         self._look = look
         self._tag = tag_of(replication.id)
         self._resting = RestingCapture(means.resting, self._tag)
-        self._link = means.dispatch.link()
-        self._standing: Standing | None = None
         self._machine: RunningMachine | None = None
         """The one whose maps were looked at."""
         self._last = 0
         """Number of the last cycle that was begun."""
-        self._sent_at = 0.0
         self._latency = 0.0
-        self._delay = _SOONEST
         self._attached: Beside | None = None
         """What the receiver has for certain beside disks."""
-        self._certificate = ""
-        """The receiver's."""
-        self.fingerprint = ""
-        """Of it."""
-        self._wake = asyncio.Event()
         self._ending: RunningMachine | None = None
         """One that has sent its last cycle."""
         self._all_sent = 0
         """The cycle by which all of it was; 0: it was not, or that is recorded."""
         self._consistent = ConsistentCycles(means.book, self.progress)
-        self._changed = False
-        """Settings, since the receiver was told of them."""
         self._gave_way: float | None = None
         """When a cycle first gave way to others that want the disks; None: none did."""
-        self._asked = 0.0
-        """When the receiver last said what it holds."""
 
     @property
-    def fenced(self) -> bool:
-        """Whether the VM has failed over to another host, which sends it from now on."""
-        known = self._means.turns.known(self.replication.vm) if self._means.turns else None
-        return known is not None and known.turn in (Turn.FENCED, Turn.ADOPTING)
-
-    def wake(self) -> None:
-        """The VM may have started or ended."""
-        self._wake.set()
+    def name(self) -> str:
+        return self._look().name
 
     @property
-    def vm(self) -> Vm:
-        """As it is now."""
-        return self._look()
+    def runs(self) -> bool:
+        return self._look().machine is not None
+
+    @property
+    def machine_failed(self) -> bool:
+        return self._look().failed
+
+    @property
+    def rests_unsent(self) -> bool:
+        rests = not self.runs and not self.fenced
+        return rests and self.replication.initial and not self.replication.at_rest
 
     async def run(self) -> None:
-        """Until it is cancelled."""
         try:
-            while True:
-                self._wake.clear()
-                self.progress.begins()
-                wait = await self._turn()
-                self.progress.waits(wait)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._wake.wait()
+            await super().run()
         finally:
-            self._link.close()
             self._consistent.close()
 
-    def measure_anew(self) -> None:
-        """Forget the figures; the newest point stays known."""
-        at = time.monotonic()
-        newest = self.figures.newest
-        self.figures = ReplicationFigures(self.target, at)
-        if newest is not None:
-            self.figures.done(newest)
-
     async def last(self, machine: RunningMachine) -> None:
-        """The machine is about to end: send what changed last, and keep its maps for the next one.
-
-        `run` must have ended. Raises HoldfastError and OSError where the maps are not kept.
-        """
         self._ending, self._all_sent = machine, 0
         vm = replace(self._look(), machine=machine)
         if self._held_back() > 0:
@@ -211,7 +146,7 @@ class Sender:
             await self._failed(error)
 
     async def forget(self) -> None:
-        """Replication is over: the machine keeps no maps. `run` must have ended."""
+        """Also the machine keeps no maps."""
         vm = self._look()
         if vm.machine is not None:
             if self.replication.freezing:
@@ -219,7 +154,6 @@ class Sender:
             await self._capture(vm, vm.machine).forget()
 
     async def _turn(self) -> float | None:
-        """One try; returns the seconds until the next, None: until something is told."""
         vm = self._look()
         if vm.machine is self._ending and vm.machine is not None:
             self._machine = None
@@ -263,23 +197,9 @@ class Sender:
         self.progress.gives_way()
         return True
 
-    def _held_back(self) -> float:
-        """Seconds for which nothing is to be sent; 0: a cycle may begin."""
-        if self.replication.paused or self.fenced:
-            return math.inf
-        settings, now = self.replication.settings, datetime.now()
-        wait = parse_schedule(settings.schedule).opens_in(now)
-        if not self.replication.initial:
-            enabled = self.replication.enabled.astimezone().replace(tzinfo=None)
-            wait = max(wait, (initial_from(settings.initial, enabled) - now).total_seconds())
-        return wait
-
     async def _wait(self, vm: Vm, seconds: float) -> float:
         """Nothing is sent for so long; what the guest writes is entered in its maps all the same."""
-        if self._standing is not None:
-            self._link.close()
-            self._standing, self.progress.connected = None, False
-        self.progress.went_well()
+        self._disconnect()
         if vm.machine is None:
             self._machine = None
         else:
@@ -291,22 +211,6 @@ class Sender:
                 self._machine = None
                 log.info("the maps of a VM were not looked at", vm=vm.id, error=str(error))
         return max(_SHORTEST, min(seconds, _ASKED))
-
-    def changed(self, replication: Replication) -> None:
-        """Its settings are others, or it was paused or resumed; takes hold with the next cycle.
-
-        What it may send, and its priority, hold at once. `run` must have ended where it was paused.
-        """
-        self.replication, self._changed = replication, True
-        self.figures.aim(self.target)
-        self._link.tune(replication.settings.priority, replication.settings.limit)
-        self.wake()
-
-    @property
-    def target(self) -> float:
-        """Seconds that the newest point may be old, while its schedule lets nothing pass, too."""
-        settings = self.replication.settings
-        return settings.rpo_seconds + parse_schedule(settings.schedule).longest_gap()
 
     async def _rested(self, vm: Vm) -> float | None:
         """The VM is off. Where all of it is over there and nobody changed it, that is current as of now.
@@ -394,6 +298,7 @@ class Sender:
         attachments = await self._sealed(vm, beside, standing)
         self.progress.comparing = standing.compare or (not whole and any(since[d] is None for d in disks))
         self.progress.initial = whole and not standing.compare
+        await self._write_out(vm, disks)
         begun, held = time.monotonic(), {each.id for each in standing.disks}
         begin = functools.partial(capture.begin, self._next(standing), disks, standing.cycle, held)
         captured = await self._consistent.begin(self, vm.quiesce, begin) if due else await begin()
@@ -404,7 +309,12 @@ class Sender:
             raise
         self._latency = time.monotonic() - begun
         self._consistent.arrived(captured.consistency)
+        await self._write_out(vm, disks)
         await capture.commit(captured.cycle)
+
+    async def _write_out(self, vm: Vm, disks: tuple[str, ...]) -> None:
+        """Next QEMU does so itself, for which the guest waits."""
+        await self._means.writing.write_out(vm.name, (each for each in vm.spec.disks if each.id in disks))
 
     async def _attach(self, capture: Capture, machine: RunningMachine) -> None:
         if self._machine is not machine:
@@ -430,28 +340,9 @@ class Sender:
     async def _ship(
         self, vm: Vm, captured: Captured, beside: Beside, attachments: Mapping[str, bytes]
     ) -> None:
-        """Send a cycle, which changes what the receiver said that it holds, and count it."""
-        standing = self._standing or Standing(cycle=0)
-        taken = time.monotonic() - max(0.0, time.time() - captured.taken)
         await self._means.attachments.require_same(beside, vm.folder)
-        shipped = await self._link.ship(
-            captured, standing.cycle, attachments, compared=standing.compare, told=self.progress.moved
-        )
-        shapes = tuple(DiskShape(id=disk.id, size=disk.size) for disk in captured.disks)
-        self._standing = Standing(cycle=captured.cycle, disks=shapes, points=shipped.points)
+        await self._shipped(captured, attachments)
         self._attached = beside
-        self._sent_at = self._asked = time.monotonic()
-        self.figures.done(CycleDone(taken, self._sent_at, shipped.written + shipped.zeroed))
-        self.progress.arrived(shipped)
-        self.progress.newest = captured.cycle
-        await self._record(shipped)
-
-    async def _record(self, shipped: Shipped) -> None:
-        if shipped.compared:
-            data = {"peer": self.replication.peer, "compared": shipped.compared, "sent": shipped.sent}
-            await self._means.events.emit("replica.compared", self._look().name, data)
-        if shipped.full or not self.replication.initial:
-            self.replication = await self._means.book.arrived(self.replication, full=shipped.full)
 
     def _is_current(
         self, standing: Standing, disks: tuple[str, ...], pending: dict[str, int], beside: Beside
@@ -462,41 +353,17 @@ class Sender:
         return quiet and bool(known) and time.monotonic() - self._sent_at < _SILENT
 
     async def _connect(self, vm: Vm) -> Standing:
-        peer = await self._means.peers.get(self.replication.peer)
-        settings, receives = self.replication.settings, self._means.receives()
-        opened = Open(
-            replication=self.replication.id,
-            vm=vm.id,
-            name=vm.name,
-            disks=tuple(
-                DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in self._wanted(vm)
-            ),
-            points=settings.points,
-            term=self._means.turns.own_term(vm.id) if self._means.turns else FIRST_TERM,
-            receives=receives.port if receives else 0,
-            receives_at=receives.host if receives else "",
-            agreed=settings.agreed,
+        wanted, turns = self._wanted(vm), self._means.turns
+        disks = tuple(DiskShape(id=disk.id, size=disk.size) for disk in vm.spec.disks if disk.id in wanted)
+        standing = await self._connected(
+            self._open(vm.name, disks, turns.own_term(vm.id) if turns else FIRST_TERM)
         )
-        standing = await self._link.connect(
-            Address(host=peer.host or "", port=peer.port or 0),
-            self._means.identity,
-            peer.fingerprint,
-            self._means.name,
-            opened,
-            priority=settings.priority,
-            limit=settings.limit,
-        )
-        self._attached, self._asked = None, time.monotonic()
-        self._certificate, self.fingerprint = peer.certificate, peer.fingerprint
-        self.progress.connected = True
-        self.progress.points, self.progress.lost = standing.points, standing.lost
-        self.progress.newest, self.progress.tested_us = standing.cycle, standing.tested_us
-        if standing.cycle and self.figures.now(time.monotonic()).rpo_seconds is None:
-            # What an earlier daemon sent: its number is its time.
-            age = max(0.0, time.time() - standing.cycle / 1000)
-            now = time.monotonic()
-            self.figures.done(CycleDone(now - age, now, 0))
+        self._attached = None
         return standing
+
+    async def _failed(self, error: HoldfastError | OSError) -> None:
+        self._machine = None
+        await super()._failed(error)
 
     def _wanted(self, vm: Vm) -> tuple[str, ...]:
         return tuple(each.id for each in vm.spec.disks if each.id not in self.replication.settings.exclude)
@@ -512,27 +379,6 @@ class Sender:
     def _capture(self, vm: Vm, machine: RunningMachine) -> Capture:
         return Capture(machine, self._tag, vm.runtime / _SOCKET, vm.folder)
 
-    async def _failed(self, error: HoldfastError | OSError) -> None:
-        """Everything is found out anew: the link may be lost, the receiver may hold more or less."""
-        now = time.monotonic()
-        self._link.close()
-        self._standing = self._machine = None
-        self.figures.failed(now)
-        fault = Fault.of(error)
-        if self.progress.failed(fault):
-            data = {"peer": self.replication.peer, "id": fault.id, "error": fault.message}
-            await self._means.events.emit("replica.failing", self._look().name, data)
-            log.warning(
-                "a cycle of replication failed", vm=self.replication.vm, error=fault.message, id=fault.id
-            )
-
     async def _went_well(self) -> None:
-        self._delay, self._gave_way = _SOONEST, None
-        seconds = self.progress.went_well()
-        if seconds is not None:
-            data = {"peer": self.replication.peer, "after_seconds": round(seconds, 1)}
-            await self._means.events.emit("replica.resumed", self._look().name, data)
-
-    def _backed_off(self) -> float:
-        delay, self._delay = self._delay, min(2 * self._delay, _LATEST)
-        return delay * random.uniform(0.8, 1.2)  # noqa: S311  (so that not all come back at once)
+        self._gave_way = None
+        await super()._went_well()

@@ -1,9 +1,15 @@
-"""Replications of this host's VMs: enabled, disabled, shown; a sender for each. Owner of the senders."""
+"""What this host sends: enabled, disabled, shown; a sender for each. Owner of the senders.
+
+VMs of this host, and replicas that it holds and sends on, which `extending` begins. A name is that of a VM
+here, or else, and where that is not sent, that of such a replica.
+"""
 
 import asyncio
+import builtins
+import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -11,22 +17,29 @@ import structlog
 from holdfast.catalog.clock import aware, now
 from holdfast.host.folders import StateFolder
 from holdfast.machine.running import RunningMachine
+from holdfast.replication.attachments import SentVm
 from holdfast.replication.explaining import Moment, explain
 from holdfast.replication.failover_network import require_nics
 from holdfast.replication.history import History, Kept
 from holdfast.replication.recording import Measured, Recording, told
-from holdfast.replication.replication_records import NotReplicated, Replication
+from holdfast.replication.relaying import HeldMeans, Relay
+from holdfast.replication.replica_records import NoSuchReplica
+from holdfast.replication.replicating import Means, Replicator
+from holdfast.replication.replication_records import NotReplicated, Replication, ReplicationBook
+from holdfast.replication.revival import chosen
+from holdfast.replication.revived_spec import read_sent
 from holdfast.replication.schedule import initial_from
-from holdfast.replication.sending import Means, NothingToReplicate, Sender, Vm
+from holdfast.replication.sending import NothingToReplicate, Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
 from holdfast.replication.way_back import require_usable
 from holdfast.spec.errors import HoldfastError, InvalidInput, NotFound, Unsupported
 from holdfast.spec.ids import new_id
-from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaStatus
+from holdfast.spec.replica import PeerRole, ReplicaChange, ReplicaEnable, ReplicaPeer, ReplicaStatus
 from holdfast.spec.replica_figures import ReplicaExplanation, ReplicaHistory
-from holdfast.spec.vm import VmState
+from holdfast.spec.vm import VmSpec, VmState
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.quiesce import Quiesce
+from holdfast.vm.records import VmNotFound
 from holdfast.vm.registry import VmRegistry
 
 log = structlog.get_logger(__name__)
@@ -46,15 +59,45 @@ class NeedsAttestedHost(Unsupported):
     id = "replica-needs-attested-host"
 
 
+class ExtensionNotConsistent(InvalidInput):
+    """A replica that is sent on has the points that came."""
+
+    id = "replica-extension-not-consistent"
+
+
 @dataclass(frozen=True)
 class _Sent:
-    sender: Sender
+    sender: Replicator
     task: asyncio.Task[None]
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What a name stands for."""
+
+    id: str
+    """Of the VM."""
+    name: str
+    book: ReplicationBook
+    spec: VmSpec | None
+    """Of a VM of this host."""
+
+
 class Replications:
-    def __init__(self, means: Means, registry: VmRegistry, state: StateFolder, history: History) -> None:
+    """`extensions`: the records of replicas that are sent on, by which their senders know them."""
+
+    def __init__(
+        self,
+        means: Means,
+        registry: VmRegistry,
+        state: StateFolder,
+        history: History,
+        held: HeldMeans,
+        extensions: ReplicationBook,
+    ) -> None:
         self._means = means
+        self._held = held
+        self._extensions = extensions
         self._registry = registry
         self._state = state
         self._sent: dict[str, _Sent] = {}
@@ -67,6 +110,8 @@ class Replications:
         last = await self._means.events.last_id()
         for replication in await self._means.book.all():
             await self._begin(replication)
+        for replication in await self._extensions.all():
+            await self._begin_extension(replication)
         async for event in self._means.events.follow(last):
             if event.kind == "vm.deleted":
                 await self._end_orphans()
@@ -82,14 +127,8 @@ class Replications:
             NicNotFound, NothingToReplicate, NeedsAttestedHost, AlreadyReplicated
         """
         owner = await self._registry.named(name)
-        peer = await self._means.peers.get(request.peer)
-        if peer.role is not PeerRole.RECEIVER:
-            raise PeerCannotReceive(
-                f"{peer.name!r} sends replicas to this host; nothing can be sent to it",
-                value=peer.name,
-                cure="Pair the other way round: `holdfast replica accept` there, `replica peer add` here.",
-            )
-        _require_usable(owner, request)
+        peer = await self.receiver(request.peer)
+        require_sendable(owner.record.name, owner.record.spec, request)
         replication = Replication(
             id=new_id(),
             vm=owner.record.id,
@@ -101,15 +140,58 @@ class Replications:
             await self._begin(replication)
         return await self.show(name, peer.name)
 
+    async def receiver(self, name: str) -> ReplicaPeer:
+        """A peer that something can be sent to. Raises PeerNotFound, PeerCannotReceive."""
+        peer = await self._means.peers.get(name)
+        if peer.role is not PeerRole.RECEIVER:
+            raise PeerCannotReceive(
+                f"{peer.name!r} sends replicas to this host; nothing can be sent to it",
+                value=peer.name,
+                cure="Pair the other way round: `holdfast replica accept` there, `replica peer add` here.",
+            )
+        return peer
+
+    async def extend(self, replication: Replication) -> None:
+        """Send on a replica that is held, from now on. Raises AlreadyReplicated."""
+        async with self._changing:
+            await self._extensions.add(replication)
+            await self._begin_extension(replication)
+
+    async def end_extension(self, replication: Replication) -> None:
+        """Send a replica on no more. Raises NotReplicated."""
+        async with self._changing:
+            await self._extensions.remove(replication)
+            await self._end(replication.id, forget=True)
+
+    async def become(self, replication: Replication) -> None:
+        """The VM of a replica that was sent on is this host's: it is sent itself, and goes on with what is
+        held over there. Raises NotReplicated.
+        """
+        async with self._changing:
+            await self._end(replication.id, forget=True)
+            if await self._extensions.become(replication):
+                await self._begin(await self._means.book.of(replication.vm, replication.peer))
+
+    def relay(self, id_: str) -> Relay | None:
+        """The sender of a replica that is sent on, by the extension's id."""
+        sent = self._sent.get(id_)
+        return sent.sender if sent is not None and isinstance(sent.sender, Relay) else None
+
+    def arrived(self, vm: str) -> None:
+        """A cycle of a replica that is held, by its VM's id, is whole here."""
+        for each in self._sent.values():
+            if each.sender.replication.vm == vm and isinstance(each.sender, Relay):
+                each.sender.wake()
+
     async def disable(self, name: str, peer: str | None = None) -> None:
         """Replicate a VM no more, to a peer or to its only one; what is held over there stays.
 
         Raises VmNotFound, NotReplicated, SeveralPeers.
         """
-        owner = await self._registry.named(name)
+        subject = await self._subject(name)
         async with self._changing:
-            replication = await self._means.book.of(owner.record.id, peer)
-            await self._means.book.remove(replication)
+            replication = await subject.book.of(subject.id, peer)
+            await subject.book.remove(replication)
             await self._end(replication.id, forget=True)
 
     async def set(self, name: str, request: ReplicaChange, peer: str | None = None) -> ReplicaStatus:
@@ -118,17 +200,25 @@ class Replications:
         Raises:
             VmNotFound, NotReplicated, SeveralPeers
             BadRetention, BadLimit, BadSchedule, NoSuchDisk, NicNotFound, NothingToReplicate
+            ExtensionNotConsistent
         """
-        owner = await self._registry.named(name)
+        subject = await self._subject(name)
+        spec = subject.spec or (await self.sent_vm(subject.name, subject.id)).spec
         async with self._changing:
-            replication = await self._means.book.of(owner.record.id, peer)
+            replication = await subject.book.of(subject.id, peer)
             given = {key: getattr(request, key) for key in request.model_fields_set}
             wanted = {key: value for key, value in given.items() if value is not None}
             if request.failover is not None:
                 wanted["failover"] = replication.settings.failover.changed_to(request.failover)
             settings = replication.settings.model_copy(update=wanted)
-            _require_usable(owner, settings)
-            replication = await self._means.book.set(replication, settings)
+            require_sendable(subject.name, spec, settings)
+            if subject.spec is None and settings.consistent_seconds:
+                raise ExtensionNotConsistent(
+                    f"replica {subject.name!r} is sent on as it comes",
+                    value=settings.consistent_seconds,
+                    cure="Ask for application-consistent points on the VM's own host.",
+                )
+            replication = await subject.book.set(replication, settings)
             self._sent[replication.id].sender.changed(replication)
         return await self.show(name, replication.peer)
 
@@ -137,11 +227,11 @@ class Replications:
 
         Raises VmNotFound, NotReplicated, SeveralPeers.
         """
-        owner = await self._registry.named(name)
+        subject = await self._subject(name)
         async with self._changing:
-            replication = await self._means.book.of(owner.record.id, peer)
+            replication = await subject.book.of(subject.id, peer)
             if replication.paused is not paused:
-                replication = await self._means.book.pause(replication, paused=paused)
+                replication = await subject.book.pause(replication, paused=paused)
                 await self._paused(self._sent[replication.id], replication)
         return await self.show(name, replication.peer)
 
@@ -154,26 +244,17 @@ class Replications:
 
     async def show(self, name: str, peer: str | None = None) -> ReplicaStatus:
         """Of a VM to a peer, or to its only one. Raises VmNotFound, NotReplicated, SeveralPeers."""
-        owner = await self._registry.named(name)
-        return await self._status(owner.record.name, await self._means.book.of(owner.record.id, peer))
+        subject = await self._subject(name)
+        return await self._status(subject, await subject.book.of(subject.id, peer))
 
     async def list(self, vm: str | None = None) -> tuple[ReplicaStatus, ...]:
         """All replications, or those of one VM, by VM and peer. Raises VmNotFound, NotReplicated."""
-        one = None if vm is None else await self._registry.named(vm)
-        found = []
-        for each in await self._means.book.all(one.record.id if one else None):
-            owner = await self._registry.owner(each.vm)
-            found.append(await self._status(owner.record.name, each))
-        if one is not None and not found:
-            await self._means.book.of(one.record.id)  # says so
-        return tuple(sorted(found, key=lambda each: (each.vm.lower(), each.peer.lower())))
+        return tuple([status for status, _ in await self._all(vm)])
 
     async def explain(self, name: str) -> tuple[ReplicaExplanation, ...]:
         """Why its replications are as they are, one for each peer. Raises VmNotFound, NotReplicated."""
-        moment = Moment(time.monotonic(), datetime.now().astimezone())
-        owner, found = await self._registry.named(name), []
-        for status in await self.list(name):
-            replication = await self._means.book.of(owner.record.id, status.peer)
+        moment, found = Moment(time.monotonic(), datetime.now().astimezone()), []
+        for status, replication in await self._all(name):
             sender = self._sent[replication.id].sender
             figures = sender.figures.now(moment.monotonic)
             facts = facts_of(sender, figures, moment.monotonic, status.moved_to)
@@ -182,9 +263,9 @@ class Replications:
 
     async def history(self, name: str, since: timedelta, peer: str | None = None) -> ReplicaHistory:
         """What happened lately. Raises VmNotFound, NotReplicated, SeveralPeers, BadHistoryTime."""
-        status = await self.show(name, peer)
-        owner = await self._registry.named(name)
-        replication = await self._means.book.of(owner.record.id, peer)
+        subject = await self._subject(name)
+        replication = await subject.book.of(subject.id, peer)
+        status = await self._status(subject, replication)
         kept = await self._recording.read(replication.id, since)
         return told(status.vm, status.peer, kept, last_sync=status.last_sync, last_test=status.last_test)
 
@@ -192,23 +273,72 @@ class Replications:
         self, name: str | None, since: timedelta
     ) -> tuple[tuple[ReplicaStatus, tuple[Kept, ...]], ...]:
         """What was measured of one VM, or of all. Raises VmNotFound, NotReplicated, BadHistoryTime."""
-        found = []
-        for status in await self.list(name):
-            owner = await self._registry.named(status.vm)
-            replication = await self._means.book.of(owner.record.id, status.peer)
-            found.append((status, await self._recording.read(replication.id, since)))
-        return tuple(found)
+        return tuple(
+            [(status, await self._recording.read(each.id, since)) for status, each in await self._all(name)]
+        )
 
     async def reset_history(self, name: str, peer: str | None = None) -> None:
         """Forget what happened, and measure anew from now on.
 
         Raises VmNotFound, NotReplicated, SeveralPeers.
         """
-        owner = await self._registry.named(name)
-        replication = await self._means.book.of(owner.record.id, peer)
+        subject = await self._subject(name)
+        replication = await subject.book.of(subject.id, peer)
         await self._recording.reset(replication.id)
         if sent := self._sent.get(replication.id):
             sent.sender.measure_anew()
+
+    async def _subject(self, name: str) -> _Subject:
+        """Raises VmNotFound."""
+        found = None
+        with contextlib.suppress(NoSuchReplica):
+            held = await self._held.book.get(name)
+            found = _Subject(held.vm, held.name, self._extensions, None)
+        extended = found is not None and bool(await self._extensions.all(found.id))
+        try:
+            record = (await self._registry.named(name)).record
+        except VmNotFound:
+            if found is not None and extended:
+                return found
+            raise
+        if found is not None and extended and not await self._means.book.all(record.id):
+            return found
+        return _Subject(record.id, record.name, self._means.book, record.spec)
+
+    async def _all(self, name: str | None) -> builtins.list[tuple[ReplicaStatus, Replication]]:
+        """By VM and peer; of one name, or of all."""
+        found = []
+        if name is not None:
+            one = await self._subject(name)
+            subjects = [(one, each) for each in await one.book.all(one.id)]
+            if not subjects:
+                await one.book.of(one.id)  # says so
+        else:
+            subjects = [(await self._of_vm(each), each) for each in await self._means.book.all()]
+            for each in await self._extensions.all():
+                relay = self.relay(each.id)
+                if relay is not None:
+                    subjects.append((_Subject(each.vm, relay.name, self._extensions, None), each))
+        for subject, replication in subjects:
+            found.append((await self._status(subject, replication), replication))
+        return sorted(found, key=lambda each: (each[0].vm.lower(), each[0].peer.lower()))
+
+    async def _of_vm(self, replication: Replication) -> _Subject:
+        record = (await self._registry.owner(replication.vm)).record
+        return _Subject(record.id, record.name, self._means.book, record.spec)
+
+    async def sent_vm(self, name: str, vm: str) -> SentVm:
+        """What came beside the disks of a replica's newest point that can be used.
+
+        Raises NoPoints, ReplicaNotFound, ReplicaSpecDamaged.
+        """
+
+        def read() -> SentVm:
+            replica = self._held.store.replica(name)
+            point = chosen(name, replica.points(), None)
+            return read_sent(replica.attachments(point.number).get("spec"), vm)
+
+        return await asyncio.to_thread(read)
 
     async def keep_history(self) -> None:
         """Write down each minute; for ever."""
@@ -270,11 +400,20 @@ class Replications:
         await self._recording.recall(replication.id, sender.figures)
         self._sent[replication.id] = _Sent(sender, self._task(sender))
 
-    def _task(self, sender: Sender) -> asyncio.Task[None]:
+    async def _begin_extension(self, replication: Replication) -> None:
+        held = await self._held.book.of_vm(replication.vm)
+        if held is None:
+            log.warning("a replica that was sent on is gone", vm=replication.vm)
+            return
+        relay = Relay(replication, replace(self._means, book=self._extensions), self._held, held)
+        await self._recording.recall(replication.id, relay.figures)
+        self._sent[replication.id] = _Sent(relay, self._task(relay))
+
+    def _task(self, sender: Replicator) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(sender), name=f"replica of {sender.replication.vm}")
 
     @staticmethod
-    async def _run(sender: Sender) -> None:
+    async def _run(sender: Replicator) -> None:
         while True:
             try:
                 await sender.run()
@@ -296,7 +435,7 @@ class Replications:
                 log.warning("maps of changes stay in a machine", replication=id_, error=error.message)
 
     async def _end_orphans(self) -> None:
-        left = {each.id for each in await self._means.book.all()}
+        left = {each.id for each in (*await self._means.book.all(), *await self._extensions.all())}
         for each in set(self._sent) - left:
             await self._end(each, forget=False)
 
@@ -316,47 +455,49 @@ class Replications:
             failed=record.state is VmState.FAILED,
         )
 
-    async def _moved_to(self, sender: Sender) -> str:
+    async def _moved_to(self, sender: Replicator) -> str:
         if not sender.fenced or self._means.turns is None:
             return ""
+        if isinstance(sender, Relay):
+            return sender.replication.peer
         known = self._means.turns.known(sender.replication.vm)
         names = {each.fingerprint: each.name for each in reversed(await self._means.peers.peers())}
         return names.get(known.peer, "") if known else ""
 
-    async def _status(self, name: str, replication: Replication) -> ReplicaStatus:
-        sent = self._sent.get(replication.id)
+    async def _status(self, subject: _Subject, replication: Replication) -> ReplicaStatus:
+        sent, name = self._sent.get(replication.id), subject.name
         if sent is None:
             raise NotReplicated(f"VM {name!r} is not replicated", value=name)
         moved_to = await self._moved_to(sent.sender)
         status = status_of(name, sent.sender, time.monotonic(), moved_to)
         limits = self._means.dispatch.limits
         shared = {"host_limit": limits.host, "peer_limit": limits.peers.get(sent.sender.fingerprint, "none")}
-        return status.model_copy(update=shared)
+        return status.model_copy(update={**shared, "sent_on": subject.spec is None})
 
 
-def _require_usable(owner: VmOwner, settings: ReplicaEnable) -> None:
+def require_sendable(name: str, spec: VmSpec, settings: ReplicaEnable) -> None:
+    """Whether a VM can be replicated so.
+
+    Raises:
+        BadRetention, BadLimit, BadSchedule, NoSuchDisk, NicNotFound, NothingToReplicate, NeedsAttestedHost
+    """
     require_usable(settings)
     initial_from(settings.initial, datetime.now())
-    _require_disks(owner, settings)
-    require_nics(owner.record.spec, settings.failover)
-
-
-def _require_disks(owner: VmOwner, request: ReplicaEnable) -> None:
-    record = owner.record
-    disks = {each.id for each in record.spec.disks}
-    if unknown := [each for each in request.exclude if each not in disks]:
+    disks = {each.id for each in spec.disks}
+    if unknown := [each for each in settings.exclude if each not in disks]:
         raise NoSuchDisk(
-            f"VM {record.name!r} has no disk {unknown[0]!r}",
+            f"VM {name!r} has no disk {unknown[0]!r}",
             value=unknown[0],
             cure=f"Its disks are {', '.join(sorted(disks)) or 'none'}.",
         )
-    if not disks - set(request.exclude):
+    if not disks - set(settings.exclude):
         raise NothingToReplicate(
-            f"no disk of VM {record.name!r} is left to replicate", value=record.name, cure="Exclude fewer."
+            f"no disk of VM {name!r} is left to replicate", value=name, cure="Exclude fewer."
         )
-    if record.spec.require_attested_host:
+    if spec.require_attested_host:
         raise NeedsAttestedHost(
-            f"VM {record.name!r} runs on attested hosts only, and it is not known of replicas' hosts",
-            value=record.name,
+            f"VM {name!r} runs on attested hosts only, and it is not known of replicas' hosts",
+            value=name,
             cure="Take that demand back (`holdfast vm set`), or do not replicate it.",
         )
+    require_nics(spec, settings.failover)

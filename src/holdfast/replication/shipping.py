@@ -298,6 +298,7 @@ def _read(
             if end - behind >= _BEHIND:
                 source.trim([(behind, end - behind)])
                 behind = end
+        source.trim([(behind, sum(window) - behind)])  # what is still to be sent was read
 
 
 def _gaps(window: Extent, extents: list[Extent]) -> Iterator[Extent]:

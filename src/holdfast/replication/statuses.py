@@ -9,14 +9,14 @@ from holdfast.replication.figures import Figures
 from holdfast.replication.health import Facts, ReplicationState, findings, health
 from holdfast.replication.moving import Phase
 from holdfast.replication.progress import Progress
-from holdfast.replication.sending import Sender
+from holdfast.replication.replicating import Replicator
 from holdfast.spec.replica import ReplicaStatus
 from holdfast.spec.replica_figures import ReplicaProgress
 
 _LATEST_US = datetime(9999, 1, 1, tzinfo=UTC).timestamp() * 1e6
 
 
-def status_of(vm: str, sender: Sender, at: float, moved_to: str = "") -> ReplicaStatus:
+def status_of(vm: str, sender: Replicator, at: float, moved_to: str = "") -> ReplicaStatus:
     """Of a replication now.
 
     Args:
@@ -70,7 +70,7 @@ def status_of(vm: str, sender: Sender, at: float, moved_to: str = "") -> Replica
     )
 
 
-def facts_of(sender: Sender, figures: Figures, at: float, moved_to: str = "") -> Facts:
+def facts_of(sender: Replicator, figures: Figures, at: float, moved_to: str = "") -> Facts:
     """What the rules of health look at; arguments as those of `status_of`."""
     progress, replication = sender.progress, sender.replication
     return Facts(
@@ -86,11 +86,12 @@ def facts_of(sender: Sender, figures: Figures, at: float, moved_to: str = "") ->
         not_consistent=progress.not_consistent,
         fenced=sender.fenced,
         moved_to=repr(moved_to) if moved_to else "another host",
-        both_run=sender.fenced and sender.vm.machine is not None,
+        both_run=sender.fenced and sender.runs,
         lost_points=progress.lost,
         ahead=max(0.0, progress.newest / 1000 - time.time()),
-        machine_failed=sender.vm.failed,
-        rests_unsent=_rests_unsent(sender),
+        machine_failed=sender.machine_failed,
+        rests_unsent=sender.rests_unsent,
+        silent=round(sender.waits_for_source, 1),
         churn=figures.churn,
         throughput=figures.throughput,
     )
@@ -100,14 +101,7 @@ def _cure(progress: Progress) -> str:
     return cause_of(progress.fault).cure if progress.fault else ""
 
 
-def _rests_unsent(sender: Sender) -> bool:
-    """The VM does not run, and its disks are not known to be as they are over there."""
-    replication = sender.replication
-    rests = sender.vm.machine is None and not sender.fenced
-    return rests and replication.initial and not replication.at_rest
-
-
-def state_of(sender: Sender) -> ReplicationState:
+def state_of(sender: Replicator) -> ReplicationState:
     progress = sender.progress
     if sender.fenced:
         return ReplicationState.FAILED_OVER

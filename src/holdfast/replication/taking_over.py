@@ -47,6 +47,10 @@ Address = Callable[[str, SentVm], Awaitable[Sequence[AddressSet]]]
 """Gives the guest of a VM (its id) the addresses that it has on this host. Does not fail."""
 
 
+Allow = Callable[[HeldVm], Awaitable[None]]
+"""Whether the VM of a replica may run here, as far as hosts know that it is sent on to. Raises why not."""
+
+
 class Vms(Protocol):
     """What is there of the VMs of this host."""
 
@@ -96,6 +100,7 @@ class Means:
     halt: Halt
     make: Make
     address: Address
+    allow: Allow
 
 
 class Takeovers:
@@ -117,8 +122,12 @@ class Takeovers:
     async def begin(
         self, held: HeldVm, point: Point, term: int | None, *, start: bool, final: bool, actor: str
     ) -> Operation:
-        """`term`: of the failover, None: the next. Raises ReplicaSpecDamaged, NotItsTurn, VmIdTaken."""
+        """`term`: of the failover, None: the next.
+
+        Raises ReplicaSpecDamaged, NotItsTurn, VmIdTaken, ReplicaFailedOver.
+        """
         means = self._means
+        await means.allow(held)
         replica = means.store.replica(held.name)
         attached = await asyncio.to_thread(replica.attachments, point.number)
         sent = read_sent(attached.get("spec"), held.vm)

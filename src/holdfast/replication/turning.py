@@ -9,6 +9,7 @@ from holdfast.replication import adoption, completing, handing_over, taking_over
 from holdfast.replication.addressing import Addressing
 from holdfast.replication.asking import TurnAsker
 from holdfast.replication.attachments import SentVm
+from holdfast.replication.extending import Extensions
 from holdfast.replication.failover_network import mapped
 from holdfast.replication.fencing import Fencing, Local
 from holdfast.replication.listening import ReplicaListener
@@ -46,6 +47,7 @@ class Joined:
     replications: Replications
     revival: Revival
     asker: TurnAsker
+    extensions: Extensions
 
 
 class Turning:
@@ -58,7 +60,8 @@ class Turning:
         turns, peers, held, store = joined.turns, joined.peers, joined.held, joined.store
         addressing = Addressing(registry.owner)
         vms = taking_over.LocalVms(rooms.records, registry, operations)
-        takes = taking_over.Means(turns, held, store, vms, joined.listener.halt, self._make, addressing.set)
+        halt, allow = joined.listener.halt, joined.extensions.allow
+        takes = taking_over.Means(turns, held, store, vms, halt, self._make, addressing.set, allow)
         gives = handing_over.Means(
             turns, peers, joined.sent, joined.asker, registry.owner, joined.replications.trouble
         )

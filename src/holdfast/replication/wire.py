@@ -77,6 +77,8 @@ MOST_EXTENTS = 512
 """Of one WRITE or ZERO."""
 LARGEST_TEXT = 256 * 1024
 MOST_DISKS = 256
+MOST_HOSTS = 8
+"""That a replica comes through, one after another."""
 MOST_DIGESTS = 1024
 """In one answer."""
 
@@ -158,6 +160,7 @@ _Cycle = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Term = Annotated[int, Field(ge=1, lt=1 << 32)]
 _FINGERPRINT = r"sha256:[0-9a-f]{64}"
+_Fingerprint = Annotated[str, StringConstraints(pattern=rf"^{_FINGERPRINT}$")]
 
 
 class Message(Frozen):
@@ -249,6 +252,10 @@ class Open(Message):
     """IP address, IPv4 or IPv6, at which it does; empty: the one that this link comes from."""
     agreed: ReplicaSettings | None = None
     """What was agreed on the source, all of which holds for the way back after a failover."""
+
+    via: Annotated[tuple[_Fingerprint, ...], Field(max_length=MOST_HOSTS)] = ()
+    """Of a replica that the source itself is sent: fingerprints of the hosts that it came through to the
+    source, the VM's own first. Whoever finds itself among them, or the source, refuses it."""
 
     @field_validator("receives_at")
     @classmethod

@@ -128,6 +128,22 @@ class ReplicaEnable(ReplicaSettings):
         return ReplicaSettings(**{each: getattr(self, each) for each in ReplicaSettings.model_fields})
 
 
+class ReplicaExtend(Frozen):
+    """A replica that this host holds, to be sent on. The words are those of `ReplicaEnable`."""
+
+    peer: Name
+    rpo_seconds: float = Field(default=15.0, ge=1.0, le=86400.0)
+    """How old the newest point may be, counted from its instant on the VM's own host."""
+    points: str = Field(default="all:10m,1m:1h,1h:1d,1d:30d", max_length=500)
+    priority: Priority = Priority.NORMAL
+    limit: str = Field(default="none", max_length=1000)
+    exclude: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=256)
+    failover: FailoverNetwork = FailoverNetwork()
+    """Switches by their names on the VM's own host."""
+    schedule: str = Field(default="always", max_length=1000)
+    initial: str = Field(default="now", max_length=20)
+
+
 class ReplicaChange(Frozen):
     """What is to be different; None: as it is. The words are those of `ReplicaEnable`."""
 
@@ -209,6 +225,8 @@ class ReplicaStatus(Frozen):
     """On the link."""
     peer_limit: str = "none"
     host_limit: str = "none"
+    sent_on: bool = False
+    """It is a replica that this host holds for another one, not a VM of its own."""
     moved_to: str = ""
     """Name of the host that the VM failed over to, which sends it now; empty: it did not."""
 

@@ -18,8 +18,9 @@ from holdfast.replication import sending
 from holdfast.replication.attachments import Attachments, FirmwareChanging
 from holdfast.replication.dispatch import Dispatch
 from holdfast.replication.explaining import Moment, explain, explain_held
+from holdfast.replication.replicating import Means
 from holdfast.replication.replication_records import Replication
-from holdfast.replication.sending import Means, Sender, Vm
+from holdfast.replication.sending import Sender, Vm
 from holdfast.replication.statuses import facts_of, status_of
 from holdfast.spec.replica import ReplicaEnable, ReplicaLimits, ReplicaPeer
 from holdfast.spec.replica_figures import ReplicaExplanation

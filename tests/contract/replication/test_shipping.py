@@ -223,3 +223,19 @@ async def test_what_is_found_to_be_the_same_is_kept_up_no_longer(ends: Ends) -> 
                 source.read([(1 << 20, 4096)], target)
     assert bytes(target) == b"\x08" * 4096
     await ends.rig.capture.give_up()
+
+
+async def test_what_was_read_is_kept_up_no_longer(ends: Ends) -> None:
+    """The receiver may take long to make a cycle durable: writes cost no copies meanwhile."""
+    await ends.rig.write("disk0", 3, "1M", "2M")
+    await ends.cycle()
+    await ends.rig.write("disk0", 4, "1M", "64k")
+    captured = await ends.rig.begin()
+    await asyncio.to_thread(ends.shipper.ship, captured, 1, {})
+    target = memoryview(bytearray(4096))
+    for disk in captured.disks:
+        with contextlib.closing(Source(captured.socket, disk.export, disk.bitmap)) as source:
+            for place in (0, 1 << 20, 2 << 20, disk.size - 4096):
+                with pytest.raises(SourceLost):
+                    source.read([(place, 4096)], target)
+    await ends.rig.capture.give_up()

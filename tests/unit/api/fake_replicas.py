@@ -24,6 +24,7 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaChange,
     ReplicaEnable,
+    ReplicaExtend,
     ReplicaLimits,
     ReplicaSender,
     ReplicaSharedLimits,
@@ -77,6 +78,11 @@ class FakeReplicas:
         if name in self.sent:
             raise FakeReplicaConflict(f"VM {name!r} is replicated already")
         self.sent[name] = status(name, request.peer)
+        return self.sent[name]
+
+    async def extend(self, name: str, request: ReplicaExtend) -> ReplicaStatus:
+        self.asked.append(request)
+        self.sent[name] = status(name, request.peer).model_copy(update={"sent_on": True})
         return self.sent[name]
 
     async def disable(self, name: str, peer: str | None) -> None:
@@ -330,7 +336,7 @@ def status(vm: str, peer: str) -> ReplicaStatus:
 class FakeReplicas:
     def __init__(self, operations: Any) -> None:
         self.peers = FakePeers()
-        self.sent = FakeReplications()
+        self.sent = self.extensions = FakeReplications()
         self.held = FakeHeld()
         self.limits = FakeReplicaLimits()
         self.explanations = FakeExplanations()

@@ -13,7 +13,7 @@ import pytest
 from command_line import RUN, env, run
 
 from holdfast.spec.failover import FailoverNetwork, parse_failover_address
-from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable, ReplicaSender
+from holdfast.spec.replica import PeerAdd, ReplicaAccept, ReplicaEnable, ReplicaExtend, ReplicaSender
 
 TOKEN = "hfr_" + "a" * 43 + "." + "0" * 64
 FIXED = {
@@ -50,6 +50,23 @@ def test_enabling_asks_for_what_was_said(daemon: Any) -> None:
     )
     assert daemon.replicas.sent.asked[-1] == wanted
     assert run(daemon, "replica", "enable", "web", "--to", "south", "--rpo", "soon").returncode != 0
+
+
+def test_a_replica_is_sent_on_as_it_is_said_and_shown_as_such(daemon: Any) -> None:
+    done = run(
+        daemon, "replica", "extend", "web", "--to", "west", "--rpo", "1m", "--limit", "50Mbit/s",
+        "--map-switch", "LAN=LAN2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "sent on to 'west'" in done.stderr
+    asked = daemon.replicas.sent.asked[-1]
+    assert isinstance(asked, ReplicaExtend)
+    assert (asked.peer, asked.rpo_seconds, asked.failover.switches) == ("west", 60.0, {"LAN": "LAN2"})
+    done = run(daemon, "replica", "extend", "web", "--to", "west", "--format", "json")
+    assert json.loads(done.stdout)["sent_on"] is True
+    assert daemon.replicas.sent.asked[-1].rpo_seconds == 15.0
+    assert "web (sent on)" in run(daemon, "replica", "status").stdout
+    assert run(daemon, "replica", "disable", "web", "--to", "west").returncode == 0
 
 
 def test_the_network_over_there_is_said_in_words(daemon: Any) -> None:

@@ -58,6 +58,24 @@ def test_a_link_that_becomes_slow_is_noticed() -> None:
     assert packing.level is not None
 
 
+def test_a_link_that_stood_still_once_is_no_reason_to_pack_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire, noise, levels = Wire(1e9), os.urandom(1 << 17), list[int]()
+
+    def packed(parts: tuple[Buffer, ...], level: int) -> bytes:
+        levels.append(level)
+        wire.now += len(noise) / 500e6
+        return b"".join(parts) + b"a little more"
+
+    monkeypatch.setattr("holdfast.replication.packing._packed", packed)
+    packing = Packing(lambda: wire.now)
+    for number in range(600):
+        wire.rate = 1e5 if number == 100 else 1e9
+        packing.send((noise,), wire.send)
+        if number == 299:
+            levels.clear()
+    assert len(levels) <= 3
+
+
 def test_small_bodies_are_sent_as_they_are() -> None:
     wire = Wire(1e3)
     Packing(lambda: wire.now).send((b"a" * 1000,), wire.send)

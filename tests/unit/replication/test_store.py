@@ -73,6 +73,15 @@ def test_pruned_and_read_again_the_kept_points_are_the_same(tmp_path: Path, seed
     assert replica.verify() == ()
 
 
+def test_its_room_is_measured_while_files_go(
+    tmp_path: Path, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SourceVm(1).send(replica)
+    used, listed = replica.used(), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, given: [*listed(self, given), tmp_path / "base" / "gone"])
+    assert replica.used() == used > 0
+
+
 def test_what_is_pruned_gives_its_room_back(replica: Replica) -> None:
     source = SourceVm(3, {"a": 512 * BLOCK})
     for _ in range(60):

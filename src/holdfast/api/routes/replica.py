@@ -14,6 +14,7 @@ from holdfast.spec.replica import (
     ReplicaAccepted,
     ReplicaChange,
     ReplicaEnable,
+    ReplicaExtend,
     ReplicaLimit,
     ReplicaSender,
     ReplicaSharedLimits,
@@ -157,6 +158,12 @@ async def list_held_replicas(services: With, _: Viewer) -> tuple[HeldReplica, ..
 async def accept_replica_from(services: With, _: Admin, name: str, request: ReplicaSender) -> HeldReplica:
     """The VM failed over from the host that it was sent by: another one may send it in its place."""
     return await services.replicas.held.accept_from(name, request)
+
+
+@router.post("/v1/replica/held/{name}/extension", status_code=201)
+async def extend_replica(services: With, _: Operator, name: str, request: ReplicaExtend) -> ReplicaStatus:
+    """Send a replica on to a further host, from now on; shown and changed as a VM that is sent."""
+    return await services.replicas.extensions.extend(name, request)
 
 
 @router.delete("/v1/replica/held/{name}", status_code=204)

@@ -57,6 +57,8 @@ def _cell(item: Wire, column: str) -> str:
         return format_size(item["lag_bytes"])
     if column == "rate":
         return f"{format_size(round(item['throughput']))}/s"
+    if column == "vm" and item.get("sent_on"):
+        return f"{item['vm']} (sent on)"
     return str(item[column])
 
 

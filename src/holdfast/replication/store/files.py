@@ -15,10 +15,12 @@ from typing import Protocol
 from holdfast.host.files import sync_folder
 
 _KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
+_WRITE_OUT = 0x02  # SYNC_FILE_RANGE_WRITE, sync_file_range(2)
 _NOT_THERE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _ZEROES = bytes(1 << 20)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 Data = bytes | bytearray | memoryview
 
@@ -35,6 +37,12 @@ class Files(Protocol):
         """The range reads as zeroes and takes no room where the file system can do that; no file grows."""
 
     def sync(self, path: Path) -> None: ...
+
+    def begin_sync(self, path: Path, offset: int, length: int) -> None:
+        """Have the range written out from now on, so that `sync` has less to wait for; which it still has."""
+
+    def let_go(self, path: Path, offset: int, length: int) -> None:
+        """The range, which was synced, is not read soon: it need not stay in memory."""
 
     def rename(self, path: Path, new: Path) -> None: ...
 
@@ -82,6 +90,13 @@ class HostFiles:
 
     def sync(self, path: Path) -> None:
         os.fsync(self._fd(path))
+
+    def begin_sync(self, path: Path, offset: int, length: int) -> None:
+        # Nothing is waited for, so an error stays for fsync(2) to tell.
+        _libc.sync_file_range(self._fd(path), offset, length, _WRITE_OUT)
+
+    def let_go(self, path: Path, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd(path), offset, length, os.POSIX_FADV_DONTNEED)
 
     def rename(self, path: Path, new: Path) -> None:
         self._forget(path)

@@ -5,6 +5,7 @@
     index/<first>-<last>     what changed in a span of cycles; its last one is a point
     index/base, base.copy    the oldest point: when, which sizes, attachments. The newer readable one counts
     open/<token>             a point that is open
+    pins/<token>             points that are kept apart, see `pins`
     damage                   what was found damaged
 
 The names of the spans are the list of points: a cycle is there once its index has its name durably, and a
@@ -16,7 +17,7 @@ read blocks and who give their room back.
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,12 @@ from holdfast.replication.store.index import (
 )
 from holdfast.replication.store.journal import LARGEST, Journal
 from holdfast.replication.store.opened import Opened, read_opened
+from holdfast.replication.store.pins import read_pins, write_pin
 from holdfast.replication.store.record import Damage, Damages, read_damages, reason_lost
 
 _SPAN = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})")
 NEW = ".new"
-_FOLDERS = ("base", "journal", "index", "open")
+_FOLDERS = ("base", "journal", "index", "open", "pins")
 
 
 class Holdings:
@@ -53,6 +55,8 @@ class Holdings:
         """Ascending, behind the base."""
         self.damages: tuple[Damage, ...] = ()
         self.opened: dict[str, Opened] = {}
+        self.pins: dict[str, tuple[int, ...]] = {}
+        """Points that are kept, by token."""
         self.readers = 0
         """How many wait for `upkeep` to read: whoever holds it for long lets them through."""
         self._checked: set[str] = set()
@@ -144,6 +148,14 @@ class Holdings:
                 found |= set(range(self.arriving_from >> FILE_SHIFT, (self.journal.end >> FILE_SHIFT) + 1))
             return found
 
+    def pin(self, token: str, numbers: Collection[int]) -> None:
+        """Keep these points, in place of those that the token kept. Raises OSError."""
+        with self.lock:
+            write_pin(self.folder / "pins", self.files, token, numbers)
+            self.pins = {**self.pins, token: tuple(numbers)}
+            if not numbers:
+                del self.pins[token]
+
     def add_damage(self, damage: Damage) -> None:
         """Remember it, unless it is known."""
         with self.lock:
@@ -206,6 +218,7 @@ class Holdings:
         damages = read_damages(self.folder / "damage")
         self.damages = damages or ()
         self.opened = read_opened(self.folder / "open")
+        self.pins = read_pins(self.folder / "pins")
         self.base = self._load_base()
         self.spans, rests, unreadable = self._load_spans()
         self._find_gaps(unreadable)

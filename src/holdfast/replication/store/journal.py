@@ -13,10 +13,12 @@ import numpy as np
 
 from holdfast.replication.store.files import Data, Files
 from holdfast.replication.store.index import BLOCK, FILE_SHIFT, PLACE_MASK, Blocks, runs
-from holdfast.spec.units import TIB
+from holdfast.spec.units import MIB, TIB
 
 SLOTS = 256
 """Blocks at the beginning of each file that data never lies in."""
+_MUCH = 1 * MIB
+"""Bytes that a disk begins to write at once."""
 LARGEST = 4 * TIB
 """Bytes from which on a new file is begun; ext4 ends at 16 TiB."""
 
@@ -34,7 +36,8 @@ class Journal:
         self._files = files
         self._most = max(largest // BLOCK, SLOTS + 1)
         self._end = (1 << FILE_SHIFT) + SLOTS
-        self._unsynced: set[Path] = set()
+        self._unsynced: dict[Path, tuple[int, int]] = {}
+        """Where in each file it was written to: the first byte, and the one behind the last."""
         self._lock = threading.Lock()
 
     @property
@@ -80,17 +83,21 @@ class Journal:
 
     def write(self, place: int, data: Data) -> None:
         """Not durable before `sync`."""
-        path = self.path(place)
+        path, at = self.path(place), (place & PLACE_MASK) * BLOCK
         with self._lock:
-            self._unsynced.add(path)
-        self._files.write(path, (place & PLACE_MASK) * BLOCK, data)
+            begin, end = self._unsynced.get(path, (at, at))
+            self._unsynced[path] = min(begin, at), max(end, at + len(data))
+        self._files.write(path, at, data)
+        if len(data) >= _MUCH:
+            self._files.begin_sync(path, at, len(data))
 
     def sync(self) -> None:
         """Make durable what was written before."""
         with self._lock:
-            paths, self._unsynced = self._unsynced, set()
-        for path in paths:
+            paths, self._unsynced = self._unsynced, {}
+        for path, (begin, end) in paths.items():
             self._files.sync(path)
+            self._files.let_go(path, begin, end - begin)
         if paths:
             self._files.sync_folder(self._folder)
 

@@ -36,7 +36,7 @@ class Pruned:
 
 
 def prune(holdings: Holdings, kept: Collection[int]) -> Pruned:
-    """Drop all points but `kept`, those that are open, and the newest.
+    """Drop all points but `kept`, those that are open or pinned, and the newest.
 
     While a point is open the base stays as it is, since the point reads it. Where somebody waits to open or
     read a point, the copying into the base stops and is begun anew the next time.
@@ -50,8 +50,11 @@ def prune(holdings: Holdings, kept: Collection[int]) -> Pruned:
         if not heads:
             return Pruned(0, 0, 0)
         wanted = {heads[-1].last} | {each.number for each in holdings.opened.values()}
+        pinned = {number for numbers in holdings.pins.values() for number in numbers}
         wanted |= {
-            head.last for head in heads if head.last in kept and not reason_lost(head, holdings.damages)
+            head.last
+            for head in heads
+            if head.last in pinned.union(kept) and not reason_lost(head, holdings.damages)
         }
         copied = holed = 0
         for group in _groups(holdings.spans, wanted):

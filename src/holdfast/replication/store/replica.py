@@ -25,6 +25,7 @@ from holdfast.replication.store.holdings import Holdings
 from holdfast.replication.store.incoming import BaseIncoming, Incoming, JournalIncoming
 from holdfast.replication.store.index import BLOCK
 from holdfast.replication.store.journal import LARGEST
+from holdfast.replication.store.point_reading import PointReading
 from holdfast.replication.store.points import OpenPoint, close_point, open_point, reopened
 from holdfast.replication.store.pruning import Pruned, prune
 from holdfast.replication.store.record import Cycle, Damage, Point, points_of, reason_lost
@@ -93,8 +94,8 @@ class Replica:
             return {token: each.number for token, each in self._holdings.opened.items()}
 
     def used(self) -> int:
-        """Bytes that it takes on this host's disks."""
-        return sum(path.lstat().st_blocks * 512 for path in self._holdings.folder.rglob("*"))
+        """Bytes that it takes on this host's disks, about: files come and go meanwhile."""
+        return sum(map(_allocated, self._holdings.folder.rglob("*")))
 
     def begin(self, cycle: Cycle) -> Incoming:
         """A cycle begins to arrive.
@@ -133,6 +134,19 @@ class Replica:
 
     def close_point(self, token: str) -> None:
         close_point(self._holdings, token)
+
+    def pins(self) -> dict[str, tuple[int, ...]]:
+        """Tokens of pins, and the numbers of the points that each keeps."""
+        with self._holdings.lock:
+            return dict(self._holdings.pins)
+
+    def pin(self, token: str, numbers: Collection[int]) -> None:
+        """Keep these points, in place of those that the token kept; none: none. Raises OSError."""
+        self._holdings.pin(token, numbers)
+
+    def reading(self, number: int, since: int | None) -> PointReading:
+        """A pinned point, to be read; see `PointReading`. Raises PointNotFound, PointLost."""
+        return PointReading(self._holdings, number, since)
 
     def verify(self, rest: Callable[[float], None] = lambda _: None) -> tuple[Damage, ...]:
         """Read the whole journal and look for damage; see `verifying.verify`."""
@@ -176,6 +190,13 @@ class Replica:
 
     def _ended(self) -> None:
         self._arriving = False
+
+
+def _allocated(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 class ReplicaStore:

@@ -49,12 +49,17 @@ def read_checked(holdings: Holdings, run: Entries) -> tuple[bytes, list[int]]:
 class View:
     """Use it while holding `upkeep`: else what it reads may be given back meanwhile."""
 
-    def __init__(self, holdings: Holdings, number: int | None) -> None:
-        """`number` of None: the newest state, also where no cycle has arrived whole."""
+    def __init__(self, holdings: Holdings, number: int | None, since: int = 0) -> None:
+        """`number` of None: the newest state, also where no cycle has arrived whole.
+
+        `since`: of a point before; only what changed after it is looked for over the base.
+        """
         self._spans: Sequence[Index] = [
             each
             for each in list(holdings.spans)
-            if (number is None or each.head.last <= number) and holdings.usable(each)
+            if (number is None or each.head.last <= number)
+            and each.head.first > since
+            and holdings.usable(each)
         ]
         self._holdings = holdings
 
