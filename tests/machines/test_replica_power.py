@@ -22,7 +22,7 @@ from test_checkpoint_crash import NAME
 from test_failover import on_disk
 from test_replica import Pair, free_port
 
-_SIZE = 600 << 20
+_SIZE = 4 << 30
 _LATE = "commit=600"
 """Seconds after which ext4 commits by itself."""
 
@@ -88,7 +88,7 @@ def test_what_a_receiver_acknowledged_outlives_its_power(tmp_path: Path, small: 
         pair.run_guest()
         source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})
         pair.until("the initial copy", lambda status: bool(status["points"]))
-        for _ in range(3):
+        for _ in range(2):
             pair.until_new_points(2)
             time.sleep(chance.uniform(0, 1.5))
             _, before = pair.newest()

@@ -16,6 +16,7 @@ from test_failover import on_disk, run_guest, written
 from test_replica import _content, free_port
 
 from holdfast.replication.store.replica import ReplicaStore
+from holdfast.spec.operation import Operation
 from holdfast.spec.units import MIB
 
 _LIMIT = 90.0
@@ -32,6 +33,7 @@ class Three:
     """`north` sends to the other two, all of which listen."""
 
     def __init__(self, hosts: dict[str, tuple[LiveHost, int]]) -> None:
+        self.begun = time.monotonic()
         self.hosts = {name: host for name, (host, _) in hosts.items()}
         self.ports = {name: port for name, (_, port) in hosts.items()}
         self.north, self.south, self.west = (self.hosts[each] for each in ("north", "south", "west"))
@@ -41,6 +43,9 @@ class Three:
         address = f"https://127.0.0.1:{self.ports[receiver]}"
         peer = {"name": receiver, "address": address, "token": token, "own_name": source}
         self.hosts[source].call("POST", "/v1/replica/peers", peer)
+
+    def say(self, what: str) -> None:
+        print(f"{time.monotonic() - self.begun:.0f} s: {what}", flush=True)
 
     def until(self, what: str, found: Callable[[], Any], wanted: Callable[[Any], bool] = bool) -> Any:
         deadline = time.monotonic() + _LIMIT
@@ -97,20 +102,38 @@ def addresses(host: LiveHost) -> str:
     return host.run_in(NAME, "ip -4 -o addr show dev eth0")
 
 
+def taken_over(host: LiveHost) -> dict[str, Any]:
+    """What the last failover to a host gave, once it has ended."""
+    every = host.call("GET", "/v1/operations")["items"]
+    (found,) = [each for each in every if each["kind"] == "replica.take-over"]
+    return dict(host.end_of(Operation.model_validate(found)).result or {})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_failover(three: Three) -> None:
-    north, south, west = three.north, three.south, three.west
+    north = three.north
     run_guest(north)
     north.run_in(NAME, "dd if=/dev/urandom of=/dev/vda bs=1M seek=4 count=10 conv=notrunc,fsync 2>/dev/null")
     north.call("POST", f"/v1/vms/{NAME}/replica", {**_AGREED, "peer": "south"})
     north.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "west", "rpo_seconds": 1})
+    points = one_is_killed(three)
+    fails_over(three)
+    the_other_goes_on(three, points)
+    comes_back(three)
+
+
+def one_is_killed(three: Three) -> int:
+    """And goes on where it was; returns its points."""
+    north, south, west = three.north, three.south, three.west
     for peer in ("south", "west"):
         three.until_sent(north, peer)
+    three.say("both have it")
     west.kill()
     before = written(north)
     three.until_sent(north, "south")  # whatever becomes of west
     assert three.newest(south)[1] >= before
+    three.say("west is killed")
     west.start()
     before = written(north)
     assert three.until_sent(north, "west")["full_copies"] == 0
@@ -118,13 +141,27 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert number >= before
     three.until_sent(north, "south")
     three.until_sent(north, "west")
+    three.say("west has all")
+    return points
 
+
+def fails_over(three: Three) -> None:
+    """To south, where its guest gets another address."""
+    north, south = three.north, three.south
     before = written(north)
     north.do("POST", f"/v1/vms/{NAME}/replica/failover", {"peer": "south"})
     south.wait_agent(NAME)
     assert on_disk(south) >= before
     run_guest(south)
-    three.until("its address", lambda: addresses(south), lambda seen: "192.0.2.10/24" in seen)
+    taken = taken_over(south)
+    assert [(each["done"], each["means"]) for each in taken["addresses"]] == [(True, "ip")], taken
+    assert "192.0.2.10/24" in addresses(south)
+    three.say("failed over")
+
+
+def the_other_goes_on(three: Three, points: int) -> None:
+    """West is sent to by south, with what it holds."""
+    south, west = three.south, three.west
     three.pair("south", "west")
     south.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "west", "rpo_seconds": 1})
     before = written(south)
@@ -134,8 +171,13 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert number >= before
     (held,) = west.call("GET", "/v1/replica/held")
     assert (held["name"], held["source"]) == (NAME, "south")
+    three.say("west goes on")
 
-    # Back at north all is as it was agreed, and only what differs crossed.
+
+def comes_back(three: Three) -> None:
+    """All is as it was agreed, and only what differs crossed; at north the guest has its own address."""
+    north, south = three.north, three.south
+
     def adopted() -> bool:
         return bool(north.call("GET", "/v1/replica/turns")[0]["turn"] == "replica")
 
@@ -148,6 +190,7 @@ def test_of_two_receivers_both_have_it_in_order_and_the_other_goes_on_after_a_fa
     assert len(sent) == 2
     assert all(each[0] < 3 * MIB for each in sent), sent
     three.until("standing on its own", lambda: south.call("GET", "/v1/replica/held"), lambda seen: not seen)
+    three.say("replicated back")
     south.do("POST", f"/v1/vms/{NAME}/replica/failover", {"peer": _peer_of(south)})
     north.wait_agent(NAME)
     three.until("its own address", lambda: addresses(north), lambda seen: "10.0.2." in seen)

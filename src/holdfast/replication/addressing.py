@@ -1,6 +1,7 @@
 """After a failover: addresses that a guest is to have on this host, set through its agent once it answers."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -9,6 +10,7 @@ from holdfast.replication.attachments import SentVm
 from holdfast.replication.failover_network import waiting
 from holdfast.replication.guest_addresses import AddressSet, set_addresses
 from holdfast.spec.errors import HoldfastError
+from holdfast.vm.guest import AgentNotThere, GuestWatch
 from holdfast.vm.owner import VmOwner
 
 log = structlog.get_logger(__name__)
@@ -31,10 +33,8 @@ class Addressing:
             return ()
         try:
             async with asyncio.timeout(AGENT_SECONDS):
-                if owner.guest is None:
-                    raise TimeoutError
-                await owner.guest.agent()
-            found = await set_addresses(owner.guest.execute, owner.record.spec.os, wanted)
+                guest = await _answering(owner)
+            found = await set_addresses(guest.execute, owner.record.spec.os, wanted)
         except (TimeoutError, HoldfastError) as error:
             why = error.message if isinstance(error, HoldfastError) else "the guest's agent did not answer"
             found = tuple(
@@ -50,3 +50,12 @@ class Addressing:
             if not each.done:
                 log.warning("addresses of a VM that failed over are not set", nic=each.nic, why=each.why)
         return found
+
+
+async def _answering(owner: VmOwner) -> GuestWatch:
+    """The guest once its agent answers, which takes as long as it takes to start. Raises TimeoutError."""
+    while owner.guest is not None:
+        with contextlib.suppress(AgentNotThere):
+            await owner.guest.agent()
+            return owner.guest
+    raise TimeoutError

@@ -187,6 +187,14 @@ if active systemd-networkd; then
     done_by networkd
 fi
 have ip || { echo "nothing here sets addresses" >&2; exit 5; }
+if [ -n "$V4" ]; then
+    # One that asks by DHCP on this interface would set what it is told again.
+    for each in /proc/[0-9]*; do
+        set -- $(tr '\0' ' ' 2>/dev/null < "$each/cmdline")
+        case "${1-}" in *udhcpc|*dhclient|*dhcpcd) ;; *) continue ;; esac
+        case " $* " in *" $dev "*) kill "${each##*/}" 2>/dev/null ;; esac
+    done
+fi
 ip link set "$dev" up || exit 4
 [ -z "$V4" ] || ip -4 addr flush dev "$dev" scope global
 [ -z "$V6" ] || ip -6 addr flush dev "$dev" scope global

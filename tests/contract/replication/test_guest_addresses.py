@@ -5,6 +5,7 @@ Programs that keep networks are not in it: those are played by programs that wri
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,21 @@ async def test_without_anybody_who_keeps_the_network_the_interface_has_them_at_o
     assert (await guest.take_away()).means is Means.IP
     assert names.read_text() == "nameserver 198.51.100.53\n"
     assert (await guest.take_away()).done
+
+
+async def test_nobody_asks_by_dhcp_on_that_interface_any_more(guest: Guest) -> None:
+    def client(interface: str) -> subprocess.Popen[bytes]:
+        argv = ["udhcpc", "-c", "read x; :", "-i", interface]
+        return subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE)
+
+    with client("lan0") as ours, client("lan01") as others:
+        try:
+            assert (await guest.set()).done
+            assert ours.wait(5) == -signal.SIGTERM
+            assert others.poll() is None
+        finally:
+            ours.kill()
+            others.kill()
 
 
 async def test_networkmanager_gets_a_profile_of_its_own(guest: Guest) -> None:
