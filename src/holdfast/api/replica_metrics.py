@@ -53,9 +53,10 @@ class ReplicaMetrics(Collector):
         kinds = ((GaugeMetricFamily, _SENT_GAUGES), (CounterMetricFamily, _SENT_COUNTERS))
         for family, wanted in kinds:
             for name, (words, value) in wanted.items():
-                told = family(f"holdfast_replica_{name}", words, labels=["vm", "peer"])
+                told = family(f"holdfast_replica_{name}", words, labels=["vm", "peer", "sent_on"])
                 for each in self.sent:
-                    _add(told, [each.vm, each.peer], value(each))
+                    # A replica that is sent on may have the name of a VM.
+                    _add(told, [each.vm, each.peer, str(each.sent_on).lower()], value(each))
                 yield told
         for name, (words, of_held) in _HELD_GAUGES.items():
             gauge = GaugeMetricFamily(f"holdfast_held_replica_{name}", words, labels=["name", "source"])

@@ -130,6 +130,9 @@ class Extensions:
         self._asked_at[extension.id] = clock + _AGAIN_SECONDS
         peer, answer = await self._ask(extension)
         held = await means.held.book.of_vm(extension.vm)
+        if peer is not None and held is not None and held.source == peer.fingerprint:
+            await means.sent.end_extension(extension)  # a daemon that was killed did not come to it
+            return
         if peer is None or answer is None or held is None:
             return
         relay.taken_over = answer.turn in RUNS and answer.term > held.term

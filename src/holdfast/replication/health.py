@@ -85,6 +85,8 @@ class Facts:
     """Bytes a second that the guest changes."""
     throughput: float = 0.0
     """Bytes a second of changes that arrive."""
+    undecided: bool = False
+    """Of a replica that is sent on: its VM runs on this host by a failover that is not final."""
     silent: float = 0.0
     """Of a replica that is sent on, all of which is over there: seconds since its newest instant."""
 
@@ -238,6 +240,12 @@ RULES: tuple[Rule, ...] = (
         lambda facts: facts.machine_failed and facts.rests_unsent,
         "QEMU ended by itself: what the VM changed last was not sent, and what it changed is not known",
         "See `holdfast vm log` for why. Its disks are compared with the replica, by themselves.",
+    ),
+    Rule(
+        *("failover-undecided", Health.WARNING, Side.SOURCE),
+        lambda facts: facts.undecided,
+        "The VM failed over to this host, and that is not final: nothing newer is sent on",
+        "Commit the failover: then the VM is replicated from here. Or cancel it: then the chain goes on.",
     ),
     Rule(
         *("nothing-to-send-on", Health.WARNING, Side.SOURCE),

@@ -25,7 +25,6 @@ from holdfast.replication.replicating import Means, Replicator
 from holdfast.replication.replication_records import Replication
 from holdfast.replication.revived_spec import read_sent
 from holdfast.replication.store.errors import ReplicaNotFound
-from holdfast.replication.store.point_reading import PointReading
 from holdfast.replication.store.record import Point
 from holdfast.replication.store.replica import Replica, ReplicaStore
 from holdfast.replication.wire import MOST_HOSTS, DiskShape, Standing
@@ -78,6 +77,7 @@ class Relay(Replicator):
         """The newest point here, where the receiver holds it."""
         self.taken_over = False
         """The receiver runs the VM."""
+        self._undecided = False
 
     @property
     def name(self) -> str:
@@ -99,6 +99,10 @@ class Relay(Replicator):
     def waits_for_source(self) -> float:
         return 0.0 if self._current is None else max(0.0, time.time() - self._current.taken.timestamp())
 
+    @property
+    def undecided(self) -> bool:
+        return self._undecided
+
     def falls_behind(self, figures: Figures) -> bool:
         """What waits comes at once, as a whole point: it is behind only where that makes it late."""
         late = figures.rpo_seconds is not None and figures.rpo_seconds > self.target
@@ -118,7 +122,8 @@ class Relay(Replicator):
         held_back = self._held_back()
         turns = self._means.turns
         known = await turns.read(self.replication.vm) if turns is not None else None
-        if known is not None and known.turn in RUNS:
+        self._undecided = known is not None and known.turn in RUNS
+        if self._undecided:
             held_back = math.inf  # it is received no more, and replicated once that is final
         if held_back > 0:
             self._disconnect()
@@ -182,7 +187,7 @@ class Relay(Replicator):
         there = {each.id for each in standing.disks}
         reading = await asyncio.to_thread(replica.reading, point.number, since, there)
         sealed, beside = await self._sealed(standing, sent, firmware)
-        with self._shown(reading) as export:
+        with PointExport(reading, self._socket) as export:
             exclude = self.replication.settings.exclude
             disks = tuple(each for each in export.disks() if each.id not in exclude)
             whole = not standing.cycle and not standing.compare
@@ -207,9 +212,6 @@ class Relay(Replicator):
     @property
     def _socket(self) -> Path:
         return self._of.runtime / f"p-{tag_of(self.replication.id)}.sock"
-
-    def _shown(self, reading: PointReading) -> PointExport:
-        return PointExport(reading, self._socket)
 
     async def _pin(self, replica: Replica, newest: Point, base: Point | None) -> None:
         """What is sent, and what the receiver holds until it has that."""

@@ -109,6 +109,11 @@ class Replicator(ABC):
         """Seconds since the instant of what was sent last, where nothing newer came to this host; else 0."""
         return 0.0
 
+    @property
+    def undecided(self) -> bool:
+        """Whether it is a replica whose VM runs on this host by a failover that is not final."""
+        return False
+
     def falls_behind(self, figures: Figures) -> bool:
         """Whether what waits becomes more."""
         return figures.catch_up_seconds is None

@@ -91,6 +91,7 @@ def facts_of(sender: Replicator, figures: Figures, at: float, moved_to: str = ""
         ahead=max(0.0, progress.newest / 1000 - time.time()),
         machine_failed=sender.machine_failed,
         rests_unsent=sender.rests_unsent,
+        undecided=sender.undecided,
         silent=round(sender.waits_for_source, 1),
         churn=figures.churn,
         throughput=figures.throughput,
@@ -105,6 +106,8 @@ def state_of(sender: Replicator) -> ReplicationState:
     progress = sender.progress
     if sender.fenced:
         return ReplicationState.FAILED_OVER
+    if sender.undecided:
+        return ReplicationState.FAILOVER_WAITING
     if sender.replication.paused:
         return ReplicationState.SUSPENDED
     if progress.comparing:

@@ -212,6 +212,7 @@ async def test_a_vm_that_runs_further_on_does_not_fail_over_here_and_comes_back_
     assert (await middle.sent.list())[0].full_copies == 0
 
     # It is final: south is west's from now on, and north's no more.
+    (extension,) = await chain.extensions.all()
     await has(chain.west, chain.opened)
     await middle.west_turn(Turn.PRIMARY, 3)
     await chain.cycle()
@@ -228,6 +229,14 @@ async def test_a_vm_that_runs_further_on_does_not_fail_over_here_and_comes_back_
         await chain.connected()
     assert refused.value.value == "replica-moved"
     assert chain.south.store.replica("web").pins() == {}
+    # Also where a daemon was killed before it had ended the extension, and west sends already.
+    west = await chain.south.peers.of(held.heir, PeerRole.SOURCE)
+    assert west is not None
+    await chain.south.book.claim(west, chain.opened.model_copy(update={"term": 3}))
+    await middle.sent.extend(extension)
+    await middle.until(lambda: bool(middle.sent.trouble(_id(middle))))
+    await middle.looked()
+    assert await chain.extensions.all() == ()
 
 
 def _id(middle: Middle) -> str:
@@ -251,6 +260,32 @@ async def test_an_extension_becomes_the_replication_of_a_vm_that_is_this_hosts_n
     assert not await chain.extensions.become(again)
     assert await chain.extensions.all() == ()
     assert await middle.vms.all() == (made,)
+
+
+async def test_while_a_failover_here_is_not_final_nothing_is_sent_on_and_that_is_said(
+    middle: Middle,
+) -> None:
+    chain = middle.chain
+    await chain.cycle(full=True)
+    await middle.extend()
+    held = await chain.south.book.of_vm(chain.opened.vm)
+    assert held is not None
+    before = first(held)
+    await chain.turns.decide(held.vm, lambda *_: moved(before, Turn.FAILED_OVER, term=2))
+    middle.sent.wake(held.vm)
+    await middle.until(lambda: middle.sent._sent[_id(middle)].sender.undecided)
+    (shown,) = await middle.sent.list()
+    assert (shown.state, shown.health) == ("failover-waiting-completion", "warning")
+    assert "not final" in shown.findings[0]
+    await middle.looked()
+    assert len(await chain.extensions.all()) == 1
+    # It is taken back: the chain goes on.
+    await chain.turns.turn(held.vm, Turn.REPLICA, {Turn.FAILED_OVER})
+    middle.sent.wake(held.vm)
+    chain.link.close()
+    chain.link, _ = await chain.connected()
+    await chain.cycle()
+    await middle.until_held()
 
 
 async def test_what_a_killed_daemon_kept_for_an_extension_that_is_over_is_let_go(middle: Middle) -> None:

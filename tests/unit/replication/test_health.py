@@ -30,6 +30,7 @@ CASES = {
     "source-paused": replace(WELL, state=ReplicationState.SUSPENDED),
     "clock-behind": replace(WELL, ahead=6.0),
     "machine-failed": replace(WELL, rests_unsent=True, machine_failed=True),
+    "failover-undecided": replace(WELL, undecided=True),
     "nothing-to-send-on": replace(WELL, silent=61.0),
     "unsent": replace(WELL, rests_unsent=True),
 }
