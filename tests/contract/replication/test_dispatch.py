@@ -31,13 +31,14 @@ class Ends:
         self.rig = rig
         self.pair = Pair(folder)
         self.held = Held(SHAPES)
-        self.hung = threading.Event()
+        self.hung, self.reached = threading.Event(), threading.Event()
         self.dispatch = Dispatch(rig.processes)
         self.link: DispatchedLink = self.dispatch.link()
 
     async def connect(self, *, hang: bool = False) -> None:
         def receiver(link: TlsLink) -> None:
             if hang:
+                self.reached.set()
                 self.hung.wait(60)
             serve(link, "south", lambda _: self.held)
 
@@ -107,9 +108,12 @@ async def test_how_far_a_cycle_is_comes_from_the_worker(ends: Ends) -> None:
 
 
 async def test_a_peer_that_hangs_is_left_and_the_link_of_use_again(ends: Ends) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await ends.connect(hang=True)
+    hanging = asyncio.ensure_future(ends.connect(hang=True))
+    assert await asyncio.to_thread(ends.reached.wait, 30)
+    await asyncio.sleep(0.2)
+    hanging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging
     await ends.connect()
     await ends.rig.write("disk0", 3, "0", "1M")
     await ends.cycle()
