@@ -180,8 +180,12 @@ class RunningMachine:
         await self._session.execute("stop")
 
     async def powerdown(self) -> None:
-        """Press the power button (ACPI); the guest does with it what it likes."""
-        await self._session.execute("system_powerdown")
+        """Press the power button (ACPI); the guest does with it what it likes.
+
+        A QEMU that is about to end, since its guest powered off already, needs it no more.
+        """
+        with contextlib.suppress(QmpLost):
+            await self._session.execute("system_powerdown")
 
     async def quit(self) -> None:
         """End QEMU, in good order where it still answers; returns when the process is gone."""

@@ -97,6 +97,7 @@ async def test_adopted_after_kill_9_saved_and_restored(processes: Processes, tmp
     assert await restored.status() == "running"
     await restored.kill()
     assert restored.ended.is_set()
+    await restored.powerdown()  # off already
     async with asyncio.timeout(5):
         assert "SHUTDOWN" not in [event.name async for event in restored.events()]
 
