@@ -42,7 +42,7 @@ class Files(Protocol):
         """Have the range written out from now on, so that `sync` has less to wait for; which it still has."""
 
     def let_go(self, path: Path, offset: int, length: int) -> None:
-        """The range, which was synced, is not read soon: it need not stay in memory."""
+        """The range is not read soon: what of it was written out need not stay in memory."""
 
     def rename(self, path: Path, new: Path) -> None: ...
 

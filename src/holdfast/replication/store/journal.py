@@ -19,6 +19,8 @@ SLOTS = 256
 """Blocks at the beginning of each file that data never lies in."""
 _MUCH = 1 * MIB
 """Bytes that a disk begins to write at once."""
+_WRITTEN = 16 * MIB
+"""Bytes behind which a disk has most likely written by now."""
 LARGEST = 4 * TIB
 """Bytes from which on a new file is begun; ext4 ends at 16 TiB."""
 
@@ -90,6 +92,8 @@ class Journal:
         self._files.write(path, at, data)
         if len(data) >= _MUCH:
             self._files.begin_sync(path, at, len(data))
+            if (end := at - _WRITTEN) > 0:
+                self._files.let_go(path, max(0, end - _WRITTEN), min(end, _WRITTEN))
 
     def sync(self) -> None:
         """Make durable what was written before."""
