@@ -225,7 +225,8 @@ def test_a_copy_into_a_pool_goes_on_and_a_cancelled_one_leaves_nothing(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("dialect", ["vsphere", pytest.param("virtualbox", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["vsphere", "virtualbox"])
 def test_debian_boots_and_answers_by_its_agent(tmp_path: Path, dialect: str) -> None:
     with live_host(tmp_path) as host:
         with_debian(host)

@@ -139,6 +139,7 @@ def test_a_vm_that_is_stopped_is_current_over_there_and_needs_no_comparison(pair
     assert pair.newest_point() == disks
 
 
+@pytest.mark.slow
 def test_a_vm_that_is_off_is_read_and_gives_way_to_its_start(pair: Pair) -> None:
     asked = {"peer": "south", "rpo_seconds": 1, "consistent_seconds": 2}
     pair.source.call("POST", f"/v1/vms/{NAME}/replica", asked)

@@ -36,6 +36,7 @@ from holdfast.vm.disk_work import free_place
 from holdfast.vm.layers import chain_to
 from holdfast.vm.owner import VmOwner
 from holdfast.vm.planning import Planner, require_volume
+from holdfast.vm.records import VmRecord
 from holdfast.vm.registry import VmChangedMeanwhile, VmRegistry
 from holdfast.vm.rooms import Rooms
 
@@ -75,18 +76,24 @@ class DiskWork:
     async def list(self, name: str) -> tuple[DiskView, ...]:
         """Those of the machine that runs and those of the next start, by their numbers."""
         owner = await self._registry.named(name)
-        ids = {disk.id for spec in records.own_specs(owner.record) for disk in spec.disks}
+        record, runs = owner.record, owner.machine is not None  # disks may go meanwhile
+        ids = {disk.id for spec in records.own_specs(record) for disk in spec.disks}
         return tuple(
-            [await self._view(owner, disk) for disk in sorted(ids, key=lambda each: (len(each), each))]
+            [
+                await self._of(record, disk, runs=runs)
+                for disk in sorted(ids, key=lambda each: (len(each), each))
+            ]
         )
 
     async def show(self, name: str, disk: str) -> DiskView:
         return await self._view(await self._registry.named(name), disk)
 
     async def _view(self, owner: VmOwner, disk: str) -> DiskView:
-        found = named(owner.record, disk)
-        stored = await self._rooms.volumes.stored_size(owner.record.name, found)
-        return view(owner.record, disk, stored, runs=owner.machine is not None)
+        return await self._of(owner.record, disk, runs=owner.machine is not None)
+
+    async def _of(self, record: VmRecord, disk: str, *, runs: bool) -> DiskView:
+        stored = await self._rooms.volumes.stored_size(record.name, named(record, disk))
+        return view(record, disk, stored, runs=runs)
 
     # Long verbs
 
