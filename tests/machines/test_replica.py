@@ -168,6 +168,7 @@ def test_a_vm_that_is_off_is_read_and_gives_way_to_its_start(pair: Pair) -> None
     assert of_one_instant(disks) >= before
 
 
+@pytest.mark.slow
 def test_a_replica_stays_current_whatever_is_killed(pair: Pair) -> None:
     pair.run_guest()
     pair.source.call("POST", f"/v1/vms/{NAME}/replica", {"peer": "south", "rpo_seconds": 1})

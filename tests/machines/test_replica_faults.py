@@ -355,7 +355,10 @@ def test_a_few_faults_lose_nothing_and_copy_nothing_anew(
 ) -> None:
     seed = int(os.environ.get("HOLDFAST_SEED", "7"))
     with faults(peer, tmp_path, small, seed) as made:
-        for each in ("link cut", "frame corrupt", "qemu killed", "receiver full", "journal damaged"):
+        for each in (
+            *("link cut", "frame corrupt", "qemu killed"),
+            *("source killed", "receiver full", "journal damaged"),
+        ):
             made.happens(each, look=each in ("qemu killed", "journal damaged"))
         assert made.read == 4
 
