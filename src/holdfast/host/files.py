@@ -72,6 +72,29 @@ def copy_sparse(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def allocated(path: Path) -> int:
+    """Bytes that a file takes of its file system; 0 where it is gone."""
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def write_out(path: Path) -> None:
+    """Let what a file or block device holds be on the disk already when it must be.
+
+    Nothing happens where that fails, or where it is neither.
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+
 def can_share(source: Path, folder: Path) -> bool:
     """Whether files in a folder can stand on the same blocks as a file (ioctl_ficlonerange(2))."""
     try:

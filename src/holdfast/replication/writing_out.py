@@ -9,12 +9,11 @@ All of this may fail or take too long: then QEMU does it.
 
 import asyncio
 import contextlib
-import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from holdfast.host.files import write_out
 from holdfast.spec.attachment import Layer
 from holdfast.spec.errors import HoldfastError
 from holdfast.spec.vm import Disk
@@ -55,11 +54,4 @@ class WritingOut:
 
 def _write_out(paths: Iterable[Path]) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):  # QEMU finds it, too, and tells the guest
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                mode = os.fstat(fd).st_mode
-                if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-                    os.fdatasync(fd)
-            finally:
-                os.close(fd)
+        write_out(path)  # where it fails QEMU finds it, too, and tells the guest

@@ -97,8 +97,8 @@ class Consistency(StrEnum):
     """Its file systems, and what its agent tells, were brought to rest for the instant."""
 
 
-class ReplicaSettings(Frozen):
-    """What is agreed of a replication. All of it holds on the way back, too, after a failover."""
+class ReplicaTerms(Frozen):
+    """How something is sent, whether a VM or a replica that is sent on."""
 
     rpo_seconds: float = Field(default=1.0, ge=1.0, le=86400.0)
     """How old the newest point may be."""
@@ -115,6 +115,11 @@ class ReplicaSettings(Frozen):
     """When cycles are sent: `always`, or windows such as `22:00-06:00,sat 00:00-24:00`, by local time."""
     initial: str = Field(default="now", max_length=20)
     """When the initial copy begins: `now`, or `at 22:00`."""
+
+
+class ReplicaSettings(ReplicaTerms):
+    """What is agreed of a replication. All of it holds on the way back, too, after a failover."""
+
     consistent_seconds: float = Field(default=0.0, ge=0.0, le=30 * 86400.0)
     """After how long a point is application-consistent again; 0: none is."""
 
@@ -128,20 +133,12 @@ class ReplicaEnable(ReplicaSettings):
         return ReplicaSettings(**{each: getattr(self, each) for each in ReplicaSettings.model_fields})
 
 
-class ReplicaExtend(Frozen):
-    """A replica that this host holds, to be sent on. The words are those of `ReplicaEnable`."""
+class ReplicaExtend(ReplicaTerms):
+    """A replica that this host holds, to be sent on; switches by their names on the VM's own host."""
 
     peer: Name
     rpo_seconds: float = Field(default=15.0, ge=1.0, le=86400.0)
     """How old the newest point may be, counted from its instant on the VM's own host."""
-    points: str = Field(default="all:10m,1m:1h,1h:1d,1d:30d", max_length=500)
-    priority: Priority = Priority.NORMAL
-    limit: str = Field(default="none", max_length=1000)
-    exclude: tuple[Annotated[str, Field(max_length=63)], ...] = Field(default=(), max_length=256)
-    failover: FailoverNetwork = FailoverNetwork()
-    """Switches by their names on the VM's own host."""
-    schedule: str = Field(default="always", max_length=1000)
-    initial: str = Field(default="now", max_length=20)
 
 
 class ReplicaChange(Frozen):

@@ -4,7 +4,6 @@
                               /firmware.hfstate   a container that this host's key opens
 """
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -44,16 +43,6 @@ def make_folder(folder: Path) -> None:
         each.mkdir(exist_ok=True)
         each.chmod(0o711)  # the VM's user passes through
     sync_folder(folder.parent)
-
-
-def write_out(path: Path) -> None:
-    """Let what a file holds be on the disk already when it must be; nothing happens where that fails."""
-    with contextlib.suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
 
 
 def stored_size(folder: Path) -> int:

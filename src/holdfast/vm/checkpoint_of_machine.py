@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from holdfast.host.files import own, sync_file, write_atomic
+from holdfast.host.files import own, sync_file, write_atomic, write_out
 from holdfast.host.space import require_space
 from holdfast.machine.instant import Stall
 from holdfast.machine.running import RunningMachine
@@ -25,7 +25,7 @@ from holdfast.spec.units import MIB
 from holdfast.spec.vm import UefiBoot, VmState
 from holdfast.trust.firmware_state import FirmwareCopy, FirmwareState, copy_files
 from holdfast.vm import layers
-from holdfast.vm.checkpoint_files import firmware_file, memory_file, write_out
+from holdfast.vm.checkpoint_files import firmware_file, memory_file
 from holdfast.vm.disk_specs import require_movable_memory
 from holdfast.vm.layer_merging import change_specs
 from holdfast.vm.owner import VmOwner

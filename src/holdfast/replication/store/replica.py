@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from holdfast.host.files import remove_tree, sync_folder
+from holdfast.host.files import allocated, remove_tree, sync_folder
 from holdfast.replication.store.errors import (
     CycleRefused,
     ReplicaBusy,
@@ -95,7 +95,7 @@ class Replica:
 
     def used(self) -> int:
         """Bytes that it takes on this host's disks, about: files come and go meanwhile."""
-        return sum(map(_allocated, self._holdings.folder.rglob("*")))
+        return sum(map(allocated, self._holdings.folder.rglob("*")))
 
     def begin(self, cycle: Cycle) -> Incoming:
         """A cycle begins to arrive.
@@ -190,13 +190,6 @@ class Replica:
 
     def _ended(self) -> None:
         self._arriving = False
-
-
-def _allocated(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
 
 
 class ReplicaStore:

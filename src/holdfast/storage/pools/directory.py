@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.host.files import copy_sparse, sync_folder
+from holdfast.host.files import allocated, copy_sparse, sync_folder
 from holdfast.host.processes import Identity
 from holdfast.host.space import NoSpace
 from holdfast.spec.attachment import FilePlace, Place
@@ -193,7 +193,7 @@ class DirectoryPool:
         return await self._looked(lambda: path.is_file() and not path.is_symlink())
 
     async def used(self, volume: VolumeId) -> int:
-        return await self._looked(_blocks, self._path(volume))
+        return await self._looked(allocated, self._path(volume))
 
     async def names(self, vm: str) -> list[str]:
         return await self._looked(_listed, self._root / vm)
@@ -223,13 +223,6 @@ class DirectoryPool:
 
 def _part(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
-
-
-def _blocks(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
 
 
 def _listed(folder: Path) -> list[str]:
