@@ -5,6 +5,14 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.output import Format, FormatOption
+from holdfast.cli.replica.sending_options import (
+    POINTS,
+    ExcludeOption,
+    InitialOption,
+    LimitOption,
+    PriorityOption,
+    ScheduleOption,
+)
 
 EXAMPLE = "holdfast replica enable web --to south --rpo 1s --limit 200Mbit/s"
 
@@ -15,12 +23,10 @@ def command(
     rpo: Annotated[str, typer.Option(help="How old the newest point may be: 1s to 24h.")] = "1s",
     points: Annotated[
         str, typer.Option(help="Which points are kept, from the youngest to the oldest.")
-    ] = "all:10m,1m:1h,1h:1d,1d:30d",
-    priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
-    limit: Annotated[
-        str, typer.Option(help="What may be sent, also by time: 1Gbit/s,mon-fri 08:00-18:00=50Mbit/s")
-    ] = "none",
-    exclude: Annotated[list[str] | None, typer.Option(help="A disk that is not sent; may repeat.")] = None,
+    ] = POINTS,
+    priority: PriorityOption = "normal",
+    limit: LimitOption = "none",
+    exclude: ExcludeOption = None,
     map_switch: Annotated[
         list[str] | None, typer.Option(help="What a switch is called over there: LAN=LAN2; may repeat.")
     ] = None,
@@ -31,11 +37,8 @@ def command(
             "nic0=192.0.2.10/24,gateway=192.0.2.1,dns=192.0.2.53; may repeat."
         ),
     ] = None,
-    schedule: Annotated[
-        str,
-        typer.Option(help="When it is sent: always, or 22:00-06:00,sat 00:00-24:00"),
-    ] = "always",
-    initial: Annotated[str, typer.Option(help="When the initial copy begins: now, or 'at 22:00'.")] = "now",
+    schedule: ScheduleOption = "always",
+    initial: InitialOption = "now",
     app_consistent: Annotated[
         str, typer.Option(help="How often the guest's agent prepares a point: every=1h, or none.")
     ] = "none",

@@ -5,6 +5,14 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.output import Format, FormatOption
+from holdfast.cli.replica.sending_options import (
+    POINTS,
+    ExcludeOption,
+    InitialOption,
+    LimitOption,
+    PriorityOption,
+    ScheduleOption,
+)
 
 EXAMPLE = "holdfast replica extend web --to west --rpo 1m --limit 50Mbit/s"
 
@@ -17,12 +25,10 @@ def command(
     ] = "15s",
     points: Annotated[
         str, typer.Option(help="Which points are kept there, from the youngest to the oldest.")
-    ] = "all:10m,1m:1h,1h:1d,1d:30d",
-    priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
-    limit: Annotated[
-        str, typer.Option(help="What may be sent, also by time: 1Gbit/s,mon-fri 08:00-18:00=50Mbit/s")
-    ] = "none",
-    exclude: Annotated[list[str] | None, typer.Option(help="A disk that is not sent; may repeat.")] = None,
+    ] = POINTS,
+    priority: PriorityOption = "normal",
+    limit: LimitOption = "none",
+    exclude: ExcludeOption = None,
     map_switch: Annotated[
         list[str] | None,
         typer.Option(help="What a switch of the VM's own host is called there: LAN=LAN2; may repeat."),
@@ -30,10 +36,8 @@ def command(
     failover_address: Annotated[
         list[str] | None, typer.Option(help="What a NIC has over there, as `enable` has it; may repeat.")
     ] = None,
-    schedule: Annotated[
-        str, typer.Option(help="When it is sent: always, or 22:00-06:00,sat 00:00-24:00")
-    ] = "always",
-    initial: Annotated[str, typer.Option(help="When the initial copy begins: now, or 'at 22:00'.")] = "now",
+    schedule: ScheduleOption = "always",
+    initial: InitialOption = "now",
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Send a replica that this host holds on to a further host, from now on: a chain."""
